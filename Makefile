@@ -1,0 +1,98 @@
+# One command each: setup, run, test, test-long, lint, bench, train. All work in a fresh clone.
+#
+# Stamp files under .venv make a second call quick: a step runs again only when the file that
+# describes it has changed.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+HOST ?= 127.0.0.1
+PORT ?= 7860
+# The first Python that is new enough; PYTHON=/path/to/python overrides.
+PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+WORKERS ?= 2
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --disable-pip-version-check --quiet
+VENV_STAMP := $(VENV)/.stamp-venv
+RUN_STAMP := $(VENV)/.stamp-run
+DEV_STAMP := $(VENV)/.stamp-dev
+TOOLS_STAMP := $(VENV)/.stamp-tools
+
+.PHONY: help setup run test test-long lint bench train clean
+
+help:
+	@echo "make setup      install run-time and development packages into $(VENV)"
+	@echo "make run        serve the lab on http://$(HOST):$(PORT)"
+	@echo "make test       lint, types, all tests (browser tests included)"
+	@echo "make test-long  the tests that take minutes"
+	@echo "make lint       ruff and mypy"
+	@echo "make bench      decoding speed of the embedded model"
+	@echo "make train      train the embedded model, its codec and its exit heads"
+
+$(VENV_STAMP):
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed and none was found." \
+		"Install one (Debian: apt-get install python3 python3-venv)" \
+		"or say where it is: make PYTHON=/path/to/python" >&2; exit 1; }
+	@"$(PYTHON)" -m venv "$(VENV)" || { echo "Could not make a virtual environment." \
+		"On Debian: apt-get install python3-venv" >&2; exit 1; }
+	@touch $@
+
+# torch first: another package's looser range must not choose its version.
+$(RUN_STAMP): $(VENV_STAMP) requirements.txt
+	@echo "Installing run-time packages into $(VENV) (about 1.5 GB, some minutes the first time)"
+	@$(PIP) "$(TORCH)"
+	@$(PIP) "$(TORCH)" -r requirements.txt
+	@touch $@
+
+$(DEV_STAMP): $(RUN_STAMP) requirements-dev.txt
+	@$(PIP) "$(TORCH)" -r requirements.txt -r requirements-dev.txt
+	@touch $@
+
+# Chromium for the browser tests and flite for the corpus tests: installed where that is possible
+# without asking anybody (root, apt); elsewhere the test that misses one fails and says the remedy.
+$(TOOLS_STAMP): $(VENV_STAMP)
+	@missing=""; \
+	command -v chromium >/dev/null || command -v chromium-browser >/dev/null \
+		|| command -v google-chrome >/dev/null || missing="$$missing chromium"; \
+	command -v flite >/dev/null || missing="$$missing flite"; \
+	if [ -n "$$missing" ]; then \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "Installing$$missing (apt-get)"; \
+			export DEBIAN_FRONTEND=noninteractive; \
+			apt-get update -qq </dev/null; \
+			apt-get install -y -qq --no-install-recommends $$missing </dev/null >/dev/null; \
+		else \
+			echo "Not installed:$$missing. The tests that need them will fail." \
+				"Remedy: sudo apt-get install$$missing" >&2; exit 0; \
+		fi; \
+	fi; \
+	touch $@
+
+setup: $(DEV_STAMP)
+
+run: $(RUN_STAMP)
+	@$(PY) app.py --host $(HOST) --port $(PORT)
+
+lint: $(DEV_STAMP)
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+
+test: $(DEV_STAMP) $(TOOLS_STAMP) lint
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
+
+test-long: $(DEV_STAMP) $(TOOLS_STAMP)
+	@$(PY) -m pytest -m long
+
+bench: $(RUN_STAMP)
+	@$(PY) -m benchmarks.decode --model embedded
+
+train: $(RUN_STAMP) $(TOOLS_STAMP)
+	@$(PY) -m spark.training
+
+clean:
+	rm -rf "$(VENV)" .pytest_cache .mypy_cache .ruff_cache .hypothesis
