@@ -1,0 +1,158 @@
+"""Keys and values of the tokens run so far, and the tokens whose upper layers have yet to run.
+
+Knows nothing of policies: it keeps what it is given, in order, layer by layer. Rotary positions
+are already inside the keys, so a layer's rows are simply those it has seen, oldest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class KVCache:
+    """Static keys and values, one buffer a layer, filled from slot 0 upwards.
+
+    Layers may hold different numbers of rows: after an early exit the upper ones hold fewer.
+
+    Args:
+        layers: number of layers.
+        batch: number of sequences B; they share slots, so all rows are appended in step.
+        kv_heads: key-value heads KV.
+        head_dim: values a head.
+        capacity: rows a layer can hold.
+        dtype: of the stored values.
+        device: where they live.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        batch: int,
+        kv_heads: int,
+        head_dim: int,
+        capacity: int,
+        dtype: torch.dtype,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        # Keys are heads 0..KV-1 and values KV..2KV-1 of one buffer: a single copy appends both.
+        self._buffer = torch.empty(
+            layers, batch, 2 * kv_heads, capacity, head_dim, dtype=dtype, device=device
+        )
+        self._rows = self._buffer.unbind(0)
+        self._kv_heads = kv_heads
+        self.capacity = capacity
+        self.lengths = [0] * layers
+
+    @property
+    def batch(self) -> int:
+        """Number of sequences."""
+        return self._buffer.shape[1]
+
+    def append(self, layer: int, kv: Tensor) -> tuple[Tensor, Tensor]:
+        """Add T rows to one layer.
+
+        Args:
+            layer: index of the layer.
+            kv: (B, T, 2 KV, head_dim), keys first.
+
+        Returns:
+            All the layer's keys and all its values so far, each (B, KV, length, head_dim), views.
+
+        Raises:
+            ValueError: the layer is full.
+        """
+        start = self.lengths[layer]
+        end = start + kv.shape[1]
+        if end > self.capacity:
+            raise ValueError(f"the cache holds {self.capacity} tokens and is full")
+        rows = self._rows[layer]
+        rows[:, :, start:end].copy_(kv.transpose(1, 2))
+        self.lengths[layer] = end
+        seen = rows.narrow(2, 0, end)
+        return seen.narrow(1, 0, self._kv_heads), seen.narrow(1, self._kv_heads, self._kv_heads)
+
+    def rows(self, layer: int) -> Tensor:
+        """Keys and values of one layer, (B, 2 KV, length, head_dim), a view; keys come first."""
+        return self._rows[layer].narrow(2, 0, self.lengths[layer])
+
+    def truncate(self, length: int) -> None:
+        """Forget every row from slot `length` on, in each layer that has it."""
+        self.lengths = [min(held, length) for held in self.lengths]
+
+    def fork(self, capacity: int) -> KVCache:
+        """An independent copy of the rows held, with room for `capacity` rows."""
+        layers, batch, _, _, head_dim = self._buffer.shape
+        copy = KVCache(
+            layers,
+            batch,
+            self._kv_heads,
+            head_dim,
+            capacity,
+            self._buffer.dtype,
+            self._buffer.device,
+        )
+        longest = max(self.lengths)
+        if longest > capacity:
+            raise ValueError(f"{longest} rows do not fit into a cache of {capacity}")
+        copy._buffer[..., :longest, :].copy_(self._buffer[..., :longest, :])
+        copy.lengths = list(self.lengths)
+        return copy
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Consecutive tokens in flight at the same layer: states (B, T, D), the first at `start`."""
+
+    states: Tensor
+    start: int
+
+    @property
+    def end(self) -> int:
+        """One past the last position."""
+        return self.start + self.states.shape[1]
+
+    def then(self, later: Rows) -> Rows:
+        """These rows followed by the next ones."""
+        assert later.start == self.end, "rows of a sequence follow each other"
+        return Rows(torch.cat((self.states, later.states), dim=1), self.start)
+
+
+class Pending:
+    """Exited tokens, grouped by the layer they stopped at.
+
+    A token that runs past a layer takes along every token that waits there (or its keys would
+    lack theirs), so an older token never waits lower than a younger one. Groups therefore form a
+    stack: oldest and deepest at the bottom.
+    """
+
+    def __init__(self) -> None:
+        self._groups: list[tuple[int, Rows]] = []
+
+    def __len__(self) -> int:
+        return sum(rows.end - rows.start for _, rows in self._groups)
+
+    @property
+    def lowest(self) -> int | None:
+        """The lowest layer at which a token waits, None where none does."""
+        return self._groups[-1][0] if self._groups else None
+
+    def push(self, layer: int, rows: Rows) -> None:
+        """Leave rows waiting at `layer` (they have run layers 0..layer-1)."""
+        if self._groups and self._groups[-1][0] == layer:
+            rows = self._groups.pop()[1].then(rows)
+        assert not self._groups or self._groups[-1][0] > layer, "a younger token waits deeper"
+        self._groups.append((layer, rows))
+
+    def take(self, layer: int) -> Rows | None:
+        """Remove and return the rows that wait at `layer`, None where there are none."""
+        if self._groups and self._groups[-1][0] == layer:
+            return self._groups.pop()[1]
+        return None
+
+    def levels(self) -> Sequence[int]:
+        """Layers at which tokens wait, lowest first."""
+        return [layer for layer, _ in reversed(self._groups)]

@@ -1,0 +1,200 @@
+"""Output heads: a norm, an optional lens, and the rows of some or all token ids.
+
+A head turns states at one layer into logits. It knows neither which layer that is nor when it is
+asked; fitted heads are saved with a hash of the base head, so that they cannot be put on another
+model by mistake.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from spark.models.base import SpokenLM
+
+
+@dataclass(frozen=True)
+class Head:
+    """Logits = rows . norm(h + lens(h)), the form of the tuned lens (arXiv 2303.08112).
+
+    Attributes:
+        gain: (D,) of the RMSNorm.
+        rows: (R, D).
+        eps: of the RMSNorm.
+        row_ids: (R,) int64 token ids of the rows, ascending; None for the whole vocabulary.
+        lens: (D, D), added to the identity; None for the identity.
+        lens_bias: (D,), given with the lens.
+    """
+
+    gain: Tensor
+    rows: Tensor
+    eps: float
+    row_ids: Tensor | None = None
+    lens: Tensor | None = None
+    lens_bias: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.row_ids is not None and self.row_ids.shape != self.rows.shape[:1]:
+            raise ValueError("a head needs one token id a row")
+        if (self.lens is None) != (self.lens_bias is None):
+            raise ValueError("a lens and its bias come together")
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Logits (..., R) of states (..., D)."""
+        if self.lens is not None:
+            states = states + F.linear(states, self.lens, self.lens_bias)
+        return F.linear(F.rms_norm(states, self.gain.shape, self.gain, self.eps), self.rows)
+
+    def covers(self, ids: Iterable[int]) -> bool:
+        """Whether every id has a row."""
+        if self.row_ids is None:
+            return all(0 <= i < self.rows.shape[0] for i in ids)
+        return set(ids) <= set(self.row_ids.tolist())
+
+    def restricted(self, ids: Tensor) -> Head:
+        """The same head with only the rows of `ids` (those it has), ascending."""
+        held = torch.arange(self.rows.shape[0]) if self.row_ids is None else self.row_ids.cpu()
+        kept = torch.isin(held, ids.cpu()).nonzero().squeeze(1)
+        device = self.rows.device
+        return replace(self, rows=self.rows[kept.to(device)], row_ids=held[kept].to(device))
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Head:
+        """The head on another device and in another precision."""
+        ids = None if self.row_ids is None else self.row_ids.to(device)
+        lens = None if self.lens is None else self.lens.to(device, dtype)
+        bias = None if self.lens_bias is None else self.lens_bias.to(device, dtype)
+        gain, rows = self.gain.to(device, dtype), self.rows.to(device, dtype)
+        return Head(gain, rows, self.eps, ids, lens, bias)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of weights read to evaluate it once."""
+        parts = (self.gain, self.rows, self.lens, self.lens_bias)
+        return sum(part.nbytes for part in parts if part is not None)
+
+
+HeadKind = Literal["fitted", "untrained"]
+
+
+def base_head(lm: SpokenLM) -> Head:
+    """The model's own head: final norm and the whole vocabulary."""
+    body = lm.transformer
+    return Head(body.final_gain, body.unembedding, body.config.rms_norm_eps)
+
+
+def untrained_head(lm: SpokenLM, rows: Literal["full", "speech"] = "full") -> Head:
+    """The model's own head for use at an exit layer, whole or with speech and control rows."""
+    head = base_head(lm)
+    return head if rows == "full" else head.restricted(lm.vocabulary.speech_rows())
+
+
+def base_hash(gain: Tensor, rows: Tensor) -> str:
+    """SHA-256 of a base head, final norm then rows, as float32 bytes."""
+    digest = hashlib.sha256()
+    for tensor in (gain, rows):
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+_PARTS = ("gain", "rows", "row_ids", "lens", "lens_bias")
+
+
+def save_heads(path: Path | str, heads: Mapping[int, Head], base: str) -> None:
+    """Write heads by exit layer into one safetensors file, with the hash of their base head."""
+    tensors, metadata = {}, {"base_hash": base}
+    for layer, head in heads.items():
+        metadata[f"{layer}.eps"] = repr(head.eps)
+        for part in _PARTS:
+            value = getattr(head, part)
+            if value is not None:
+                tensors[f"{layer}.{part}"] = value.detach().cpu().contiguous()
+    save_file(tensors, str(path), metadata=metadata)
+
+
+def load_heads(path: Path | str, base: str) -> dict[int, Head]:
+    """Read the heads that `save_heads` wrote, by exit layer.
+
+    Raises:
+        ValueError: they were fitted on another base head than the one with hash `base`.
+    """
+    with safe_open(str(path), framework="pt") as file:
+        metadata = file.metadata() or {}
+        if metadata.get("base_hash") != base:
+            raise ValueError(f"{path} holds heads fitted on another model: fit them anew")
+        names = file.keys()
+        tensors = {name: file.get_tensor(name) for name in names}
+    layers = sorted({int(name.split(".")[0]) for name in tensors})
+    return {layer: _read_head(layer, tensors, metadata) for layer in layers}
+
+
+def _read_head(layer: int, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Head:
+    part = {name: tensors.get(f"{layer}.{name}") for name in _PARTS}
+    gain, rows = tensors[f"{layer}.gain"], tensors[f"{layer}.rows"]
+    eps = float(metadata[f"{layer}.eps"])
+    return Head(gain, rows, eps, part["row_ids"], part["lens"], part["lens_bias"])
+
+
+class HeadBank:
+    """The heads one engine may evaluate, by name.
+
+    Names: `full` and `speech` (the base head, whole or sliced), `exit11` (fitted, layer 11),
+    `untrained` and `untrained-speech` (the base head at an exit layer).
+
+    A head that lacks some control rows is cut down to its speech rows: it could not see a stop,
+    so it must not decide one.
+
+    Args:
+        lm: the model.
+        speech_row_head: whether slots that must hold speech compute speech and control rows only.
+        kind: which heads decide at exit layers.
+
+    Raises:
+        ValueError: a fitted head decides ids that are neither speech nor control, and not all.
+    """
+
+    def __init__(self, lm: SpokenLM, speech_row_head: bool, kind: HeadKind) -> None:
+        full, speech = untrained_head(lm, "full"), untrained_head(lm, "speech")
+        self._sliced = speech_row_head
+        self._fitted: dict[int, str] = {}
+        self.heads = {"full": full, "untrained": full}
+        self.heads |= {"speech": speech, "untrained-speech": speech}
+        if kind == "fitted":
+            for layer, head in lm.exit_heads.items():
+                self._fitted[layer] = f"exit{layer}"
+                self.heads[f"exit{layer}"] = _seeing_stops(lm, head)
+
+    def name(self, layer: int | None, speech: bool) -> str:
+        """Name of the head for an exit layer (None: full depth) in a slot of forced speech or not.
+
+        Where no fitted head exists, or it lacks the text rows that a slot needs, the untrained
+        one stands in.
+        """
+        sliced = speech and self._sliced
+        if layer is None:
+            return "speech" if sliced else "full"
+        fitted = self._fitted.get(layer)
+        if fitted and (speech or self.heads[fitted].row_ids is None):
+            return fitted
+        return "untrained-speech" if sliced else "untrained"
+
+    def nbytes(self) -> dict[str, int]:
+        """Bytes read by one evaluation of each head."""
+        return {name: head.nbytes for name, head in self.heads.items()}
+
+
+def _seeing_stops(lm: SpokenLM, head: Head) -> Head:
+    words, body = lm.vocabulary, lm.transformer
+    head = head.to(body.device, body.dtype)
+    if head.covers(words.control_ids):
+        return head
+    return head.restricted(torch.arange(words.speech_start, words.speech_end))

@@ -1,0 +1,51 @@
+"""Weight traffic: bytes of weights a reply read, against full depth's for the same reply.
+
+Decoding at batch 1 is bound by reading weights, so this is what an exit can save. A catch-up
+reads nothing of its own: its rows ride through layers that the step reads anyway. The prefill,
+which all policies share, and single embedding rows are left out on both sides.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from spark.trace import Step, Trace, WeightBytes
+
+
+def step_bytes(step: Step, weights: WeightBytes, propagated: bool) -> int:
+    """Bytes of weights one step read.
+
+    Args:
+        step: with its depth and every head it evaluated.
+        weights: bytes by part.
+        propagated: whether layers above an exit got keys and values from the exit state.
+    """
+    body = sum(weights.layers[: step.depth])
+    if propagated:
+        body += sum(weights.key_values[step.depth :])
+    return body + sum(weights.heads[name] for name in step.heads)
+
+
+def full_depth_bytes(step: Step, weights: WeightBytes) -> int:
+    """Bytes full depth would have read for the step, with the head it uses there."""
+    return sum(weights.layers) + weights.heads[step.full_head]
+
+
+def traffic_bytes(trace: Trace) -> int:
+    """Bytes of weights read for the whole reply: body, every head evaluated, flushes."""
+    propagated = trace.kv_policy == "propagate"
+    steps = sum(step_bytes(step, trace.weights, propagated) for step in trace.steps)
+    return steps + sum(sum(trace.weights.layers[lo:hi]) for lo, hi in trace.flushes)
+
+
+def traffic_ratio(trace: Trace) -> float:
+    """Weight bytes read over full depth's for the same tokens; less than 1 is less.
+
+    Raises:
+        ValueError: the trace has no steps.
+    """
+    if not trace.steps:
+        raise ValueError("a reply without tokens has no traffic ratio")
+    full = sum(full_depth_bytes(step, trace.weights) for step in trace.steps)
+    return traffic_bytes(trace) / full

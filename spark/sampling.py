@@ -1,0 +1,151 @@
+"""From logits to a token: temperature, top-k, top-p, repetition penalty, and keyed noise.
+
+Knows logits and token ids only. Tokens are drawn by the Gumbel-max trick: the largest of
+log p + noise. The noise is a hash of (seed, position, token id), so two runs that see the same
+distribution at the same position draw the same token, however many rows were computed.
+Order and meaning of the filters are those of transformers' logits processors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_MASK64 = (1 << 64) - 1
+# Increment and multipliers of SplitMix64 (Steele, Lea, Flood 2014).
+_GOLDEN, _MIX1, _MIX2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How a token is drawn.
+
+    Attributes:
+        temperature: 0 is greedy.
+        top_p: smallest set of likeliest tokens with this mass; 1 keeps all.
+        top_k: this many likeliest tokens; 0 keeps all.
+        repetition_penalty: above 1 makes tokens of prompt and reply less likely.
+        seed: of the noise.
+    """
+
+    temperature: float = 0.7
+    top_p: float = 0.9
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature <= 10:
+            raise ValueError("the temperature must lie between 0 and 10")
+        if not 0 < self.top_p <= 1:
+            raise ValueError("top-p must be above 0 and at most 1")
+        if self.top_k < 0:
+            raise ValueError("top-k must be 0 (keep all) or more")
+        if not 0.1 <= self.repetition_penalty <= 10:
+            raise ValueError("the repetition penalty must lie between 0.1 and 10")
+
+
+def _mix(value: int) -> int:
+    """SplitMix64's finaliser on a Python integer."""
+    value = ((value ^ (value >> 30)) * _MIX1) & _MASK64
+    value = ((value ^ (value >> 27)) * _MIX2) & _MASK64
+    return value ^ (value >> 31)
+
+
+def _signed(value: int) -> int:
+    """The int64 with the same bits: torch has no arithmetic on unsigned 64-bit integers."""
+    return value - (1 << 64) if value >> 63 else value
+
+
+def gumbel(seed: int, position: int, ids: Tensor) -> Tensor:
+    """Standard Gumbel noise keyed by (seed, position, token id).
+
+    Args:
+        seed: any integer.
+        position: of the token to be drawn.
+        ids: token ids, any shape, int64.
+
+    Returns:
+        float32, the shape of `ids`; one id has the same noise in whichever slice it comes.
+    """
+    key = _mix(_mix((seed + _GOLDEN) & _MASK64) + position * _GOLDEN & _MASK64)
+    word = ids * _signed(_GOLDEN) + _signed(key)
+    for shift, factor in ((30, _MIX1), (27, _MIX2)):
+        # >> keeps the sign in int64: the mask makes the shift a logical one.
+        word = (word ^ ((word >> shift) & ((1 << (64 - shift)) - 1))) * _signed(factor)
+    word = word ^ ((word >> 31) & ((1 << 33) - 1))
+    # 53 bits and a half: never 0 nor 1.
+    uniform = (((word >> 11) & ((1 << 53) - 1)).double() + 0.5) * 2.0**-53
+    return (-torch.log(-torch.log(uniform))).float()
+
+
+def penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Logits with those of seen tokens divided by the penalty, or multiplied where negative.
+
+    Args:
+        logits: (..., R).
+        seen: (..., R) bool.
+        penalty: CTRL's (arXiv 1909.05858), 1 changes nothing.
+    """
+    lowered = torch.where(logits < 0, logits * penalty, logits / penalty)
+    return torch.where(seen, lowered, logits)
+
+
+def filtered(logits: Tensor, settings: SamplingSettings) -> tuple[Tensor, Tensor]:
+    """Temperature, top-k and top-p.
+
+    Args:
+        logits: (B, R) float32.
+        settings: with a temperature above 0.
+
+    Returns:
+        Log-probabilities (B, M) of the tokens kept, likeliest first, -inf where a row keeps fewer
+        than M, and their columns in `logits`, (B, M) int64.
+    """
+    scaled = logits / settings.temperature
+    if settings.top_k and settings.top_k < scaled.shape[-1]:
+        ordered, columns = scaled.topk(settings.top_k, dim=-1)
+    else:
+        ordered, columns = scaled.sort(dim=-1, descending=True)
+    log_p = ordered.log_softmax(dim=-1)
+    if settings.top_p < 1:
+        p = log_p.exp()
+        kept = p.cumsum(dim=-1) - p < settings.top_p  # mass before each token
+        kept[..., 0] = True
+        width = int(kept.sum(dim=-1).max())
+        log_p = log_p.masked_fill(~kept, float("-inf"))[..., :width]
+        columns = columns[..., :width]
+    return log_p, columns
+
+
+def draw(
+    logits: Tensor,
+    ids: Tensor | None,
+    settings: SamplingSettings,
+    position: int,
+    seen: Tensor | None = None,
+) -> Tensor:
+    """Draw one token a sequence.
+
+    Args:
+        logits: (B, R), any floating type.
+        ids: (R,) token ids of the columns, None where column = id.
+        settings: temperature 0 takes the likeliest.
+        position: of the token drawn, the key of the noise.
+        seen: (V,) bool, tokens of prompt and reply; needed for a repetition penalty.
+
+    Returns:
+        Token ids (B,), int64.
+    """
+    logits = logits.float()
+    if seen is not None and settings.repetition_penalty != 1:
+        logits = penalised(logits, seen if ids is None else seen[ids], settings.repetition_penalty)
+    if settings.temperature == 0:
+        column = logits.argmax(dim=-1)
+        return column if ids is None else ids[column]
+    log_p, columns = filtered(logits, settings)
+    tokens = columns if ids is None else ids[columns]
+    best = (log_p + gumbel(settings.seed, position, tokens)).argmax(dim=-1, keepdim=True)
+    return tokens.gather(-1, best).squeeze(-1)

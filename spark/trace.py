@@ -1,0 +1,177 @@
+"""What a reply did, token by token, and the figures that follow from it.
+
+Holds results only: it runs nothing and knows no model beyond its name and the bytes it read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import pandas as pd
+
+from spark.modality import Modality, Slot, Vocabulary
+from spark.sampling import SamplingSettings
+from spark.schedule import KVPolicy
+
+
+@dataclass(frozen=True)
+class Step:
+    """One emitted token. The first fourteen fields are the columns of trace.csv, in order.
+
+    Attributes:
+        index: of the token in the reply, from 0.
+        chunk: number of the layout's group.
+        slot: what the layout expected.
+        modality: what was emitted.
+        token_id: the token.
+        text: its words where it is text, else empty.
+        time_s: audio time before the token, in seconds; nan where the frame rate is unknown.
+        depth: layers run for the token before its head.
+        refresh: whether the step also ran the upper layers of pending rows, to the top.
+        pending: rows that wait after the step.
+        head: name of the head that decided.
+        confidence: that head's measure (the policy's, or else its largest probability).
+        elapsed_ms: wall-clock of the step, catch-up included, until the token was known.
+        drift: distance between exit and full distributions; nan where not measured.
+        heads: every head evaluated, in order, the deciding one last.
+        full_head: the head that full depth would have evaluated.
+        outside_mass: full-vocabulary probability of the ids a speech-row head leaves out; nan
+            where not measured. Measuring it is not part of elapsed_ms.
+    """
+
+    index: int
+    chunk: int
+    slot: Slot
+    modality: Modality
+    token_id: int
+    text: str
+    time_s: float
+    depth: int
+    refresh: bool
+    pending: int
+    head: str
+    confidence: float
+    elapsed_ms: float
+    drift: float = math.nan
+    heads: tuple[str, ...] = ()
+    full_head: str = "full"
+    outside_mass: float = math.nan
+
+
+CONTRACT_COLUMNS = tuple(f.name for f in fields(Step))[:14]
+
+
+@dataclass(frozen=True)
+class WeightBytes:
+    """Bytes that one evaluation of each part reads.
+
+    Attributes:
+        layers: of each block.
+        key_values: of each block's key and value projections (KV policy `propagate`).
+        heads: by head name.
+    """
+
+    layers: tuple[int, ...]
+    key_values: tuple[int, ...]
+    heads: dict[str, int]
+
+
+@dataclass
+class Trace:
+    """A reply's steps with what is needed to read them.
+
+    Attributes:
+        steps: in order.
+        model: its name.
+        policy: its name.
+        kv_policy: what became of the layers above exits.
+        sampling: how tokens were drawn.
+        vocabulary: of the model.
+        weights: bytes by part.
+        prompt_tokens: in the cache before the first step.
+        prefill_ms: wall-clock of the prefill, shared by all policies of a prompt.
+        frame_rate: speech codes a second, None where unknown.
+        finish: "stop", "length", "interrupted", or "running".
+        flushes: layer ranges run by catch-ups of their own, after the last step.
+        flush_ms: their wall-clock.
+    """
+
+    steps: list[Step]
+    model: str
+    policy: str
+    kv_policy: KVPolicy
+    sampling: SamplingSettings
+    vocabulary: Vocabulary
+    weights: WeightBytes
+    prompt_tokens: int
+    prefill_ms: float
+    frame_rate: float | None = None
+    finish: str = "running"
+    flushes: list[tuple[int, int]] = field(default_factory=list)
+    flush_ms: float = 0.0
+
+    def frame(self) -> pd.DataFrame:
+        """One row a token, exactly the contract's columns; refresh as 0 or 1."""
+        rows = [[getattr(step, name) for name in CONTRACT_COLUMNS] for step in self.steps]
+        table = pd.DataFrame(rows, columns=list(CONTRACT_COLUMNS))
+        table["slot"] = [step.slot.value for step in self.steps]
+        table["modality"] = [step.modality.value for step in self.steps]
+        table["refresh"] = [int(step.refresh) for step in self.steps]
+        return table
+
+    def ids(self) -> list[int]:
+        """Every emitted id."""
+        return [step.token_id for step in self.steps]
+
+    def codes(self) -> list[int]:
+        """Speech codes, without filler."""
+        return [self.vocabulary.code(step.token_id) for step in self._of(Modality.SPEECH)]
+
+    def text_ids(self) -> list[int]:
+        """Ids of the words, without pads and control tokens."""
+        return [step.token_id for step in self._of(Modality.TEXT)]
+
+    def _of(self, modality: Modality) -> Sequence[Step]:
+        return [step for step in self.steps if step.modality is modality]
+
+    def mean_depth(self, modality: Modality) -> float | None:
+        """Mean layers over emitted ids of a modality, None where there are none."""
+        depths = [step.depth for step in self._of(modality)]
+        return sum(depths) / len(depths) if depths else None
+
+    def audio_s(self) -> float | None:
+        """Seconds of speech, None where the frame rate is unknown."""
+        return len(self._of(Modality.SPEECH)) / self.frame_rate if self.frame_rate else None
+
+    def summary(self) -> dict[str, Any]:
+        """The reply's figures under the contract's names; None where there is no figure.
+
+        `ms_per_token` is the mean over all tokens, prefill apart; `max_outside_mass` is over the
+        steps where it was measured.
+        """
+        from spark.metrics.cost import traffic_ratio
+
+        outside = [s.outside_mass for s in self.steps if not math.isnan(s.outside_mass)]
+        elapsed = sum(step.elapsed_ms for step in self.steps)
+        return {
+            "name": self.policy,
+            "kv_policy": self.kv_policy,
+            "n_tokens": len(self.steps),
+            "n_text": len(self._of(Modality.TEXT)),
+            "n_speech": len(self._of(Modality.SPEECH)),
+            "n_control": len(self._of(Modality.CONTROL)),
+            "mean_depth_text": self.mean_depth(Modality.TEXT),
+            "mean_depth_speech": self.mean_depth(Modality.SPEECH),
+            "layers": len(self.weights.layers),
+            "traffic_ratio": traffic_ratio(self) if self.steps else None,
+            "ms_per_token": elapsed / len(self.steps) if self.steps else None,
+            "decode_ms": elapsed,
+            "prefill_ms": self.prefill_ms,
+            "prompt_tokens": self.prompt_tokens,
+            "audio_s": self.audio_s(),
+            "max_outside_mass": max(outside) if outside else None,
+            "finish": self.finish,
+        }

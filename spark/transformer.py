@@ -1,0 +1,380 @@
+"""One decoder-only transformer for Qwen2 and GLM shapes, on plain tensors.
+
+Runs any range of layers over any rows, so that a caller can stop at a layer and go on later.
+Knows nothing of policies, modalities or sampling. Pre-norm blocks: RMSNorm, grouped-query
+attention with rotary positions, RMSNorm, SwiGLU. Weights come from the state dict of
+transformers' Qwen2ForCausalLM or GlmForCausalLM and are rearranged once, when read:
+
+- q, k and v become one matrix, and so do gate and up;
+- rotary pairs lie side by side, as in GLM. Qwen2 pairs dimension i with i + d/2: the rows of its
+  q and k are permuted, which no dot product of a query and a key can see. One complex
+  multiplication then rotates queries and keys, and dimensions without a rotation turn by 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spark.cache import KVCache
+
+_ROTARY_SHARE = {"qwen2": 1.0, "glm": 0.5}  # defaults of transformers' config classes
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Shape of a model, in transformers' words. `rotary_dim` values of each head are rotated."""
+
+    family: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    rope_theta: float
+    rotary_dim: int
+    max_position_embeddings: int
+    tie_word_embeddings: bool
+
+    @classmethod
+    def read(cls, config: Mapping[str, Any] | Any) -> TransformerConfig:
+        """Read a config.json (as a mapping) or a transformers config object.
+
+        Raises:
+            ValueError: the model needs something this transformer does not do.
+        """
+        raw = dict(config) if isinstance(config, Mapping) else config.to_dict()
+        family = raw.get("model_type")
+        if family not in _ROTARY_SHARE:
+            raise ValueError(f"model_type {family!r} is not one of {sorted(_ROTARY_SHARE)}")
+        _refuse_unsupported(raw)
+        heads = raw["num_attention_heads"]
+        head_dim = raw.get("head_dim") or raw["hidden_size"] // heads
+        rope = {**raw, **(raw.get("rope_parameters") or {})}
+        if "rope_theta" not in rope:
+            raise ValueError("the config gives no rope_theta")
+        share = rope.get("partial_rotary_factor") or _ROTARY_SHARE[family]
+        return cls(
+            family=family,
+            vocab_size=raw["vocab_size"],
+            hidden_size=raw["hidden_size"],
+            intermediate_size=raw["intermediate_size"],
+            num_hidden_layers=raw["num_hidden_layers"],
+            num_attention_heads=heads,
+            num_key_value_heads=raw.get("num_key_value_heads") or heads,
+            head_dim=head_dim,
+            rms_norm_eps=raw["rms_norm_eps"],
+            rope_theta=float(rope["rope_theta"]),
+            rotary_dim=int(head_dim * share),
+            max_position_embeddings=raw["max_position_embeddings"],
+            tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        )
+
+
+def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
+    """Raise ValueError where a config asks for what would silently be computed wrongly."""
+    if raw.get("hidden_act", "silu") != "silu":
+        raise ValueError(f"hidden_act {raw['hidden_act']!r} is not supported, only silu")
+    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind != "default":
+        raise ValueError(f"rope type {kind!r} is not supported, only default")
+    if raw.get("use_sliding_window"):
+        raise ValueError("sliding-window attention is not supported")
+
+
+class Layer(NamedTuple):
+    """Weights of one block; matrices are (out, in)."""
+
+    attention_gain: Tensor  # (D,)
+    qkv: Tensor  # ((H + 2 KV) head_dim, D)
+    qkv_bias: Tensor | None  # ((H + 2 KV) head_dim,)
+    output: Tensor  # (D, H head_dim)
+    mlp_gain: Tensor  # (D,)
+    gate_up: Tensor  # (2 F, D), gate first
+    down: Tensor  # (D, F)
+
+
+class Transformer:
+    """A decoder's weights and the arithmetic of its layers.
+
+    Args:
+        config: the shape.
+        embedding: (V, D) rows by token id.
+        layers: weights of the blocks, lowest first.
+        final_gain: (D,) of the final norm.
+        unembedding: (V, D) rows of the output head.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        embedding: Tensor,
+        layers: list[Layer],
+        final_gain: Tensor,
+        unembedding: Tensor,
+    ) -> None:
+        self.config = config
+        self.embedding = embedding
+        self.layers = tuple(layers)
+        self.final_gain = final_gain
+        self.unembedding = unembedding
+        self.rotary = rotary_table(config, embedding.dtype).to(embedding.device)
+
+    @classmethod
+    def from_state_dict(
+        cls,
+        state: Mapping[str, Tensor],
+        config: TransformerConfig | Mapping[str, Any] | Any,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str = "cpu",
+    ) -> Transformer:
+        """Build from the state dict of transformers' Qwen2ForCausalLM or GlmForCausalLM.
+
+        Args:
+            state: tensors by transformers' names; each is read once, so it may load lazily.
+            config: own config, a transformers config, or a config.json as a mapping.
+            dtype: of the weights; that of the embedding where None.
+            device: where the weights go.
+
+        Raises:
+            ValueError: a tensor is missing or has another shape than the config says.
+        """
+        shape = config if isinstance(config, TransformerConfig) else TransformerConfig.read(config)
+        reader = _StateReader(state, dtype, torch.device(device))
+        embedding = reader.take("model.embed_tokens.weight", (shape.vocab_size, shape.hidden_size))
+        layers = [_read_layer(reader, shape, i) for i in range(shape.num_hidden_layers)]
+        final_gain = reader.take("model.norm.weight", (shape.hidden_size,))
+        unembedding = embedding
+        if not shape.tie_word_embeddings:
+            unembedding = reader.take("lm_head.weight", (shape.vocab_size, shape.hidden_size))
+        return cls(shape, embedding, layers, final_gain, unembedding)
+
+    @property
+    def num_layers(self) -> int:
+        """Number of blocks."""
+        return len(self.layers)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights and states."""
+        return self.embedding.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of weights and states."""
+        return self.embedding.device
+
+    def new_cache(self, capacity: int, batch: int = 1) -> KVCache:
+        """An empty cache for `capacity` tokens of `batch` sequences.
+
+        Raises:
+            ValueError: the model has fewer positions than that.
+        """
+        shape = self.config
+        if capacity > shape.max_position_embeddings:
+            raise ValueError(
+                f"{capacity} tokens are more than the model's {shape.max_position_embeddings} "
+                "positions: shorten the prompt or the reply"
+            )
+        return KVCache(
+            self.num_layers,
+            batch,
+            shape.num_key_value_heads,
+            shape.head_dim,
+            capacity,
+            self.dtype,
+            self.device,
+        )
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """States before layer 0, (B, T, D), of token ids (B, T)."""
+        return F.embedding(ids, self.embedding)
+
+    def run_layers(
+        self, lo: int, hi: int, states: Tensor, positions: Tensor, cache: KVCache
+    ) -> Tensor:
+        """Run layers lo..hi-1 over T rows and append their keys and values to the cache.
+
+        Each row attends to all the rows a layer already holds, and causally to the rows given.
+
+        Args:
+            lo: first layer.
+            hi: one past the last layer.
+            states: (B, T, D), what layer lo-1 (or the embedding) gave; left untouched.
+            positions: (T,) or (B, T) rotary positions of the rows, int64.
+            cache: of batch size B.
+
+        Returns:
+            States after layer hi-1, (B, T, D).
+        """
+        batch, length, width = states.shape
+        rotary = self.rotary[positions].unsqueeze(-2)  # (T, 1, head_dim/2) or (B, T, 1, ...)
+        flat = states.reshape(batch * length, width).clone()  # updated in place by each layer
+        mask: Tensor | None = None
+        for index in range(lo, hi):
+            if length > 1 and (mask is None or mask.shape[1] != cache.lengths[index] + length):
+                mask = self._mask(length, cache.lengths[index])
+            self._layer(index, flat, rotary, mask, cache)
+        return flat.view(batch, length, width)
+
+    def _layer(
+        self, index: int, flat: Tensor, rotary: Tensor, mask: Tensor | None, cache: KVCache
+    ) -> None:
+        """Add one block's attention and MLP to the residual stream `flat`, (B T, D)."""
+        shape, layer = self.config, self.layers[index]
+        heads, kv_heads = shape.num_attention_heads, shape.num_key_value_heads
+        eps, batch = shape.rms_norm_eps, cache.batch
+        length = flat.shape[0] // batch
+
+        normed = F.rms_norm(flat, flat.shape[1:], layer.attention_gain, eps)
+        qkv = F.linear(normed, layer.qkv, layer.qkv_bias)
+        qkv = qkv.view(batch, length, heads + 2 * kv_heads, shape.head_dim)
+        _rotate(qkv.narrow(2, 0, heads + kv_heads), rotary)
+        keys, values = cache.append(index, qkv.narrow(2, heads, 2 * kv_heads))
+        # The queries that share a key head become rows of it, so no key is repeated.
+        queries = qkv.narrow(2, 0, heads).unflatten(2, (kv_heads, heads // kv_heads))
+        queries = queries.permute(0, 2, 3, 1, 4).reshape(batch, kv_heads, -1, shape.head_dim)
+        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+        mixed = mixed.unflatten(2, (heads // kv_heads, length)).permute(0, 3, 1, 2, 4)
+        flat.addmm_(mixed.reshape(batch * length, -1), layer.output.t())
+
+        normed = F.rms_norm(flat, flat.shape[1:], layer.mlp_gain, eps)
+        gate, up = F.linear(normed, layer.gate_up).chunk(2, dim=-1)
+        flat.addmm_(F.silu(gate).mul_(up), layer.down.t())
+
+    def append_keys(
+        self, lo: int, hi: int, states: Tensor, positions: Tensor, cache: KVCache
+    ) -> None:
+        """Give layers lo..hi-1 keys and values made from the same states, (B, T, D).
+
+        Runs neither attention nor MLP: CALM's propagation of an exit state (arXiv 2207.07061).
+        """
+        shape = self.config
+        batch, length, _ = states.shape
+        rotary = self.rotary[positions].unsqueeze(-2)
+        skip = shape.num_attention_heads * shape.head_dim
+        for index in range(lo, hi):
+            layer = self.layers[index]
+            normed = F.rms_norm(states, states.shape[2:], layer.attention_gain, shape.rms_norm_eps)
+            bias = None if layer.qkv_bias is None else layer.qkv_bias[skip:]
+            kv = F.linear(normed, layer.qkv[skip:], bias)
+            kv = kv.view(batch, length, 2 * shape.num_key_value_heads, shape.head_dim)
+            _rotate(kv.narrow(2, 0, shape.num_key_value_heads), rotary)
+            cache.append(index, kv)
+
+    def _mask(self, length: int, older: int) -> Tensor:
+        """Additive mask (G T, older + T): all older rows are seen, the T given ones causally."""
+        shape = self.config
+        mask = torch.full((length, older + length), float("-inf"), dtype=self.dtype)
+        mask = mask.triu_(older + 1).to(self.device)
+        return mask.repeat(shape.num_attention_heads // shape.num_key_value_heads, 1)
+
+    def layer_bytes(self, index: int) -> int:
+        """Bytes of one block's weights."""
+        return sum(t.nbytes for t in self.layers[index] if t is not None)
+
+    def key_value_bytes(self, index: int) -> int:
+        """Bytes of the weights that `append_keys` reads in one block."""
+        layer, shape = self.layers[index], self.config
+        skip = shape.num_attention_heads * shape.head_dim
+        bias = 0 if layer.qkv_bias is None else layer.qkv_bias[skip:].nbytes
+        return layer.attention_gain.nbytes + layer.qkv[skip:].nbytes + bias
+
+
+def rotary_table(config: TransformerConfig, dtype: torch.dtype) -> Tensor:
+    """Unit complex numbers by position and pair, (max positions, head_dim / 2).
+
+    Angles are taken in float32, as transformers takes them: at large positions float64 would
+    give other angles than the ones a model was trained with.
+    """
+    size = config.rotary_dim
+    frequency = 1.0 / config.rope_theta ** (torch.arange(0, size, 2, dtype=torch.float32) / size)
+    angle = torch.zeros(config.max_position_embeddings, config.head_dim // 2)
+    position = torch.arange(config.max_position_embeddings, dtype=torch.float32)
+    angle[:, : size // 2] = torch.outer(position, frequency)
+    table = torch.polar(torch.ones_like(angle), angle)
+    return table.to(torch.complex128) if dtype == torch.float64 else table
+
+
+def _rotate(heads: Tensor, rotary: Tensor) -> None:
+    """Rotate adjacent pairs of (B, T, heads, head_dim) in place."""
+    if heads.dtype in (torch.float32, torch.float64):
+        torch.view_as_complex(heads.unflatten(-1, (-1, 2))).mul_(rotary)
+    else:  # torch has no 16-bit complex arithmetic
+        pairs = torch.view_as_complex(heads.float().unflatten(-1, (-1, 2)))
+        heads.copy_(torch.view_as_real(pairs * rotary).flatten(-2))
+
+
+@dataclass(frozen=True)
+class _StateReader:
+    """Takes tensors out of a state dict, checked, converted and placed."""
+
+    state: Mapping[str, Tensor]
+    dtype: torch.dtype | None
+    device: torch.device
+
+    def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        if name not in self.state:
+            raise ValueError(f"the state dict has no {name}")
+        tensor = self.state[name]
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{name} is {tuple(tensor.shape)}, the config says {shape}")
+        return tensor.detach().to(self.device, self.dtype or tensor.dtype)
+
+
+def _read_layer(reader: _StateReader, shape: TransformerConfig, index: int) -> Layer:
+    """One block from transformers' names, fused and with rotary pairs side by side."""
+    prefix, width = f"model.layers.{index}.", shape.hidden_size
+    sizes = {
+        "q": shape.num_attention_heads * shape.head_dim,
+        "k": shape.num_key_value_heads * shape.head_dim,
+        "v": shape.num_key_value_heads * shape.head_dim,
+    }
+    parts, biases = [], []
+    for name, size in sizes.items():
+        weight = reader.take(f"{prefix}self_attn.{name}_proj.weight", (size, width))
+        parts.append(_pair(weight, shape) if name != "v" else weight)
+        if f"{prefix}self_attn.{name}_proj.bias" in reader.state:
+            bias = reader.take(f"{prefix}self_attn.{name}_proj.bias", (size,))
+            biases.append(_pair(bias, shape) if name != "v" else bias)
+    if len(biases) not in (0, len(parts)):
+        raise ValueError(f"{prefix}self_attn has a bias on some of q, k and v only")
+    return Layer(
+        attention_gain=reader.take(f"{prefix}input_layernorm.weight", (width,)),
+        qkv=torch.cat(parts),
+        qkv_bias=torch.cat(biases) if biases else None,
+        output=reader.take(f"{prefix}self_attn.o_proj.weight", (width, sizes["q"])),
+        mlp_gain=reader.take(f"{prefix}post_attention_layernorm.weight", (width,)),
+        gate_up=_read_gate_up(reader, shape, prefix),
+        down=reader.take(f"{prefix}mlp.down_proj.weight", (width, shape.intermediate_size)),
+    )
+
+
+def _read_gate_up(reader: _StateReader, shape: TransformerConfig, prefix: str) -> Tensor:
+    """Gate and up as one matrix (2 F, D): stored so by GLM, apart by Qwen2."""
+    inner, width = shape.intermediate_size, shape.hidden_size
+    if shape.family == "glm":
+        return reader.take(f"{prefix}mlp.gate_up_proj.weight", (2 * inner, width))
+    gate = reader.take(f"{prefix}mlp.gate_proj.weight", (inner, width))
+    return torch.cat((gate, reader.take(f"{prefix}mlp.up_proj.weight", (inner, width))))
+
+
+def _pair(rows: Tensor, shape: TransformerConfig) -> Tensor:
+    """Put the two rows of each rotary pair side by side; rows are (heads head_dim, ...)."""
+    if shape.family == "glm":
+        return rows
+    half = shape.rotary_dim // 2
+    first = torch.arange(half)
+    order = torch.stack((first, first + half), dim=1).flatten()
+    order = torch.cat((order, torch.arange(shape.rotary_dim, shape.head_dim)))
+    by_head = rows.unflatten(0, (-1, shape.head_dim))
+    return by_head[:, order.to(rows.device)].flatten(0, 1)
