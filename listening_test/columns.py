@@ -1,0 +1,60 @@
+"""The columns of `ratings.csv`, and how a value becomes a cell that is safe to open anywhere.
+
+One row per answer, UTF-8, comma, UTC ISO-8601, empty = missing. The blinded file has opaque
+stimulus ids only; `system` and `system_b` are joined from the key at export.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+SCHEMA_VERSION = "1"
+
+RATING_COLUMNS = (
+    "schema_version", "study_id", "config_sha256", "rating_id", "session_id", "rater_id",
+    "platform", "block_id", "design_row", "trial_index", "trial_type", "method", "dimension",
+    "item_id", "stimulus_id", "stimulus_b_id", "score", "score_signed", "choice", "scale_id",
+    "label_shown", "ui_lang", "plays", "listened_ms", "listened_fraction", "plays_b",
+    "listened_ms_b", "listened_fraction_b", "rt_ms", "first_play_to_submit_ms", "hidden_ms",
+    "changed_n", "client_utc", "server_utc", "expected_score", "check_passed", "status",
+    "status_reason", "comment",
+)  # fmt: skip
+KEY_COLUMNS = ("system", "system_b")
+
+# A spreadsheet runs a cell that starts with one of these as a formula.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+def clean_text(text: str) -> str:
+    """Text without control characters (line breaks and tabs become spaces) or lone surrogates."""
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    text = "".join(" " if c in "\r\n\t\x0b\x0c\u2028\u2029" else c for c in text)
+    return "".join(c for c in text if c.isprintable() or c in "\u200c\u200d").strip()
+
+
+def cell(value: Any) -> str:
+    """One CSV cell: numbers as they are, text with a leading quote if it could be a formula."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "1" if value else "0"
+    if isinstance(value, (int, float)):
+        return repr(value)
+    text = str(value)
+    return "'" + text if text.startswith(_FORMULA_STARTS) else text
+
+
+def csv_text(
+    rows: Iterable[Mapping[str, Any]], columns: tuple[str, ...], header: bool = True
+) -> str:
+    """Rows as quoted CSV text; a column that a row lacks is an empty cell."""
+    out = io.StringIO()
+    writer = csv.writer(out, quoting=csv.QUOTE_ALL, lineterminator="\n")
+    if header:
+        writer.writerow(columns)
+    for row in rows:
+        writer.writerow([cell(row.get(column)) for column in columns])
+    return out.getvalue()

@@ -1,0 +1,46 @@
+"""Stimuli from spark: one prompt decoded under several depth policies, before any test.
+
+The only place of this half that knows spark. spark is imported when a study asks for a policy,
+so that a test of plain WAV folders needs no model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+
+
+@lru_cache(maxsize=1)
+def _model(name: str) -> Any:
+    from spark import models
+
+    return models.load(name)
+
+
+def sources_sha256(model: str) -> str:
+    """Hash of the model's files: other weights speak differently, so their clips are others."""
+    digest = hashlib.sha256(model.encode())
+    for path in sorted((ASSETS / model).glob("*")):
+        if path.suffix in {".safetensors", ".json"}:
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def decode_policies(
+    model: str, prompt: str, policies: Sequence[str], seed: int
+) -> dict[str, tuple[npt.NDArray[np.int16], int]]:
+    """Speech of one prompt under each policy: name -> (int16 mono samples (n,), Hz)."""
+    from spark.compare import CompareSettings, compare
+
+    lm = _model(model)
+    comparison = compare(lm, prompt, CompareSettings(seed=seed), listen=False)
+    rate = lm.vocoder.sample_rate
+    return {name: (comparison.results[name].pcm, rate) for name in policies}

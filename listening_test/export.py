@@ -1,0 +1,85 @@
+"""Join ratings with the key: `python -m listening_test.export STUDY_DIR --out DIR`.
+
+DIR gets `ratings.csv` with `system`, `stimuli.csv` and `study.json`: what analysis needs. The
+database is read beside a running server; nothing in STUDY_DIR is changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sqlite3
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from listening_test.columns import KEY_COLUMNS, RATING_COLUMNS, csv_text
+from listening_test.study import Study
+
+
+class ExportError(ValueError):
+    """The study folder lacks its key or its ratings."""
+
+
+def exported_frame(study_dir: Path) -> tuple[pd.DataFrame, Study]:
+    """All ratings of a study, one row each, with `system` joined from the key.
+
+    Raises:
+        ExportError: key or ratings are missing, or a rating's stimulus is not in the key.
+    """
+    key_path, database = study_dir / "key" / "stimuli.csv", study_dir / "data" / "ratings.sqlite3"
+    if not key_path.exists():
+        raise ExportError(f"{study_dir} has no key/stimuli.csv; is it a prepared study?")
+    if not database.exists():
+        raise ExportError(f"{study_dir} has no ratings yet: {database} does not exist.")
+    key = pd.read_csv(key_path, dtype=str).set_index("stimulus_id")["system"]
+    connection = sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, timeout=30)
+    try:
+        ratings = pd.read_sql_query("SELECT * FROM ratings ORDER BY seq", connection)
+    finally:
+        connection.close()
+    ratings = ratings[list(RATING_COLUMNS)]
+    unknown = sorted(set(ratings["stimulus_id"]) - set(key.index))
+    if unknown:
+        raise ExportError(
+            f"{len(unknown)} rated stimuli are not in {key_path} (first: {unknown[0]}). Was the "
+            "study prepared again with another LISTENING_TEST_KEY? Use the key of the ratings."
+        )
+    ratings["system"] = ratings["stimulus_id"].map(key)
+    ratings["system_b"] = None
+    record = json.loads((study_dir / "key" / "study.json").read_text(encoding="utf-8"))
+    return ratings, Study.model_validate(record["config"])
+
+
+def export(study_dir: Path, out: Path) -> int:
+    """Write the unblinded bundle; returns the number of ratings."""
+    ratings, _ = exported_frame(study_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    rows = ratings.astype(object).where(ratings.notna(), None).to_dict("records")
+    text = csv_text(rows, RATING_COLUMNS + KEY_COLUMNS)
+    (out / "ratings.csv").write_text(text, encoding="utf-8")
+    for name in ("stimuli.csv", "study.json"):
+        shutil.copyfile(study_dir / "key" / name, out / name)
+    return len(rows)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m listening_test.export", description=__doc__)
+    parser.add_argument("study_dir", type=Path)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    options = parser.parse_args(arguments)
+    try:
+        n = export(options.study_dir, options.out)
+    except ExportError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{n} ratings with their systems: {options.out / 'ratings.csv'}")
+    print(f"next: python -m listening_test.analyse {options.out} --json")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,31 @@
+"""Make the stimuli of a study: `python -m listening_test.prepare STUDY.yaml --out STUDY_DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from listening_test.stimuli import StimulusError, prepare
+from listening_test.study import StudyError, load_study
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m listening_test.prepare", description=__doc__)
+    parser.add_argument("study", type=Path, help="the study file (YAML)")
+    parser.add_argument("--out", type=Path, required=True, metavar="STUDY_DIR")
+    options = parser.parse_args(arguments)
+    try:
+        study = load_study(options.study)
+        report = prepare(study, options.out)
+    except (StudyError, StimulusError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(report)
+    print(f"next: python -m listening_test.serve {options.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""The study that comes with the app, prepared in the background at its first start.
+
+studies = ensure_ready_study(data_dir)     # returns at once
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+from listening_test.decode import sources_sha256
+from listening_test.hosting import Studies
+from listening_test.prepared import NotPrepared, load_prepared
+from listening_test.stimuli import prepare
+from listening_test.study import Study, load_study
+
+READY_STUDY = Path(__file__).parent / "ready_study.yaml"
+log = logging.getLogger(__name__)
+
+
+def ensure_ready_study(data_dir: Path, studies: Studies | None = None) -> Studies:
+    """Announce the ready study, prepare its clips where they are absent, then open it.
+
+    Args:
+        data_dir: its folder is DATA_DIR/<study id>-<version>. The version tells study file and
+            model apart, so that ratings of different clips never mix.
+        studies: registry to add it to; a new one if None.
+
+    Decoding happens in a thread of its own, before the study opens and never during a test.
+    """
+    studies = studies or Studies()
+    study = load_study(READY_STUDY)
+    studies.announce(study.id, study.title)
+    thread = threading.Thread(
+        target=_prepare, args=(study, data_dir, studies), name="ready-study", daemon=True
+    )
+    thread.start()
+    return studies
+
+
+def _prepare(study: Study, data_dir: Path, studies: Studies) -> None:
+    try:
+        version = f"{study.sha256[:8]}-{sources_sha256(study.model)[:8]}"
+        study_dir = data_dir / f"{study.id}-{version}"
+        if not _is_prepared(study_dir, study):
+            prepare(study, study_dir)
+        studies.open(study_dir)
+    except Exception as error:  # the app lives on without this study, and the page says why
+        log.exception("the ready study cannot be offered")
+        studies.fail(study.id, str(error))
+
+
+def _is_prepared(study_dir: Path, study: Study) -> bool:
+    try:
+        return load_prepared(study_dir).config_sha256 == study.sha256
+    except NotPrepared:
+        return False

@@ -1,0 +1,41 @@
+"""Serve one prepared study to raters: `python -m listening_test.serve STUDY_DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from listening_test.hosting import Studies
+from listening_test.prepared import NotPrepared
+from listening_test.server import attach
+from listening_test.store import StoreMismatch
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m listening_test.serve", description=__doc__)
+    parser.add_argument("study_dir", type=Path)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=7861)
+    options = parser.parse_args(arguments)
+    studies = Studies()
+    try:
+        hosted = studies.open(options.study_dir)
+    except (NotPrepared, StoreMismatch) as error:
+        print(error, file=sys.stderr)
+        return 2
+    app = FastAPI(openapi_url=None)
+    attach(app, studies)
+    print(f"raters: http://{options.host}:{options.port}/listen/{hosted.study.study_id}")
+    print(f"ratings: {hosted.store.csv_path}")
+    uvicorn.run(app, host=options.host, port=options.port, log_level="warning")
+    studies.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

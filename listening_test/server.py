@@ -1,0 +1,284 @@
+"""HTTP for raters: the page, the session, one clip at a time by random token, the ratings.
+
+    attach(app, studies)      adds the routes below to a FastAPI app (Gradio's is one)
+
+    GET  /listen/<study>                 the page (static; nothing of systems in it)
+    GET  /listen/<study>/page.css|js     its style and script
+    GET  /listen/<study>/study           texts of the study
+    POST /listen/<study>/session         consent: begin, or go on with, this browser's session
+    GET  /listen/<study>/trial           where the session stands, with the clip's token
+    GET  /listen/<study>/clip/<token>    sound; no name, no ETag, no cache; Range honoured
+    POST /listen/<study>/rating          one rating; answered only after it is on disk
+
+A refusal is JSON {"error": code, "message": sentence} and stores nothing. The session key is
+made by the browser and travels in the header X-Session, never in an address. This module knows
+HTTP; the rules are in `trials.py`, the disk in `store.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+from uuid import UUID
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
+from starlette.routing import BaseRoute
+
+from listening_test import trials
+from listening_test.columns import clean_text
+from listening_test.hosting import Hosted, Studies
+from listening_test.store import NotSaved
+from listening_test.trials import Answer, Refused
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+PAGE = Path(__file__).parent / "page"
+# A rating is below 2 kB; four times the longest comment leaves room for escapes.
+MAX_BODY = 16_384
+MAX_COMMENT = 1000
+_NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+_PAGE_HEADERS = {
+    **_NO_STORE,
+    # Nothing may come from, or go to, anywhere but this server.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "media-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'self'; "
+    "form-action 'none'",
+    "Referrer-Policy": "no-referrer",
+}
+_SESSION_KEY = re.compile(r"[A-Za-z0-9_-]{22,64}")
+
+Count = Annotated[StrictInt, Field(ge=0, le=10**6)]
+Milliseconds = Annotated[StrictInt, Field(ge=0, le=10**9)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class SessionBody(_Body):
+    """Start of a session: only with consent."""
+
+    consent: bool
+
+
+class RatingBody(_Body):
+    """One rating as the page sends it."""
+
+    rating_id: UUID
+    clip: Annotated[StrictStr, Field(max_length=64)]
+    trial_index: Annotated[StrictInt, Field(ge=1, le=10**4)]
+    score: Annotated[StrictInt, Field(ge=1, le=5)]
+    plays: Count = 0
+    listened_ms: Milliseconds = 0
+    rt_ms: Milliseconds = 0
+    first_play_to_submit_ms: Milliseconds = 0
+    hidden_ms: Milliseconds = 0
+    changed_n: Count = 0
+    comment: Annotated[StrictStr, Field(max_length=MAX_COMMENT)] = ""
+    client_utc: Annotated[StrictStr, Field(pattern=r"^[0-9T:.Z+-]{0,40}$")] = ""
+    ui_lang: Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9-]{0,35}$")] = ""
+
+    def answer(self) -> Answer:
+        """The claim with its text made safe to keep."""
+        values = self.model_dump()
+        values["rating_id"] = str(self.rating_id)
+        values["comment"] = clean_text(self.comment)
+        return Answer(**values)
+
+
+def attach(app: FastAPI, studies: Studies) -> None:
+    """Add the raters' routes to `app`, before any catch-all route it may have."""
+    before: list[BaseRoute] = list(app.router.routes)
+    app.include_router(router(studies))
+    added = [route for route in app.router.routes if route not in before]
+    app.router.routes[:] = added + before
+
+
+def router(studies: Studies) -> APIRouter:
+    """The routes above, for the studies of one process."""
+    routes = APIRouter(prefix="/listen/{study_id}", include_in_schema=False)
+    _add_page_routes(routes, studies)
+
+    @routes.post("/session")
+    async def session(study_id: str, request: Request) -> Response:
+        async def reply(hosted: Hosted, key: str) -> dict[str, Any]:
+            body = await _body(request, SessionBody)
+            if not body.consent:
+                raise Refused(400, "no_consent", "Without your consent there is no session.")
+            now = time.time()
+
+            def operation(db: sqlite3.Connection) -> dict[str, Any]:
+                trials.start_session(db, hosted.study, key, "open", now)
+                return trials.current_trial(db, hosted.study, key, now)
+
+            return await _run(hosted, operation)
+
+        return await _answer(studies, study_id, request, reply)
+
+    @routes.get("/trial")
+    async def trial(study_id: str, request: Request) -> Response:
+        async def reply(hosted: Hosted, key: str) -> dict[str, Any]:
+            now = time.time()
+            return await _run(hosted, lambda db: trials.current_trial(db, hosted.study, key, now))
+
+        return await _answer(studies, study_id, request, reply)
+
+    @routes.post("/rating")
+    async def rating(study_id: str, request: Request) -> Response:
+        async def reply(hosted: Hosted, key: str) -> dict[str, Any]:
+            answer = (await _body(request, RatingBody)).answer()
+            now = time.time()
+            return {
+                "saved": answer.rating_id,
+                "next": await _run(
+                    hosted, lambda db: trials.save_rating(db, hosted.study, key, answer, now)
+                ),
+            }
+
+        return await _answer(studies, study_id, request, reply)
+
+    @routes.get("/clip/{token}")
+    async def clip(study_id: str, token: str, request: Request) -> Response:
+        try:
+            hosted = _hosted(studies, study_id)
+            now = time.time()
+            stimulus_id = await _run(hosted, lambda db: trials.serve_clip(db, token, now))
+            data = await asyncio.to_thread(hosted.audio_path(stimulus_id).read_bytes)
+        except Refused as error:
+            return _refusal(error)
+        except (NotSaved, OSError) as error:
+            return _not_saved(error)
+        return _sound(data, request.headers.get("range"))
+
+    return routes
+
+
+def _add_page_routes(routes: APIRouter, studies: Studies) -> None:
+    @routes.get("")
+    async def page(study_id: str) -> Response:
+        if studies.status(study_id) is None:
+            return Response("There is no such study here.", 404, _NO_STORE, "text/plain")
+        # study_id is one of ours, hence a slug: safe in an attribute.
+        html = (PAGE / "index.html").read_text(encoding="utf-8").replace("{study}", study_id)
+        return Response(html, headers=_PAGE_HEADERS, media_type="text/html")
+
+    @routes.get("/page.css")
+    async def style(study_id: str) -> Response:
+        return Response((PAGE / "page.css").read_bytes(), headers=_NO_STORE, media_type="text/css")
+
+    @routes.get("/page.js")
+    async def script(study_id: str) -> Response:
+        return Response(
+            (PAGE / "page.js").read_bytes(), headers=_NO_STORE, media_type="text/javascript"
+        )
+
+    @routes.get("/study")
+    async def texts(study_id: str) -> Response:
+        try:
+            study = _hosted(studies, study_id).study
+        except Refused as error:
+            return _refusal(error)
+        return JSONResponse(
+            {
+                "title": study.title,
+                "language": study.language,
+                "consent": study.consent,
+                "instructions": study.instructions,
+                "question": study.question,
+                "labels": study.labels,
+                "clips": study.arms * study.items_per_rater,
+                "max_comment": MAX_COMMENT,
+            },
+            headers=_NO_STORE,
+        )
+
+
+def _hosted(studies: Studies, study_id: str) -> Hosted:
+    hosted = studies.get(study_id)
+    if hosted is not None:
+        return hosted
+    status = studies.status(study_id)
+    if status is None:
+        raise Refused(404, "no_study", "There is no such study here.")
+    if status == "failed":
+        raise Refused(503, "failed", "This study cannot be offered at the moment.")
+    raise Refused(503, "preparing", "The clips of this study are still being prepared.")
+
+
+async def _run(hosted: Hosted, operation: Callable[[sqlite3.Connection], T]) -> T:
+    return await asyncio.wrap_future(hosted.store.run(operation))
+
+
+async def _answer(
+    studies: Studies, study_id: str, request: Request, reply: Callable[[Hosted, str], Any]
+) -> Response:
+    """Run a session request, and turn what can go wrong into a status and a sentence."""
+    try:
+        hosted = _hosted(studies, study_id)
+        key = request.headers.get("x-session", "")
+        if not _SESSION_KEY.fullmatch(key):
+            raise Refused(401, "no_session", "The request has no session key (X-Session).")
+        return JSONResponse(await reply(hosted, key), headers=_NO_STORE)
+    except Refused as error:
+        log.info("refused %s %s: %s", request.method, request.url.path, error.code)
+        return _refusal(error)
+    except NotSaved as error:
+        return _not_saved(error)
+
+
+def _refusal(error: Refused) -> Response:
+    return JSONResponse(
+        {"error": error.code, "message": str(error)}, error.status, headers=_NO_STORE
+    )
+
+
+def _not_saved(error: Exception) -> Response:
+    log.error("not saved: %s", error)
+    message = "Not saved yet: the server's disk refused. Keep this page open; it tries again."
+    return JSONResponse({"error": "not_saved", "message": message}, 503, headers=_NO_STORE)
+
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+async def _body(request: Request, model: type[Body]) -> Body:
+    """The request's JSON as `model`, read no further than MAX_BODY bytes."""
+    data = bytearray()
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > MAX_BODY:
+            raise Refused(413, "too_large", f"A request may have {MAX_BODY} bytes at most.")
+    try:
+        return model.model_validate_json(bytes(data))
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(str(part) for part in p['loc']) or 'body'}: {p['msg']}"
+            for p in error.errors(include_input=False)
+        )
+        raise Refused(422, "bad_request", f"Not understood: {problems}.") from None
+
+
+def _sound(data: bytes, range_header: str | None) -> Response:
+    """WAV bytes, whole or the asked range (Safari plays nothing without 206)."""
+    headers = {**_NO_STORE, "Accept-Ranges": "bytes"}
+    if range_header is None:
+        return Response(data, headers=headers, media_type="audio/wav")
+    match = re.fullmatch(r"bytes=(\d{0,12})-(\d{0,12})", range_header.strip())
+    if match is None or match[0] == "bytes=-":
+        return Response(data, headers=headers, media_type="audio/wav")
+    size = len(data)
+    first = int(match[1]) if match[1] else max(size - int(match[2]), 0)
+    last = min(int(match[2]), size - 1) if match[1] and match[2] else size - 1
+    if first >= size or first > last:
+        return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{size}"})
+    headers["Content-Range"] = f"bytes {first}-{last}/{size}"
+    return Response(data[first : last + 1], 206, headers, "audio/wav")

@@ -1,0 +1,217 @@
+"""Where ratings live: SQLite is the truth, `ratings.csv` beside it is its readable shadow.
+
+One writer thread owns the database. Operations queue up, those waiting are run in one
+transaction (group commit), and their futures resolve only after the commit is on disk (WAL,
+synchronous=FULL): what was acknowledged survives a `kill -9` or a power cut. The CSV is appended
+after each commit and rebuilt at start, so it never holds a row that the database lacks.
+
+The store knows tables and files. The rules of a session (order, listening, replays) are in
+`trials.py`, which passes functions to `Store.run`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from listening_test.columns import RATING_COLUMNS, csv_text
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+# Enough to share one disk flush among a crowd, few enough that nobody waits long for it.
+_MAX_BATCH = 256
+
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS sessions (
+    session_id TEXT PRIMARY KEY,
+    key_sha256 TEXT NOT NULL UNIQUE,
+    rater_id TEXT NOT NULL,
+    platform TEXT NOT NULL,
+    design_row INTEGER NOT NULL,
+    trials TEXT NOT NULL,
+    n_done INTEGER NOT NULL DEFAULT 0,
+    state TEXT NOT NULL DEFAULT 'started',
+    consent_utc TEXT NOT NULL,
+    last_seen REAL NOT NULL,
+    completion_code TEXT
+);
+CREATE INDEX IF NOT EXISTS sessions_by_row ON sessions (design_row, state, last_seen);
+CREATE TABLE IF NOT EXISTS clips (
+    token TEXT PRIMARY KEY,
+    session_id TEXT NOT NULL,
+    trial_index INTEGER NOT NULL,
+    stimulus_id TEXT NOT NULL,
+    first_served REAL,
+    UNIQUE (session_id, trial_index)
+);
+CREATE TABLE IF NOT EXISTS ratings (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    {", ".join(f'"{name}"' for name in RATING_COLUMNS)},
+    UNIQUE (rating_id),
+    UNIQUE (session_id, trial_index)
+);
+"""
+
+
+class NotSaved(RuntimeError):
+    """The disk refused (full, read-only, gone): nothing of this operation was kept."""
+
+
+class StoreMismatch(ValueError):
+    """The folder holds the ratings of another study or of another version of this one."""
+
+
+class Store:
+    """Ratings of one study in one folder.
+
+    Args:
+        folder: made if absent; holds `ratings.sqlite3` and `ratings.csv`.
+        study_id, config_sha256: the study these ratings belong to; another one is refused.
+    """
+
+    def __init__(self, folder: Path, study_id: str, config_sha256: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.csv_path = folder / "ratings.csv"
+        self.csv_error: str | None = None
+        self._csv_inode: int | None = None
+        self._db = sqlite3.connect(
+            folder / "ratings.sqlite3", isolation_level=None, check_same_thread=False, timeout=30
+        )
+        self._db.row_factory = sqlite3.Row
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._db.executescript(_SCHEMA)
+        try:
+            self._claim(study_id, config_sha256)
+        except StoreMismatch:
+            self._db.close()
+            raise
+        self._rebuild_csv()
+        self._queue: queue.SimpleQueue[tuple[Callable[..., Any], Future[Any]] | None]
+        self._queue = queue.SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name=f"store-{study_id}", daemon=True)
+        self._thread.start()
+
+    def _claim(self, study_id: str, config_sha256: str) -> None:
+        identity = f"{study_id} {config_sha256}"
+        self._db.execute("INSERT OR IGNORE INTO meta VALUES ('study', ?)", (identity,))
+        # Salt of the rater ids: made once, so that a rater keeps one id through the study.
+        self._db.execute("INSERT OR IGNORE INTO meta VALUES ('salt', ?)", (os.urandom(32).hex(),))
+        found = self._db.execute("SELECT value FROM meta WHERE name = 'study'").fetchone()[0]
+        if found != identity:
+            raise StoreMismatch(
+                f"{self.csv_path.parent} holds ratings of another version of the study. "
+                "Prepare the changed study into a new folder, so that versions never mix."
+            )
+
+    def run(self, operation: Callable[[sqlite3.Connection], T]) -> Future[T]:
+        """Queue an operation; its future resolves when its effects are durable.
+
+        An exception of the operation undoes its own changes only, and reaches the caller.
+        A failure of the disk undoes the whole batch and reaches its callers as `NotSaved`.
+        """
+        future: Future[T] = Future()
+        if self._closed:
+            future.set_exception(NotSaved("the store is closed"))
+        else:
+            self._queue.put((operation, future))
+        return future
+
+    def close(self) -> None:
+        """Finish what is queued and close the database."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+            self._thread.join()
+            self._db.close()
+
+    def _work(self) -> None:
+        running = True
+        while running:
+            batch = [self._queue.get()]
+            with suppress(queue.Empty):
+                while len(batch) < _MAX_BATCH:
+                    batch.append(self._queue.get_nowait())
+            running = None not in batch
+            jobs = [job for job in batch if job is not None]
+            if jobs:
+                self._commit(jobs)
+
+    def _commit(self, jobs: list[tuple[Callable[..., Any], Future[Any]]]) -> None:
+        outcomes: list[tuple[Future[Any], Any, Exception | None]] = []
+        try:
+            before = self._last_seq()
+            self._db.execute("BEGIN IMMEDIATE")
+            for operation, future in jobs:
+                outcomes.append((future, *self._attempt(operation)))
+            new = self._rows_after(before)
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            with suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+            log.error("ratings not saved: %s", error)
+            for _, future in jobs:
+                future.set_exception(NotSaved(str(error)))
+            return
+        if new:
+            self._append_csv(new)
+        for future, result, problem in outcomes:
+            if problem is None:
+                future.set_result(result)
+            else:
+                future.set_exception(problem)
+
+    def _attempt(self, operation: Callable[..., Any]) -> tuple[Any, Exception | None]:
+        self._db.execute("SAVEPOINT operation")
+        try:
+            result = operation(self._db)
+        except sqlite3.Error:
+            raise  # the disk or the database itself: the whole batch fails together
+        except Exception as error:
+            self._db.execute("ROLLBACK TO operation")
+            self._db.execute("RELEASE operation")
+            return None, error
+        self._db.execute("RELEASE operation")
+        return result, None
+
+    def _last_seq(self) -> int:
+        return int(self._db.execute("SELECT coalesce(max(seq), 0) FROM ratings").fetchone()[0])
+
+    def _rows_after(self, seq: int) -> list[dict[str, Any]]:
+        rows = self._db.execute("SELECT * FROM ratings WHERE seq > ? ORDER BY seq", (seq,))
+        return [dict(row) for row in rows]
+
+    def _rebuild_csv(self) -> None:
+        """Write the CSV anew from the database, replacing the file in one step."""
+        part = self.csv_path.with_suffix(".csv.part")
+        with open(part, "w", encoding="utf-8", newline="") as file:
+            file.write(csv_text(self._rows_after(0), RATING_COLUMNS))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, self.csv_path)
+        self._csv_inode = self.csv_path.stat().st_ino
+        self.csv_error = None
+
+    def _append_csv(self, rows: list[dict[str, Any]]) -> None:
+        """Bring the CSV up to date; its failure is told, but loses nothing (SQLite has it)."""
+        try:
+            present = self.csv_path.exists() and self.csv_path.stat().st_ino == self._csv_inode
+            if self.csv_error or not present:
+                self._rebuild_csv()
+                return
+            with open(self.csv_path, "a", encoding="utf-8", newline="") as file:
+                file.write(csv_text(rows, RATING_COLUMNS, header=False))
+        except OSError as error:
+            self.csv_error = f"ratings.csv is behind the database: {error}"
+            log.error(self.csv_error)

@@ -1,0 +1,272 @@
+"""The study file: what is tested, on whom and how, checked before anything else happens.
+
+One YAML file is the whole study; `Study.sha256` goes on every rating. This module knows nothing
+of audio, of the server or of raters; it only turns text into a validated `Study`, or into a
+`StudyError` that names the line and says what to write instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+# ITU-T P.800 Annex B, absolute category rating, from 5 down to 1.
+ACR_LABELS = ("Excellent", "Good", "Fair", "Poor", "Bad")
+# Naturalness is not a P.800 scale: it borrows the labels, so its question is always printed.
+QUESTIONS = {
+    "naturalness": "How natural does the speech sound?",
+    "quality": "What is the quality of the speech?",
+}
+DEFAULT_CONSENT = (
+    "You will hear short clips of speech and say how they sound to you. We keep your scores, "
+    "your comments, and when and how long you listened, under a random number. We do not keep "
+    "your name or your network address. You may stop at any time by closing this page."
+)
+DEFAULT_INSTRUCTIONS = (
+    "Use headphones if you can, in a quiet place. Play each clip to its end, as often as you "
+    "like, then choose the answer that fits best. There are no right answers."
+)
+
+Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]{0,59}$")]
+Line = Annotated[str, StringConstraints(min_length=1, max_length=300, strip_whitespace=True)]
+Passage = Annotated[str, StringConstraints(min_length=1, max_length=4000, strip_whitespace=True)]
+
+PolicyName = Literal["full", "spark", "confidence"]
+
+
+class StudyError(ValueError):
+    """The study file cannot be used; the message names file, line and remedy."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class System(_Part):
+    """One condition under test: a folder of `<item id>.wav`, or a depth policy to decode with."""
+
+    name: Name
+    folder: Path | None = None
+    policy: PolicyName | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> System:
+        if (self.folder is None) == (self.policy is None):
+            raise ValueError(
+                "give exactly one source: `folder:` (WAV files named <item id>.wav) "
+                "or `policy:` (full, spark or confidence)"
+            )
+        return self
+
+
+class Item(_Part):
+    """One text. `prompt` is what the model is asked when a system is a policy."""
+
+    id: Name
+    prompt: Line | None = None
+
+
+class Practice(_Part):
+    """A clip heard before the test, from one system; its score is stored but never analysed."""
+
+    id: Name
+    system: Name
+    prompt: Line | None = None
+
+
+class Study(_Part):
+    """A validated study. Field names are the keys of the YAML file."""
+
+    id: Slug
+    title: Line
+    method: Literal["acr"] = "acr"
+    dimension: Literal["naturalness", "quality"] = "naturalness"
+    question: Line | None = None
+    labels: tuple[Line, Line, Line, Line, Line] = ACR_LABELS
+    consent: Passage = DEFAULT_CONSENT
+    instructions: Passage = DEFAULT_INSTRUCTIONS
+    language: Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]+)*$")] = "en"
+    systems: Annotated[tuple[System, ...], Field(min_length=1, max_length=26)]
+    items: Annotated[tuple[Item, ...], Field(min_length=1, max_length=2000)]
+    practice: Annotated[tuple[Practice, ...], Field(max_length=10)] = ()
+    trials_per_rater: Annotated[int, Field(ge=1, le=500)] | None = None
+    ratings_per_stimulus: Annotated[int, Field(ge=1, le=1000)] = 8
+    model: Name = "embedded"
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
+    loudness_lufs: Annotated[float, Field(ge=-40, le=-14)] = -26.0
+    sample_rate: Annotated[int, Field(ge=8000, le=48000)] | None = None
+    non_inferiority_margin: Annotated[float, Field(gt=0, lt=4)] | None = 0.2
+
+    @field_validator("systems", "items", "practice")
+    @classmethod
+    def _unique(cls, parts: tuple[Any, ...]) -> tuple[Any, ...]:
+        names = [part.name if isinstance(part, System) else part.id for part in parts]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"{', '.join(twice)} is listed twice; give each its own name")
+        return parts
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Study:
+        names = {system.name for system in self.systems}
+        items = {item.id for item in self.items}
+        for clip in self.practice:
+            if clip.system not in names:
+                raise ValueError(
+                    f"practice clip {clip.id} names system {clip.system!r}, which is not one of "
+                    f"{', '.join(sorted(names))}"
+                )
+            if clip.id in items:
+                raise ValueError(
+                    f"practice clip {clip.id} is also a test item; take another text for practice"
+                )
+        self._check_prompts()
+        self._check_trials()
+        return self
+
+    def _check_prompts(self) -> None:
+        policies = {system.name for system in self.systems if system.policy}
+        for item in self.items:
+            if policies and item.prompt is None:
+                raise ValueError(f"item {item.id} needs a `prompt:`, since a system is decoded")
+        for clip in self.practice:
+            if clip.system in policies and clip.prompt is None:
+                raise ValueError(f"practice clip {clip.id} needs a `prompt:`, it is decoded")
+
+    def _check_trials(self) -> None:
+        n, per = len(self.systems), self.trials_per_rater
+        if per is not None and (per % n or per > n * len(self.items)):
+            raise ValueError(
+                f"trials_per_rater is {per}; it must be a multiple of the {n} systems and at most "
+                f"{n * len(self.items)} (every rater hears each of their texts under all systems)"
+            )
+        if n > 1 and self.items_per_rater < 2:
+            raise ValueError(
+                "one text per rater would be heard back to back under every system; "
+                "give two items or more per rater"
+            )
+
+    # Folder of the study file. Not a field: moving the study does not change its hash.
+    _base: Path = PrivateAttr(default=Path("."))
+
+    def folder(self, system: System) -> Path:
+        """Where the WAVs of a folder system lie."""
+        assert system.folder is not None
+        return self._base / system.folder
+
+    @property
+    def items_per_rater(self) -> int:
+        """Texts one rater hears, each under every system."""
+        if self.trials_per_rater is None:
+            return len(self.items)
+        return self.trials_per_rater // len(self.systems)
+
+    @property
+    def planned_sessions(self) -> int:
+        """Sessions needed for `ratings_per_stimulus` ratings of every stimulus."""
+        return -(-self.ratings_per_stimulus * len(self.items) // self.items_per_rater)
+
+    @property
+    def shown_question(self) -> str:
+        """The question as the rater reads it."""
+        return self.question or QUESTIONS[self.dimension]
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the study's content: comments and layout of the YAML do not change it."""
+        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def load_study(path: Path) -> Study:
+    """Read and check a study file; folders in it are relative to the file itself.
+
+    Raises:
+        StudyError: the file is missing, is not YAML, or says something impossible.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StudyError(f"{path}: cannot be read ({error}). Give a UTF-8 YAML file.") from error
+    try:
+        tree = YAML(typ="rt").load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f" line {mark.line + 1}" if mark else ""
+        problem = re.sub(r"\s+", " ", str(error.problem or error.context))
+        raise StudyError(f"{path.name}{line}: not valid YAML: {problem}.") from error
+    except YAMLError as error:
+        raise StudyError(f"{path.name}: not valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise StudyError(f"{path.name} line 1: a study file is a list of `key: value` lines.")
+    try:
+        study = Study.model_validate(_plain(tree))
+    except ValidationError as error:
+        raise StudyError(_explain(path, tree, error)) from None
+    study._base = path.resolve().parent
+    for number, system in enumerate(study.systems):
+        if system.folder and not study.folder(system).is_dir():
+            line = _line(tree, ("systems", number, "folder"))
+            raise StudyError(
+                f"{path.name} line {line}: system {system.name}: there is no folder "
+                f"{study.folder(system)}. Write a path relative to the study file."
+            )
+    return study
+
+
+def _plain(node: Any) -> Any:
+    """ruamel's annotated containers as plain ones, so that pydantic sees only data."""
+    if isinstance(node, dict):
+        return {str(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(value) for value in node]
+    return node
+
+
+def _explain(path: Path, tree: Any, error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        where = ".".join(map(str, problem["loc"])) or "study"
+        line = _line(tree, problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            known = ", ".join(Study.model_fields) if len(problem["loc"]) == 1 else "see the manual"
+            what = f"unknown key; known keys: {known}"
+        elif problem["type"] == "missing":
+            what = "is missing; add it"
+        else:
+            what = problem["msg"].removeprefix("Value error, ")
+            given = problem.get("input")
+            if isinstance(given, (str, int, float)) and problem["loc"]:
+                what += f" (found {given!r})"
+        lines.append(f"{path.name} line {line}: {where}: {what}.")
+    return "\n".join(lines)
+
+
+def _line(tree: Any, loc: tuple[int | str, ...]) -> int:
+    """Line (from 1) of the deepest part of `loc` that the file holds."""
+    node: Any = tree
+    line: int = tree.lc.line
+    for part in loc:
+        lines = getattr(getattr(node, "lc", None), "data", None) or {}
+        if part not in lines:
+            break
+        line = lines[part][0]
+        node = node[part]
+    return line + 1

@@ -1,0 +1,110 @@
+"""The Gradio pages around the listening test: Listen introduces it, Results shows its outcome.
+
+    listen_page(studies)      inside `with demo.route("Listen", "/listen"):`
+    results_page(studies)     inside `with demo.route("Results", "/results"):`
+
+The test itself is the plain page /listen/<study> (`server.py`). Nothing here names a system
+until someone gives the secret of `LISTENING_TEST_SECRET`.
+"""
+
+from __future__ import annotations
+
+import hmac
+import html
+import os
+
+import gradio as gr
+import pandas as pd
+
+from listening_test.export import exported_frame
+from listening_test.hosting import Studies, StudyState
+from listening_test.statistics import analyse, pair_rows, system_rows
+
+SECRET_VARIABLE = "LISTENING_TEST_SECRET"
+
+
+def listen_page(studies: Studies) -> None:
+    """Components of the Listen page: what the study is, how far it is, the way in."""
+    gr.Markdown(
+        "# Listen\n"
+        "How natural does the speech of each decoding policy sound to people? You hear short "
+        "clips, blind and in random order, and rate each from 5 (Excellent) to 1 (Bad). "
+        "Each rating is on disk before the page says “saved”; you may stop at any "
+        "time and go on later in the same browser."
+    )
+    gr.HTML(value=lambda: _cards(studies.states()), every=10, elem_id="listen-studies")
+    gr.Markdown(
+        "Kept: your scores and comments, when and how long you listened, under a random number. "
+        "Not kept: your name or network address. The key that tells which clip came from which "
+        "policy lies apart from the ratings."
+    )
+
+
+def _cards(states: list[StudyState]) -> str:
+    if not states:
+        return "<p>No study is offered here at the moment.</p>"
+    return "\n".join(_card(state) for state in states)
+
+
+def _card(state: StudyState) -> str:
+    title = html.escape(state.title)
+    if state.status == "preparing":
+        body = "<p role='status'>The clips are being prepared. This page looks again by itself.</p>"
+    elif state.status == "failed":
+        body = f"<p role='alert'>Not available: {html.escape(state.message)}</p>"
+    else:
+        minutes = max(1, round((state.trials_per_rater or 0) * 10 / 60))
+        body = (
+            f"<p>{state.trials_per_rater} clips, about {minutes} minutes. "
+            f"{state.sessions_complete} of {state.planned_sessions} planned sessions complete, "
+            f"{state.ratings} ratings so far.</p>"
+            f"<p><a class='lt-start' href='{html.escape(state.path)}' target='_blank' "
+            "rel='noopener'>Take the test</a> (opens a page of its own)</p>"
+        )
+    return f"<section class='lt-card'><h2>{title}</h2>{body}</section>"
+
+
+def results_page(studies: Studies) -> None:
+    """Components of the Results page: closed to everyone who does not hold the secret."""
+    gr.Markdown("# Results\nRunning results would bias those still listening, so they are closed.")
+    if not os.environ.get(SECRET_VARIABLE):
+        gr.Markdown(
+            f"This page is off: no secret is set. Start the app with `{SECRET_VARIABLE}` in its "
+            "environment, or use `python -m listening_test.export` and `analyse`."
+        )
+        return
+    with gr.Row():
+        secret = gr.Textbox(label="Secret", type="password", max_lines=1)
+        show = gr.Button("Show results", variant="primary")
+    note = gr.Markdown()
+    systems = gr.Dataframe(label="Mean opinion scores", interactive=False)
+    pairs = gr.Dataframe(label="Differences", interactive=False)
+    show.click(
+        lambda given: _results(studies, given),
+        inputs=secret,
+        outputs=[note, systems, pairs],
+        api_visibility="private",
+    )
+
+
+def _results(studies: Studies, given: str) -> tuple[str, pd.DataFrame, pd.DataFrame]:
+    nothing = pd.DataFrame()
+    expected = os.environ.get(SECRET_VARIABLE, "")
+    if not expected or not hmac.compare_digest(given.encode(), expected.encode()):
+        return "That is not the secret.", nothing, nothing
+    opened = [state for state in studies.states() if state.study_dir is not None]
+    if not opened:
+        return "No study is open.", nothing, nothing
+    state = opened[0]
+    assert state.study_dir is not None
+    frame, study = exported_frame(state.study_dir)
+    if frame.empty:
+        return "No ratings yet.", nothing, nothing
+    result = analyse(frame, margin=study.non_inferiority_margin,
+                     order=[system.name for system in study.systems])  # fmt: skip
+    note = (
+        f"**{html.escape(state.title)}**: {state.ratings} ratings, {state.sessions_complete} of "
+        f"{state.planned_sessions} sessions complete. Intervals: 95 %, two-way clustered "
+        "(rater and text)."
+    )
+    return note, pd.DataFrame(system_rows(result)), pd.DataFrame(pair_rows(result))
