@@ -1,0 +1,137 @@
+"""Helpers of the listening tests' tests: small real studies, a server process, a scripted rater."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import soundfile
+
+from listening_test.stimuli import prepare
+from listening_test.study import load_study
+
+RATE = 16_000
+# Names that no file of the page, no word of English and no header holds by chance.
+SYSTEMS = ("zebrafish", "quokka", "marmoset")
+
+
+def tone_bursts(seed: int, seconds: float = 0.5) -> np.ndarray:
+    """Noise under a slow swell, (n,) at full scale 1: measurable and different for each seed."""
+    rng = np.random.default_rng(seed)
+    n = round(seconds * RATE)
+    swell = 0.55 + 0.45 * np.sin(2 * np.pi * 3 * np.arange(n) / RATE)
+    return 0.1 * swell * rng.standard_normal(n).clip(-3, 3)
+
+
+def write_study(
+    folder: Path, items: int = 3, systems: tuple[str, ...] = SYSTEMS, seconds: float = 0.5,
+    extra: str = "",
+) -> Path:
+    """WAV folders and a study file for them; returns the file."""
+    for s, system in enumerate(systems):
+        (folder / system).mkdir(parents=True)
+        for i in [*range(items), "p"]:
+            number = 99 if i == "p" else i
+            clip = tone_bursts(100 * s + number, seconds) * (1 + s)
+            soundfile.write(folder / system / f"text-{i}.wav", clip, RATE, subtype="PCM_16")
+    lines = ["id: small", "title: A small test", "systems:"]
+    lines += [f"  - {{name: {system}, folder: {system}}}" for system in systems]
+    lines += [f"practice: [{{id: text-p, system: {systems[0]}}}]", "items:"]
+    lines += [f"  - id: text-{i}" for i in range(items)]
+    path = folder / "study.yaml"
+    path.write_text("\n".join([*lines, extra, ""]), encoding="utf-8")
+    return path
+
+
+def prepared_study(folder: Path, **options: Any) -> Path:
+    """A prepared study folder made from `write_study`."""
+    study = load_study(write_study(folder / "source", **options))
+    prepare(study, folder / "study")
+    return folder / "study"
+
+
+def free_port() -> int:
+    """A port nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def start_server(study_dir: Path, port: int) -> subprocess.Popen[bytes]:
+    """`python -m listening_test.serve` as a process of its own; answers when this returns."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "listening_test.serve", str(study_dir), "--port", str(port)],
+        cwd=Path(__file__).parent.parent,
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            httpx.get(f"http://127.0.0.1:{port}/listen/small/study")
+        except httpx.HTTPError:
+            time.sleep(0.05)
+        else:
+            return process
+    process.kill()
+    raise RuntimeError(f"the server did not start (exit status {process.wait()})")
+
+
+@contextmanager
+def serving(study_dir: Path) -> Iterator[str]:
+    """The address of a running server's study page."""
+    port = free_port()
+    process = start_server(study_dir, port)
+    try:
+        yield f"http://127.0.0.1:{port}/listen/small"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+class Rater:
+    """A rater as a script: does over HTTP what the page does."""
+
+    def __init__(self, client: Any, base: str = "/listen/small") -> None:
+        self.client = client
+        self.base = base
+        self.headers = {"X-Session": uuid.uuid4().hex}
+
+    def post(self, path: str, body: Any) -> Any:
+        """POST JSON with this rater's session key."""
+        return self.client.post(f"{self.base}/{path}", json=body, headers=self.headers)
+
+    def start(self) -> dict[str, Any]:
+        """Consent; the first trial."""
+        reply = self.post("session", {"consent": True})
+        assert reply.status_code == 200, reply.text
+        return dict(reply.json())
+
+    def trial(self) -> dict[str, Any]:
+        """Where the session stands."""
+        reply = self.client.get(f"{self.base}/trial", headers=self.headers)
+        assert reply.status_code == 200, reply.text
+        return dict(reply.json())
+
+    def fetch(self, state: dict[str, Any]) -> bytes:
+        """The clip's bytes."""
+        reply = self.client.get(f"{self.base}/clip/{state['clip']}")
+        assert reply.status_code == 200, reply.text
+        return bytes(reply.content)
+
+    @staticmethod
+    def body(state: dict[str, Any], score: int, listened_ms: int = 500, **more: Any) -> Any:
+        """A rating as the page would send it."""
+        return {
+            "rating_id": str(uuid.uuid4()), "clip": state["clip"],
+            "trial_index": state["trial_index"], "score": score, "plays": 1,
+            "listened_ms": listened_ms, "ui_lang": "en", **more,
+        }  # fmt: skip
