@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from functools import cache
-from typing import Literal
+from typing import Literal, cast
 
 import jiwer
 from pocketsphinx import Decoder
@@ -79,6 +79,8 @@ def aligned(reference: str, heard: str) -> list[tuple[Op, str, str]]:
     for chunk in jiwer.process_words(" ".join(wanted), " ".join(got)).alignments[0]:
         left = wanted[chunk.ref_start_idx : chunk.ref_end_idx]
         right = got[chunk.hyp_start_idx : chunk.hyp_end_idx]
-        for i in range(max(len(left), len(right))):
-            pairs.append((chunk.type, left[i] if left else "", right[i] if right else ""))
+        blank = [""] * max(len(left), len(right))
+        words = zip(left or blank, right or blank, strict=True)
+        op = cast(Op, chunk.type)
+        pairs += [(op, wanted_word, got_word) for wanted_word, got_word in words]
     return pairs

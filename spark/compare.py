@@ -1,0 +1,283 @@
+"""The same prompt under several depth policies: sounds, figures, and where they part.
+
+    python -m spark.compare --model embedded --prompt TEXT --seed 1 --out DIR
+
+`stream` is the one way through a comparison: the page follows its events, `compare` and the
+command line wait for the last. Knows the engine and the metrics; knows no page and no plot.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+from spark.bundle import write_comparison
+from spark.comparison import CompareSettings, Comparison, Reply
+from spark.engine import Engine, Generation, Prefill
+from spark.heads import HeadKind
+from spark.metrics import mos, wer
+from spark.models import load
+from spark.models.base import SpokenLM, Vocoder
+from spark.schedule import MEASURES
+from spark.timing import timed_change
+from spark.trace import Trace
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A reply is being made; its trace grows."""
+
+    policy: str
+    trace: Trace
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A reply has its sound, or (`complete`) all its figures but for the replays'."""
+
+    reply: Reply
+    complete: bool
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """Some of the interleaved replays are done."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The last event."""
+
+    comparison: Comparison
+
+
+Event = Progress | Answered | Replayed | Finished
+_REPORT_EVERY_S = 0.15  # a page cannot use more
+
+
+def stream(
+    lm: SpokenLM,
+    prompt: str,
+    settings: CompareSettings,
+    *,
+    listen: bool = True,
+    replays: int = 0,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Event]:
+    """Run a comparison, telling how it goes; the last event is `Finished`.
+
+    Args:
+        lm: the model.
+        prompt: as typed.
+        settings: of policies and sampling.
+        listen: whether a recogniser and a MOS predictor judge each sound.
+        replays: how often all policies are run again, in turn, to time them; 0 for no timing.
+        stop: asked between tokens; once true, what is there is kept and the rest left out.
+
+    Raises:
+        PromptError: the model cannot take the prompt.
+        ValueError: impossible settings, or a prompt that is too long.
+    """
+    policies, sampling = settings.policies(lm), settings.sampling()
+    engine = Engine(lm, head=settings.head)
+    prefill = engine.prefill(lm.encode_prompt(prompt))
+    result = Comparison(lm.name, prompt, settings.resolved(lm))
+    for policy in policies:
+        if stop():
+            break
+        generation = engine.generate(prefill, policy, sampling)
+        reply = yield from _answer(lm, generation, policy.name, stop)
+        result.replies.append(reply)
+        _place_beside_full(reply, result.replies[0])
+        yield Answered(reply, complete=False)
+        if listen and not stop():
+            _listen(reply)
+        yield Answered(reply, complete=True)
+    if replays and not stop():
+        yield from _replay(lm, settings, prefill, result, replays, stop)
+    result.stopped = stop()
+    yield Finished(result)
+
+
+def compare(
+    lm: SpokenLM,
+    prompt: str,
+    settings: CompareSettings | None = None,
+    *,
+    listen: bool = True,
+    replays: int = 0,
+) -> Comparison:
+    """Run a comparison to its end; arguments and errors as of `stream`."""
+    for event in stream(lm, prompt, settings or CompareSettings(), listen=listen, replays=replays):
+        if isinstance(event, Finished):
+            return event.comparison
+    raise AssertionError("a comparison ends with Finished")
+
+
+class _FirstSound:
+    """Measures when a listener could have heard something, and then gets out of the way.
+
+    Codes go to a vocoder stream as they come, until it gives samples; the time is that of the
+    prefill, of the tokens so far and of the vocoder's work on them.
+    """
+
+    def __init__(self, vocoder: Vocoder | None, prefill_ms: float) -> None:
+        self._stream = vocoder.stream() if vocoder else None
+        self._spent = prefill_ms
+        self.ms: float | None = None
+
+    def step(self, elapsed_ms: float, code: int | None) -> None:
+        if self._stream is None:
+            return
+        self._spent += elapsed_ms
+        if code is None:
+            return
+        start = time.perf_counter()
+        ready = len(self._stream.push([code])) > 0
+        self._spent += 1e3 * (time.perf_counter() - start)
+        if ready:
+            self.ms, self._stream = self._spent, None
+
+    def end(self) -> None:
+        """The reply is over: what the stream held back can be played now."""
+        if self._stream is None:
+            return
+        start = time.perf_counter()
+        if len(self._stream.flush()):
+            self.ms = self._spent + 1e3 * (time.perf_counter() - start)
+        self._stream = None
+
+
+def _answer(
+    lm: SpokenLM, generation: Generation, name: str, stop: Callable[[], bool]
+) -> Generator[Event, None, Reply]:
+    """Run one reply; returns it as the generator's value."""
+    trace, words = generation.trace, lm.vocabulary
+    first, reported = _FirstSound(lm.vocoder, trace.prefill_ms), 0.0
+    yield Progress(name, trace)
+    for step in generation:
+        speech = words.is_speech(step.token_id)
+        first.step(step.elapsed_ms, words.code(step.token_id) if speech else None)
+        if stop():
+            generation.interrupt()
+        elif time.perf_counter() - reported > _REPORT_EVERY_S:
+            reported = time.perf_counter()
+            yield Progress(name, trace)
+    first.end()
+    reply = Reply(name, trace, lm.decode_text(trace.text_ids()), first_audio_ms=first.ms)
+    if lm.vocoder and trace.codes():
+        start = time.perf_counter()
+        reply.pcm = lm.vocoder.decode(trace.codes())
+        reply.vocoder_ms = 1e3 * (time.perf_counter() - start)
+        reply.sample_rate = lm.vocoder.sample_rate
+    return reply
+
+
+def _place_beside_full(reply: Reply, full: Reply) -> None:
+    """Say whether and where a reply parts from full depth's."""
+    ours, theirs = reply.trace.ids(), full.trace.ids()
+    over = "interrupted" not in (reply.trace.finish, full.trace.finish)
+    common = min(len(ours), len(theirs))
+    if over or ours[:common] != theirs[:common]:
+        reply.identical_to_full = ours == theirs
+    place = first_difference(reply.trace.codes(), full.trace.codes())
+    rate, reach = reply.trace.frame_rate, min(len(reply.trace.codes()), len(full.trace.codes()))
+    if place is not None and rate and (over or place < reach):
+        reply.first_divergence_s = place / rate
+
+
+def first_difference(left: Sequence[int], right: Sequence[int]) -> int | None:
+    """Index of the first element that is not the other's, or is missing there; None if equal."""
+    for index, (a, b) in enumerate(zip(left, right, strict=False)):
+        if a != b:
+            return index
+    return None if len(left) == len(right) else min(len(left), len(right))
+
+
+def _listen(reply: Reply) -> None:
+    if reply.pcm is None or reply.sample_rate is None:
+        return
+    reply.heard = wer.transcribe(reply.pcm, reply.sample_rate)
+    if wer.normalise(reply.text):
+        reply.wer_vs_text = wer.word_error_rate(reply.text, reply.heard)
+    reply.mos_predicted = mos.predict(reply.pcm, reply.sample_rate)
+
+
+def _replay(
+    lm: SpokenLM,
+    settings: CompareSettings,
+    prefill: Prefill,
+    result: Comparison,
+    replays: int,
+    stop: Callable[[], bool],
+) -> Iterator[Event]:
+    """Time all policies in turn, each round starting with another one; tokens are not kept."""
+    engine = Engine(lm, head=settings.head, outside_mass=False)
+    policies, sampling = settings.policies(lm), settings.sampling()
+    taken: dict[str, list[float]] = {policy.name: [] for policy in policies}
+    for done in range(replays):
+        yield Replayed(done, replays)
+        turn = done % len(policies)
+        for policy in (*policies[turn:], *policies[:turn]):
+            generation = engine.generate(prefill, policy, sampling)
+            for _ in generation:
+                if stop():
+                    return
+            taken[policy.name].append(generation.trace.summary()["ms_per_token"])
+    full = taken[policies[0].name]
+    for policy in policies[1:]:
+        reply = result.reply(policy.name)
+        assert reply is not None
+        reply.timing = timed_change(full, taken[policy.name])
+    yield Replayed(replays, replays)
+
+
+def _arguments() -> argparse.ArgumentParser:
+    plain = CompareSettings()
+    parser = argparse.ArgumentParser(
+        "python -m spark.compare", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--prompt", required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the files")
+    parser.add_argument("--seed", type=int, default=plain.seed)
+    parser.add_argument("--schedule", default=plain.schedule, help="triple, even, odd, k4, ...")
+    parser.add_argument("--exit-layer", type=int, help="of SPAR-K; default: the model's own")
+    parser.add_argument("--measure", choices=MEASURES, default=plain.measure)
+    parser.add_argument("--threshold", type=float, default=plain.threshold)
+    parser.add_argument("--candidates", type=int, nargs="+", default=(), metavar="LAYER")
+    parser.add_argument("--decay", type=float, help="of the confidence threshold (CALM's tau)")
+    parser.add_argument("--head", choices=get_args(HeadKind), default=plain.head)
+    parser.add_argument("--temperature", type=float, default=plain.temperature)
+    parser.add_argument("--top-p", type=float, default=plain.top_p)
+    parser.add_argument("--replays", type=int, default=0, help="interleaved runs that time each")
+    parser.add_argument("--no-listen", action="store_true", help="leave out WER and MOS")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; 0, or 2 after a message about what was asked."""
+    given = vars(_arguments().parse_args(arguments))
+    model, prompt, out = given.pop("model"), given.pop("prompt"), given.pop("out")
+    listen, replays = not given.pop("no_listen"), given.pop("replays")
+    settings = CompareSettings(**{**given, "candidates": tuple(given["candidates"])})
+    try:
+        comparison = compare(load(model), prompt, settings, listen=listen, replays=replays)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    for path in write_comparison(comparison, out):
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""What a comparison is asked for and what comes of it; settings, replies, figures.
+
+Holds values: it runs no model (`spark.compare` does) and writes no file (`spark.bundle` does).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, replace
+from typing import Any, get_args
+
+from spark.heads import HeadKind
+from spark.models.base import Pcm, SpokenLM
+from spark.sampling import SamplingSettings
+from spark.schedule import ConfidenceExit, FullDepth, Measure, Policy, Spark
+from spark.timing import Timing
+from spark.trace import Trace
+
+SCHEDULES = ("triple", "even", "odd")
+_PLAIN_K = re.compile(r"k(\d{1,2})")
+
+
+@dataclass(frozen=True)
+class CompareSettings:
+    """How the three policies of a comparison are set.
+
+    Attributes:
+        schedule: SPAR-K's: "triple", "even", "odd", or "k4" for one full position in every 4.
+        exit_layer: SPAR-K's; None is the model's own choice.
+        measure: of confidence exit.
+        threshold: of confidence exit, 0 to 1.
+        candidates: layers confidence exit tries; empty: all that the model offers.
+        decay: CALM's, of the threshold; None keeps it constant.
+        head: fitted exit heads, or the untrained ones (final norm and base rows).
+        temperature, top_p, seed: of the sampling, the same for all policies.
+    """
+
+    schedule: str = "triple"
+    exit_layer: int | None = None
+    measure: Measure = "max_prob"
+    threshold: float = 0.9
+    candidates: tuple[int, ...] = ()
+    decay: float | None = None
+    head: HeadKind = "fitted"
+    temperature: float = 0.7
+    top_p: float = 0.9
+    seed: int = 1
+
+    def sampling(self) -> SamplingSettings:
+        """How tokens are drawn; raises ValueError for values out of range."""
+        return SamplingSettings(temperature=self.temperature, top_p=self.top_p, seed=self.seed)
+
+    def resolved(self, lm: SpokenLM) -> CompareSettings:
+        """The same with the model's own choices filled in."""
+        return replace(
+            self,
+            exit_layer=lm.default_exit if self.exit_layer is None else self.exit_layer,
+            candidates=self.candidates or lm.candidate_exits,
+        )
+
+    def policies(self, lm: SpokenLM) -> tuple[Policy, ...]:
+        """Full depth, SPAR-K and confidence exit, in this order.
+
+        Raises:
+            ValueError: a setting that means nothing, or not with this model.
+        """
+        chosen = self.resolved(lm)
+        exit_layer, candidates = chosen.exit_layer, chosen.candidates
+        assert exit_layer is not None
+        for layer in (exit_layer, *candidates):
+            if layer not in lm.candidate_exits:
+                offered = ", ".join(map(str, lm.candidate_exits))
+                raise ValueError(f"there is no exit at layer {layer}: choose one of {offered}")
+        if self.head not in get_args(HeadKind):
+            raise ValueError(f"unknown exit head {self.head!r}: use fitted or untrained")
+        confidence = ConfidenceExit(self.measure, self.threshold, candidates, self.decay)
+        return (FullDepth(), spark_policy(self.schedule, exit_layer), confidence)
+
+
+def spark_policy(schedule: str, exit_layer: int) -> Spark:
+    """SPAR-K by the name of its schedule; raises ValueError for a name that is none."""
+    match schedule:
+        case "triple" | "even" | "odd":
+            return Spark(exit_layer, variant=schedule)
+    if plain := _PLAIN_K.fullmatch(schedule):
+        return Spark(exit_layer, k=int(plain[1]))
+    raise ValueError(f"unknown schedule {schedule!r}: use {', '.join(SCHEDULES)}, or k4, k5, ...")
+
+
+@dataclass
+class Reply:
+    """What one policy came to. None is what was not computed, or cannot be.
+
+    Attributes:
+        policy: its name.
+        trace: token by token.
+        text: the reply's words.
+        pcm: mono int16 sound (n,); None without a vocoder or without speech.
+        sample_rate: of the sound, Hz.
+        vocoder_ms: wall-clock of turning all codes into the sound.
+        first_audio_ms: prefill, tokens and vocoder until the first samples could be played.
+        heard: what the recogniser heard.
+        wer_vs_text: of what was heard against the reply's own text.
+        mos_predicted: DNSMOS P.808.
+        identical_to_full: whether every token is full depth's.
+        first_divergence_s: audio time of the first speech token that differs.
+        timing: change in time a token against full depth, from interleaved replays.
+    """
+
+    policy: str
+    trace: Trace
+    text: str
+    pcm: Pcm | None = None
+    sample_rate: int | None = None
+    vocoder_ms: float | None = None
+    first_audio_ms: float | None = None
+    heard: str | None = None
+    wer_vs_text: float | None = None
+    mos_predicted: float | None = None
+    identical_to_full: bool | None = None
+    first_divergence_s: float | None = None
+    timing: Timing | None = None
+
+    def real_time_factor(self) -> float | None:
+        """Prefill, tokens and vocoder over the sound's duration; below 1 is faster than speech."""
+        figures = self.trace.summary()
+        if not figures["audio_s"] or self.vocoder_ms is None:
+            return None
+        spent = figures["prefill_ms"] + figures["decode_ms"] + self.vocoder_ms
+        return float(spent / 1e3 / figures["audio_s"])
+
+    def summary(self) -> dict[str, Any]:
+        """The policy's entry of summary.json, keys in the contract's order."""
+        figures = self.trace.summary()
+        taken = ("n_text", "n_speech", "mean_depth_text", "mean_depth_speech", "layers",
+                 "traffic_ratio", "ms_per_token")  # fmt: skip
+        return {
+            "name": self.policy,
+            "text": self.text,
+            **{key: figures[key] for key in taken},
+            "real_time_factor": self.real_time_factor(),
+            "first_audio_ms": self.first_audio_ms,
+            "audio_s": figures["audio_s"],
+            "identical_to_full": self.identical_to_full,
+            "first_divergence_s": self.first_divergence_s,
+            "wer_vs_text": self.wer_vs_text,
+            "mos_predicted": self.mos_predicted,
+        }
+
+
+@dataclass
+class Comparison:
+    """A finished comparison, or as much of it as there is.
+
+    Attributes:
+        model, prompt, settings: what was asked.
+        replies: in the order of the policies.
+        stopped: whether it was stopped before its end.
+    """
+
+    model: str
+    prompt: str
+    settings: CompareSettings
+    replies: list[Reply] = field(default_factory=list)
+    stopped: bool = False
+
+    def reply(self, policy: str) -> Reply | None:
+        """The reply of a policy, None while there is none."""
+        return next((reply for reply in self.replies if reply.policy == policy), None)
