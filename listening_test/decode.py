@@ -37,10 +37,21 @@ def sources_sha256(model: str) -> str:
 def decode_policies(
     model: str, prompt: str, policies: Sequence[str], seed: int
 ) -> dict[str, tuple[npt.NDArray[np.int16], int]]:
-    """Speech of one prompt under each policy: name -> (int16 mono samples (n,), Hz)."""
-    from spark.compare import CompareSettings, compare
+    """Speech of one prompt under each policy: name -> (int16 mono samples (n,), Hz).
 
-    lm = _model(model)
-    comparison = compare(lm, prompt, CompareSettings(seed=seed), listen=False)
-    rate = lm.vocoder.sample_rate
-    return {name: (comparison.results[name].pcm, rate) for name in policies}
+    The settings are those the Compare page starts with.
+
+    Raises:
+        ValueError: the model cannot take the prompt, or a policy's reply has no sound.
+    """
+    from spark.compare import compare
+    from spark.comparison import CompareSettings
+
+    comparison = compare(_model(model), prompt, CompareSettings(seed=seed), listen=False)
+    sounds = {}
+    for name in policies:
+        reply = comparison.reply(name)
+        if reply is None or reply.pcm is None or reply.sample_rate is None:
+            raise ValueError(f"{name} gives no sound for the prompt {prompt!r}; take another one")
+        sounds[name] = (reply.pcm, reply.sample_rate)
+    return sounds

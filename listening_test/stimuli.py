@@ -206,7 +206,10 @@ def _sources(
         sounds = {}
         if decoded:
             assert item.prompt is not None
-            sounds = decode_policies(study.model, item.prompt, decoded, study.seed)
+            try:
+                sounds = decode_policies(study.model, item.prompt, decoded, study.seed)
+            except ValueError as error:
+                raise StimulusError(f"item {item.id}: {error}") from error
         for system in systems:
             if system.policy:
                 pcm, rate = sounds[system.policy]

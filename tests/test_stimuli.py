@@ -1,0 +1,157 @@
+"""Stimuli: one format, one loudness, no tags, opaque stable ids; and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyloudnorm
+import pytest
+import soundfile
+
+from listening_test import prepare as command
+from listening_test.prepared import NotPrepared, load_prepared
+from listening_test.stimuli import KEY_VARIABLE, StimulusError, level, prepare
+from listening_test.study import load_study
+from tests.listening import RATE, SYSTEMS, prepared_study, tone_bursts, write_study
+
+
+def key_rows(study_dir: Path) -> list[dict[str, str]]:
+    with open(study_dir / "key" / "stimuli.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_clips_are_one_format_one_loudness_and_carry_no_tags(tmp_path: Path) -> None:
+    study_dir = prepared_study(tmp_path)
+    clips = sorted((study_dir / "serve" / "audio").glob("*.wav"))
+    assert len(clips) == 3 * 3 + 1
+    for clip in clips:
+        data = clip.read_bytes()
+        samples, rate = soundfile.read(clip)
+        # A canonical header of 44 bytes, then samples: no room for any other chunk.
+        assert data[:4] == b"RIFF"
+        assert data[36:40] == b"data"
+        assert len(data) == 44 + 2 * len(samples)
+        assert rate == RATE
+        assert samples.ndim == 1
+        loudness = pyloudnorm.Meter(rate).integrated_loudness(samples)
+        assert loudness == pytest.approx(-26, abs=0.05)
+        assert np.abs(samples).max() < 1
+
+
+def test_tags_of_a_source_do_not_survive(tmp_path: Path) -> None:
+    study = write_study(tmp_path)
+    victim = tmp_path / SYSTEMS[0] / "text-0.wav"
+    with soundfile.SoundFile(victim, "w", RATE, 1, "PCM_16") as file:
+        file.title = "made by zebrafish"
+        file.software = "zebrafish"
+        file.write(tone_bursts(7))
+    assert b"zebrafish" in victim.read_bytes()
+    prepare(load_study(study), tmp_path / "out")
+    for path in (tmp_path / "out" / "serve").rglob("*"):
+        if path.is_file():
+            assert b"zebrafish" not in path.read_bytes()
+
+
+def test_the_served_half_holds_no_system_and_the_key_holds_all(tmp_path: Path) -> None:
+    study_dir = prepared_study(tmp_path)
+    served = "".join(
+        str(path) + path.read_bytes().decode("latin-1")
+        for path in (study_dir / "serve").rglob("*")
+        if path.is_file()
+    ).lower()
+    assert not [name for name in SYSTEMS if name in served]
+    rows = key_rows(study_dir)
+    assert {row["system"] for row in rows} == set(SYSTEMS)
+    assert {row["stimulus_id"] for row in rows} == {
+        path.stem for path in (study_dir / "serve" / "audio").iterdir()
+    }
+    assert all(float(row["lufs_out"]) == pytest.approx(-26, abs=0.05) for row in rows)
+    record = json.loads((study_dir / "key" / "study.json").read_text(encoding="utf-8"))
+    assert record["config_sha256"] == load_prepared(study_dir).config_sha256
+
+
+def test_ids_are_stable_and_keyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = load_study(write_study(tmp_path))
+
+    def ids(name: str) -> list[str]:
+        prepare(study, tmp_path / name)
+        return [row["stimulus_id"] for row in key_rows(tmp_path / name)]
+
+    first, again = ids("one"), ids("one")
+    assert first == again
+    assert len(set(first)) == len(first)
+    monkeypatch.setenv(KEY_VARIABLE, "a secret")
+    assert not set(ids("two")) & set(first)
+
+
+def test_identical_sound_of_two_systems_becomes_a_null_pair(tmp_path: Path) -> None:
+    study = write_study(tmp_path)
+    # The same sound at another level: equal after levelling, which is what a rater hears.
+    samples, _ = soundfile.read(tmp_path / SYSTEMS[0] / "text-1.wav")
+    soundfile.write(tmp_path / SYSTEMS[1] / "text-1.wav", samples, RATE, subtype="PCM_16")
+    prepare(load_study(study), tmp_path / "out")
+    rows = {(row["item_id"], row["system"]): row for row in key_rows(tmp_path / "out")}
+    first, twin = rows["text-1", SYSTEMS[0]], rows["text-1", SYSTEMS[1]]
+    assert twin["identical_to"] == first["stimulus_id"] != twin["stimulus_id"]
+    assert twin["trial_type"] == first["trial_type"] == "null_pair"
+    others = [row for place, row in rows.items() if place[0] != "text-1"]
+    assert not [row for row in others if row["identical_to"]]
+    kinds = {s.stimulus_id: s.trial_type for s in load_prepared(tmp_path / "out").stimuli}
+    assert kinds[twin["stimulus_id"]] == "null_pair"
+
+
+def test_levelling_resamples_mixes_down_and_trims() -> None:
+    sound = tone_bursts(3, 1.0)
+    padded = np.concatenate([np.zeros(RATE), sound, np.zeros(RATE // 2)])
+    stereo = np.stack([padded, padded], axis=1)
+    clip = level(stereo, RATE, 24_000, -30, "x")
+    assert clip.sample_rate == 24_000
+    assert len(clip.pcm) / 24_000 == pytest.approx(1.4, abs=0.02)
+    assert clip.leading_silence_ms == pytest.approx(1000, abs=10)
+    assert clip.trailing_silence_ms == pytest.approx(500, abs=10)
+    assert clip.lufs_out == pytest.approx(-30, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("samples", "lufs", "says"),
+    [
+        (np.zeros(RATE), -26, "is silent"),
+        (np.zeros(0), -26, "is silent or empty"),
+        (tone_bursts(1, 0.2), -26, "too short"),
+        (np.full(RATE, np.nan), -26, "not numbers"),
+    ],
+)
+def test_what_cannot_be_levelled_is_an_error(samples: np.ndarray, lufs: float, says: str) -> None:
+    with pytest.raises(StimulusError, match=says):
+        level(samples, RATE, RATE, lufs, "x")
+
+
+def test_the_remedy_against_clipping_works() -> None:
+    spiky = 0.01 * tone_bursts(1, 1.0)
+    spiky[::2000] = 0.9
+    with pytest.raises(StimulusError) as caught:
+        level(spiky, RATE, RATE, -14, "x")
+    advised = float(str(caught.value).split("loudness_lufs: ")[1].split("`")[0])
+    assert level(spiky, RATE, RATE, advised, "x").true_peak_dbtp <= 0
+
+
+def test_missing_clips_and_other_versions_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = write_study(tmp_path)
+    (tmp_path / SYSTEMS[2] / "text-2.wav").unlink()
+    assert command.main([str(study), "--out", str(tmp_path / "out")]) == 2
+    assert "text-2.wav is missing" in capsys.readouterr().err
+    with pytest.raises(NotPrepared, match="no prepared study"):
+        load_prepared(tmp_path / "out")
+    shutil.copy(tmp_path / SYSTEMS[2] / "text-1.wav", tmp_path / SYSTEMS[2] / "text-2.wav")
+    assert command.main([str(study), "--out", str(tmp_path / "out")]) == 0
+    (tmp_path / "out" / "data").mkdir()
+    (tmp_path / "out" / "data" / "ratings.sqlite3").touch()
+    study.write_text(study.read_text().replace("A small test", "Another test"))
+    assert command.main([str(study), "--out", str(tmp_path / "out")]) == 2
+    assert "ratings of another version" in capsys.readouterr().err

@@ -1,0 +1,102 @@
+"""The study file: what is accepted, and what its errors say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from listening_test.ready import READY_STUDY
+from listening_test.study import ACR_LABELS, StudyError, load_study
+
+GOOD = """\
+id: demo
+title: A demo
+systems:
+  - name: one
+    policy: full
+  - name: two
+    policy: spark
+items:
+  - {id: a, prompt: First.}
+  - {id: b, prompt: Second.}
+  - {id: c, prompt: Third.}
+trials_per_rater: 4
+ratings_per_stimulus: 6
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "demo.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_study_has_the_standard_wording_and_its_own_numbers(tmp_path: Path) -> None:
+    study = load_study(written(tmp_path, GOOD))
+    assert study.labels == ACR_LABELS == ("Excellent", "Good", "Fair", "Poor", "Bad")
+    assert study.shown_question == "How natural does the speech sound?"
+    assert study.items_per_rater == 2
+    # 6 ratings x 3 texts x 2 systems, 4 a session.
+    assert study.planned_sessions == 9
+
+
+def test_the_hash_follows_the_content_not_the_layout_or_the_place(tmp_path: Path) -> None:
+    first = load_study(written(tmp_path, GOOD))
+    (tmp_path / "moved").mkdir()
+    second = load_study(written(tmp_path / "moved", "# a note\n" + GOOD.replace("  - {", "  -  {")))
+    assert first.sha256 == second.sha256
+    changed = load_study(written(tmp_path, GOOD.replace("Third.", "Third!")))
+    assert changed.sha256 != first.sha256
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "says"),
+    [
+        ("id: demo", "id: Demo Study", 1, "pattern"),
+        ("title: A demo\n", "", 1, "title: is missing"),
+        ("policy: spark", "policy: sparc", 7, "'full', 'spark' or 'confidence'"),
+        ("    policy: spark", "    polisy: spark", 7, "unknown key"),
+        ("policy: spark", "policy: spark\n    folder: wavs", 6, "exactly one source"),
+        ("id: b", "id: a", 8, "a is listed twice"),
+        (", prompt: Second.", "", 1, "item b needs a `prompt:`"),
+        ("rater: 4", "rater: 5", 1, "multiple of the 2 systems"),
+        ("rater: 4", "rater: 2", 1, "back to back"),
+        ("rater: 4", "rater: many", 12, "found 'many'"),
+        ("stimulus: 6", "stimulus: 0", 13, "greater than or equal to 1"),
+        ("title: A demo", "title: [A", 3, "not valid YAML"),
+        ("title: A demo", "title: A demo\ntitle: B", 3, "duplicate key"),
+        ("    policy: full", "    folder: nowhere", 5, "there is no folder"),
+    ],
+)
+def test_errors_name_the_line_and_the_problem(
+    tmp_path: Path, old: str, new: str, line: int, says: str
+) -> None:
+    assert old in GOOD
+    with pytest.raises(StudyError) as caught:
+        load_study(written(tmp_path, GOOD.replace(old, new, 1)))
+    assert f"demo.yaml line {line}:" in str(caught.value)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "just words", "- a\n- b\n", "\x00"])
+def test_what_is_no_study_at_all_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(StudyError, match="demo.yaml"):
+        load_study(written(tmp_path, text))
+
+
+def test_a_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match="cannot be read"):
+        load_study(tmp_path / "none.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(StudyError, match="UTF-8"):
+        load_study(tmp_path / "binary.yaml")
+
+
+def test_the_ready_study_is_valid_and_mixes_answers_with_reading(tmp_path: Path) -> None:
+    study = load_study(READY_STUDY)
+    assert [system.policy for system in study.systems] == ["full", "spark", "confidence"]
+    prompts = [item.prompt or "" for item in study.items]
+    read_aloud = sum(prompt.lower().startswith("say:") for prompt in prompts)
+    assert 0 < read_aloud < len(prompts)
+    assert study.practice
