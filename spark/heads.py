@@ -117,7 +117,7 @@ def save_heads(path: Path | str, heads: Mapping[int, Head], base: str) -> None:
         for part in _PARTS:
             value = getattr(head, part)
             if value is not None:
-                tensors[f"{layer}.{part}"] = value.detach().cpu().contiguous()
+                tensors[f"{layer}.{part}"] = value.detach().cpu().clone()  # no shared memory
     save_file(tensors, str(path), metadata=metadata)
 
 

@@ -59,7 +59,7 @@ class TransformerConfig:
         heads = raw["num_attention_heads"]
         head_dim = raw.get("head_dim") or raw["hidden_size"] // heads
         rope = {**raw, **(raw.get("rope_parameters") or {})}
-        if "rope_theta" not in rope:
+        if rope.get("rope_theta") is None:  # the default would differ from model to model
             raise ValueError("the config gives no rope_theta")
         share = rope.get("partial_rotary_factor") or _ROTARY_SHARE[family]
         return cls(

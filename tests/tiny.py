@@ -91,7 +91,7 @@ def random_state(config: dict[str, Any], seed: int = 0, scale: float = 0.2) -> d
     return state
 
 
-def _steer(state: dict[str, Tensor], words: Vocabulary, period: int) -> None:
+def _steer(state: dict[str, Tensor], words: Vocabulary, period: int, ends: bool) -> None:
     """Make embeddings carry a phase of the group and head rows ask for the phase after it.
 
     Phases: 0 text, 1..period-1 codes, then one for the end of speech, which asks for a stop.
@@ -108,7 +108,8 @@ def _steer(state: dict[str, Tensor], words: Vocabulary, period: int) -> None:
     rows[:, : period + 1] = 3 * eye[asked]
     rows[list(words.control_ids), : period + 1] *= 0.8
     rows[words.tts_end, : period + 1] *= 1.05 / 0.8  # about one group in twenty is the last
-    for mark in set(words.control_ids) - {words.tts_pad, words.tts_end, *words.stop_ids}:
+    wanted = {words.tts_pad, *((words.tts_end, *words.stop_ids) if ends else ())}
+    for mark in set(words.control_ids) - wanted:
         rows[mark, : period + 1] = -1
 
 
@@ -172,6 +173,7 @@ def tiny_lm(
     exits: tuple[int, ...] | None = None,
     vocoder: bool = True,
     max_tokens: int = 120,
+    ends: bool = True,
 ) -> SpokenLM:
     """A spoken language model of random weights.
 
@@ -184,11 +186,12 @@ def tiny_lm(
         exits: candidate exit layers with a fitted-looking head each; all layers where None.
         vocoder: whether it can make sound.
         max_tokens: longest reply.
+        ends: whether replies come to an end before that.
     """
     layout = layout or Interleave(1, 4)
     words, config = tiny_vocabulary(), tiny_config(family, layers)
     state = random_state(config, seed, scale=0.1)
-    _steer(state, words, period=5)
+    _steer(state, words, 5, ends)
     body = Transformer.from_state_dict(state, config, dtype=dtype)
     exits = tuple(range(1, layers)) if exits is None else exits
     lm = SpokenLM(
