@@ -158,6 +158,19 @@ class Transformer:
             unembedding = reader.take("lm_head.weight", (shape.vocab_size, shape.hidden_size))
         return cls(shape, embedding, layers, final_gain, unembedding)
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """The weights under transformers' names and in its order, as `from_state_dict` reads them.
+
+        Views where the order is the same, copies elsewhere.
+        """
+        state = {"model.embed_tokens.weight": self.embedding, "model.norm.weight": self.final_gain}
+        if not self.config.tie_word_embeddings:
+            state["lm_head.weight"] = self.unembedding
+        for index, layer in enumerate(self.layers):
+            prefix = f"model.layers.{index}."
+            state |= {prefix + name: part for name, part in _unfused(layer, self.config).items()}
+        return state
+
     @property
     def num_layers(self) -> int:
         """Number of blocks."""
@@ -368,13 +381,36 @@ def _read_gate_up(reader: _StateReader, shape: TransformerConfig, prefix: str) -
     return torch.cat((gate, reader.take(f"{prefix}mlp.up_proj.weight", (inner, width))))
 
 
-def _pair(rows: Tensor, shape: TransformerConfig) -> Tensor:
-    """Put the two rows of each rotary pair side by side; rows are (heads head_dim, ...)."""
+def _unfused(layer: Layer, shape: TransformerConfig) -> dict[str, Tensor]:
+    """One block's weights by transformers' names, the inverse of `_read_layer`."""
+    queries = shape.num_attention_heads * shape.head_dim
+    keys = shape.num_key_value_heads * shape.head_dim
+    parts = {
+        "input_layernorm.weight": layer.attention_gain,
+        "self_attn.o_proj.weight": layer.output,
+        "post_attention_layernorm.weight": layer.mlp_gain,
+        "mlp.down_proj.weight": layer.down,
+    }
+    for kind, fused in (("weight", layer.qkv), ("bias", layer.qkv_bias)):
+        if fused is not None:
+            q, k, v = fused.split((queries, keys, keys))
+            parts[f"self_attn.q_proj.{kind}"] = _pair(q, shape, back=True)
+            parts[f"self_attn.k_proj.{kind}"] = _pair(k, shape, back=True)
+            parts[f"self_attn.v_proj.{kind}"] = v
+    if shape.family == "glm":
+        return parts | {"mlp.gate_up_proj.weight": layer.gate_up}
+    gate, up = layer.gate_up.chunk(2)
+    return parts | {"mlp.gate_proj.weight": gate, "mlp.up_proj.weight": up}
+
+
+def _pair(rows: Tensor, shape: TransformerConfig, back: bool = False) -> Tensor:
+    """Put the rows of each rotary pair side by side, or back; rows are (heads head_dim, ...)."""
     if shape.family == "glm":
         return rows
     half = shape.rotary_dim // 2
     first = torch.arange(half)
     order = torch.stack((first, first + half), dim=1).flatten()
     order = torch.cat((order, torch.arange(shape.rotary_dim, shape.head_dim)))
+    order = order.argsort() if back else order
     by_head = rows.unflatten(0, (-1, shape.head_dim))
     return by_head[:, order.to(rows.device)].flatten(0, 1)

@@ -101,6 +101,16 @@ def test_layers_can_be_run_in_ranges(case: str) -> None:
     assert torch.equal(states, before), "the states given must not be written to"
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_weights_can_be_given_back(case: str) -> None:
+    body, model = pair(case)
+    given, expected = body.state_dict(), model.state_dict()
+    if body.config.tie_word_embeddings:
+        del expected["lm_head.weight"]
+    assert given.keys() == expected.keys()
+    assert all(torch.equal(given[name], value) for name, value in expected.items())
+
+
 @torch.inference_mode()
 def test_a_batch_may_have_positions_of_its_own() -> None:
     """Two sequences at different offsets give what each gives alone."""

@@ -1,0 +1,281 @@
+"""How fast each policy decodes, beside transformers' `generate` and the floor of reading weights.
+
+    python -m benchmarks.decode --model embedded
+
+Policies, `generate` and the floor take turns within each repetition, so that a machine that gets
+slower meets all of them; figures are medians over repetitions, ratios are of pairs of the same
+repetition. Times are per token of the reply, prefill apart. The last line is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GlmConfig, GlmForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+
+from benchmarks import random_model
+from spark import models
+from spark.engine import Engine
+from spark.metrics.cost import traffic_bytes, traffic_ratio
+from spark.modality import Modality
+from spark.models.base import SpokenLM
+from spark.sampling import SamplingSettings
+from spark.schedule import ConfidenceExit, FixedExit, FullDepth, Policy, Spark
+from spark.trace import Trace
+
+PROMPTS = ("What is nineteen minus eight?", "Hello, who are you?", "Say: the tide turns at noon.")
+WHOLE_HEAD = "full, whole head"  # what `generate` computes: every row at every step
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A policy on the engine it runs on."""
+
+    name: str
+    engine: Engine
+    policy: Policy
+
+
+def contenders(lm: SpokenLM) -> list[Contender]:
+    """Full depth with and without the speech-row head, and the three exits."""
+    sliced = Engine(lm, outside_mass=False)
+    whole = Engine(lm, speech_row_head=False, outside_mass=False)
+    exits = [
+        FullDepth(),
+        Spark(lm.default_exit, variant="triple"),
+        ConfidenceExit("max_prob", 0.9, lm.candidate_exits),
+        FixedExit(lm.default_exit),
+    ]
+    runs = [Contender(policy.name, sliced, policy) for policy in exits]
+    return [Contender(WHOLE_HEAD, whole, FullDepth()), *runs]
+
+
+def reply(run: Contender, ids: list[int], seed: int, tokens: int) -> Trace:
+    """One reply of a contender."""
+    start = run.engine.prefill(ids)
+    made = run.engine.generate(start, run.policy, SamplingSettings(seed=seed), tokens)
+    for _ in made:
+        pass
+    return made.trace
+
+
+def reference_model(lm: SpokenLM) -> PreTrainedModel:
+    """transformers' model with the same weights, for `generate`."""
+    shape = lm.transformer.config
+    shared = {
+        "vocab_size": shape.vocab_size,
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.intermediate_size,
+        "num_hidden_layers": shape.num_hidden_layers,
+        "num_attention_heads": shape.num_attention_heads,
+        "num_key_value_heads": shape.num_key_value_heads,
+        "head_dim": shape.head_dim,
+        "rms_norm_eps": shape.rms_norm_eps,
+        "max_position_embeddings": shape.max_position_embeddings,
+        "tie_word_embeddings": shape.tie_word_embeddings,
+        "rope_theta": shape.rope_theta,
+    }
+    model: PreTrainedModel
+    if shape.family == "glm":
+        bias = lm.transformer.layers[0].qkv_bias is not None
+        model = GlmForCausalLM(GlmConfig(**shared, attention_bias=bias, pad_token_id=0))
+    else:
+        model = Qwen2ForCausalLM(Qwen2Config(**shared))
+    model.load_state_dict(lm.transformer.state_dict(), strict=not shape.tie_word_embeddings)
+    model.generation_config.eos_token_id = None
+    return model.to(lm.transformer.dtype).eval()
+
+
+def generate_ms(model: PreTrainedModel, ids: list[int], tokens: int, static: bool) -> float:
+    """Milliseconds a token of transformers' `generate` with the same sampling, prefill apart."""
+    prompt = torch.tensor([ids])
+
+    def run(length: int) -> float:
+        begun = time.perf_counter()
+        model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=length,
+            do_sample=True,
+            temperature=0.7,
+            top_p=0.9,
+            top_k=0,
+            cache_implementation="static" if static else None,
+        )
+        return time.perf_counter() - begun
+
+    return 1e3 * (run(tokens + 1) - run(1)) / tokens
+
+
+def matrices(lm: SpokenLM) -> list[Tensor]:
+    """Every matrix a full step reads, whole head included."""
+    body = lm.transformer
+    layers = [m for layer in body.layers for m in (layer.qkv, layer.output, layer.gate_up)]
+    return [*layers, *(layer.down for layer in body.layers), body.unembedding]
+
+
+@torch.inference_mode()
+def floor_ms(weights: list[Tensor], rounds: int = 20) -> float:
+    """Milliseconds to multiply every matrix with one vector, once."""
+    vectors = {w.shape[1]: torch.ones(w.shape[1], dtype=w.dtype) for w in weights}
+    begun = time.perf_counter()
+    for _ in range(rounds):
+        for weight in weights:
+            torch.mv(weight, vectors[weight.shape[1]])
+    return 1e3 * (time.perf_counter() - begun) / rounds
+
+
+@dataclass
+class Measured:
+    """What one repetition after the other gave."""
+
+    ms: dict[str, list[float]]
+    traces: dict[str, list[Trace]]
+
+
+def measure(
+    lm: SpokenLM, extra: dict[str, Callable[[list[int]], float]], repeats: int, tokens: int
+) -> Measured:
+    """Run everything `repeats` times in turn, after one round that does not count."""
+    runs = contenders(lm)
+    got = Measured({}, {})
+    for turn in range(-1, repeats):
+        ids = lm.encode_prompt(PROMPTS[turn % len(PROMPTS)])
+        for run in runs:
+            trace = reply(run, ids, seed=turn, tokens=tokens)
+            if turn >= 0:
+                spent = sum(step.elapsed_ms for step in trace.steps) / len(trace.steps)
+                got.ms.setdefault(run.name, []).append(spent)
+                got.traces.setdefault(run.name, []).append(trace)
+        for name, clock in extra.items():
+            spent = clock(ids)
+            if turn >= 0:
+                got.ms.setdefault(name, []).append(spent)
+    return got
+
+
+def ratio(got: Measured, name: str, over: str) -> float:
+    """Median over repetitions of the ratio of two times."""
+    return median(a / b for a, b in zip(got.ms[name], got.ms[over], strict=True))
+
+
+def rows(got: Measured) -> list[dict[str, Any]]:
+    """One row a policy, the contract's keys; ratios are over full depth on the same engine."""
+    table = []
+    for name, traces in got.traces.items():
+        read = sum(traffic_bytes(trace) for trace in traces)
+        spent = sum(step.elapsed_ms for trace in traces for step in trace.steps)
+        depths = [trace.mean_depth(Modality.SPEECH) for trace in traces]
+        spoken = [depth for depth in depths if depth is not None]
+        ms = median(got.ms[name])
+        table.append(
+            {
+                "policy": name,
+                "ms_per_token": ms,
+                "tokens_per_s": 1e3 / ms,
+                "gb_per_s": read / spent / 1e6,
+                "mean_depth_speech": sum(spoken) / len(spoken) if spoken else None,
+                "traffic_ratio": median(traffic_ratio(trace) for trace in traces),
+                "time_ratio": ratio(got, name, "full"),
+            }
+        )
+    return table
+
+
+def realised(row: dict[str, Any]) -> float | None:
+    """The share of a cut in traffic that became time, None where there was hardly a cut."""
+    cut = 1 - row["traffic_ratio"]
+    return (1 - row["time_ratio"]) / cut if cut > 0.005 else None
+
+
+def report(lm: SpokenLM, got: Measured) -> dict[str, Any]:
+    """The JSON object."""
+    table = rows(got)
+    spark = next(row for row in table if row["policy"] == "spark")
+    compiled = "generate, compiled" in got.ms
+    return {
+        "model": lm.name,
+        "device": str(lm.transformer.device),
+        "dtype": str(lm.transformer.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "repeats": len(got.ms["full"]),
+        "rows": table,
+        "generate_ms_per_token": median(got.ms["generate"]),
+        "generate_compiled_ms_per_token": median(got.ms["generate, compiled"])
+        if compiled
+        else None,
+        "speedup_over_generate": ratio(got, "generate", WHOLE_HEAD),
+        "speedup_over_compiled_generate": (
+            ratio(got, "generate, compiled", WHOLE_HEAD) if compiled else None
+        ),
+        "floor_ms_per_token": median(got.ms["floor"]),
+        "floor_ratio": ratio(got, "floor", WHOLE_HEAD),
+        "depth_cut_realised": realised(spark),
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    """The table for people."""
+    print(
+        f"{result['model']}, {result['dtype']}, {result['threads']} thread(s), "
+        f"medians of {result['repeats']} interleaved repetitions, prefill apart"
+    )
+    heads = ("policy", "ms/token", "tokens/s", "GB/s", "depth", "traffic", "time")
+    print("{:<20}{:>10}{:>10}{:>8}{:>8}{:>9}{:>8}".format(*heads))
+    for row in result["rows"]:
+        depth = "-" if row["mean_depth_speech"] is None else f"{row['mean_depth_speech']:.2f}"
+        print(
+            f"{row['policy']:<20}{row['ms_per_token']:>10.2f}{row['tokens_per_s']:>10.1f}"
+            f"{row['gb_per_s']:>8.2f}{depth:>8}{row['traffic_ratio']:>9.3f}{row['time_ratio']:>8.3f}"
+        )
+    for name, key in (
+        ("generate", "generate_ms_per_token"),
+        ("generate, compiled", "generate_compiled_ms_per_token"),
+        ("reading weights", "floor_ms_per_token"),
+    ):
+        value = result[key]
+        print(f"{name:<20}" + ("  not measured" if value is None else f"{value:>10.2f}"))
+    print(f"{WHOLE_HEAD} is {result['speedup_over_generate']:.2f} times as fast as generate")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="embedded", help="a model's name, or `random`")
+    parser.add_argument("--tokens", type=int, default=120, help="longest reply")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--threads", type=int, help="torch's own choice where not given")
+    parser.add_argument(
+        "--no-compile", action="store_true", help="leave out the compiled generate (minutes)"
+    )
+    wanted = parser.parse_args()
+    if wanted.threads:
+        torch.set_num_threads(wanted.threads)
+    lm = random_model.load() if wanted.model == "random" else models.load(wanted.model)
+    model, weights = reference_model(lm), matrices(lm)
+    extra: dict[str, Callable[[list[int]], float]] = {
+        "generate": lambda ids: generate_ms(model, ids, wanted.tokens, static=False),
+        "floor": lambda ids: floor_ms(weights),
+    }
+    if not wanted.no_compile and shutil.which("c++"):
+        compiled = reference_model(lm)
+        compiled.forward = torch.compile(compiled.forward)
+        extra["generate, compiled"] = lambda ids: generate_ms(
+            compiled, ids, wanted.tokens, static=True
+        )
+    result = report(lm, measure(lm, extra, wanted.repeats, wanted.tokens))
+    show(result)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
