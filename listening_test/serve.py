@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from listening_test.hosting import Studies
 from listening_test.prepared import NotPrepared
 from listening_test.server import attach
-from listening_test.store import StoreMismatch
+from listening_test.store import NotSaved, StoreMismatch
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     studies = Studies()
     try:
         hosted = studies.open(options.study_dir)
-    except (NotPrepared, StoreMismatch) as error:
+    except (NotPrepared, NotSaved, StoreMismatch) as error:
         print(error, file=sys.stderr)
         return 2
     app = FastAPI(openapi_url=None)

@@ -76,32 +76,41 @@ class Store:
 
     Args:
         folder: made if absent; holds `ratings.sqlite3` and `ratings.csv`.
-        study_id, config_sha256: the study these ratings belong to; another one is refused.
+        study_id, config_sha256: the study these ratings belong to.
+
+    Raises:
+        StoreMismatch: the folder holds another study's ratings.
+        NotSaved: the folder cannot be written.
     """
 
     def __init__(self, folder: Path, study_id: str, config_sha256: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.csv_path = folder / "ratings.csv"
         self.csv_error: str | None = None
         self._csv_inode: int | None = None
-        self._db = sqlite3.connect(
-            folder / "ratings.sqlite3", isolation_level=None, check_same_thread=False, timeout=30
-        )
-        self._db.row_factory = sqlite3.Row
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        self._db.executescript(_SCHEMA)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._db = self._open(folder / "ratings.sqlite3")
             self._claim(study_id, config_sha256)
-        except StoreMismatch:
-            self._db.close()
-            raise
-        self._rebuild_csv()
+            self._rebuild_csv()
+        except (OSError, sqlite3.Error) as error:
+            raise NotSaved(
+                f"{folder} cannot keep ratings ({error}). It must be a folder on a local disk "
+                "with room, that this user may write to."
+            ) from error
         self._queue: queue.SimpleQueue[tuple[Callable[..., Any], Future[Any]] | None]
         self._queue = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name=f"store-{study_id}", daemon=True)
         self._thread.start()
+
+    @staticmethod
+    def _open(path: Path) -> sqlite3.Connection:
+        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+        db.row_factory = sqlite3.Row
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        db.executescript(_SCHEMA)
+        return db
 
     def _claim(self, study_id: str, config_sha256: str) -> None:
         identity = f"{study_id} {config_sha256}"
@@ -110,6 +119,7 @@ class Store:
         self._db.execute("INSERT OR IGNORE INTO meta VALUES ('salt', ?)", (os.urandom(32).hex(),))
         found = self._db.execute("SELECT value FROM meta WHERE name = 'study'").fetchone()[0]
         if found != identity:
+            self._db.close()
             raise StoreMismatch(
                 f"{self.csv_path.parent} holds ratings of another version of the study. "
                 "Prepare the changed study into a new folder, so that versions never mix."

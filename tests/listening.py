@@ -33,7 +33,10 @@ def tone_bursts(seed: int, seconds: float = 0.5) -> np.ndarray:
 
 
 def write_study(
-    folder: Path, items: int = 3, systems: tuple[str, ...] = SYSTEMS, seconds: float = 0.5,
+    folder: Path,
+    items: int = 3,
+    systems: tuple[str, ...] = SYSTEMS,
+    seconds: float = 0.5,
     extra: str = "",
 ) -> Path:
     """WAV folders and a study file for them; returns the file."""

@@ -66,7 +66,9 @@ def test_texts_are_heard_equally_often_after_any_number_of_rows(
 def test_systems_stand_equally_often_at_each_place_over_the_rows(n_systems: int) -> None:
     cycle = len(williams(n_systems))
     orders = [session_order(8, n_systems, 8, 5, row) for row in range(cycle)]
-    places = Counter((place, order[place][1]) for order in orders for place in range(len(orders[0])))
+    places = Counter(
+        (place, order[place][1]) for order in orders for place in range(len(orders[0]))
+    )
     assert set(places.values()) == {cycle // n_systems}
     within = Counter(
         (order[at][1], order[at + 1][1])

@@ -81,7 +81,7 @@ def test_errors_name_the_line_and_the_problem(
 
 @pytest.mark.parametrize("text", ["", "just words", "- a\n- b\n", "\x00"])
 def test_what_is_no_study_at_all_is_refused(tmp_path: Path, text: str) -> None:
-    with pytest.raises(StudyError, match="demo.yaml"):
+    with pytest.raises(StudyError, match=r"demo\.yaml"):
         load_study(written(tmp_path, text))
 
 

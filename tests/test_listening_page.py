@@ -1,0 +1,301 @@
+"""The rater's page in a real browser: by keyboard, on a phone, through reloads and outages."""
+
+from __future__ import annotations
+
+import csv
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+
+from tests.listening import SYSTEMS, prepared_study, serving
+
+pytestmark = pytest.mark.browser
+
+CHROMIUM = "/usr/bin/chromium"
+ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+    "--autoplay-policy=no-user-gesture-required",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def study_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return prepared_study(tmp_path_factory.mktemp("page"), items=2, systems=SYSTEMS[:2])
+
+
+@pytest.fixture(scope="module")
+def url(study_dir: Path) -> Iterator[str]:
+    with serving(study_dir) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if not Path(CHROMIUM).exists():
+        pytest.fail(f"{CHROMIUM} is missing: install Debian's package chromium")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """A fresh visitor; the test fails if its pages ask anyone but this machine, or log errors."""
+    visitor = browser.new_context(viewport={"width": 1280, "height": 800})
+    visitor.set_default_timeout(15_000)
+    asked: list[str] = []
+    errors: list[str] = []
+    visitor.on("request", lambda request: asked.append(request.url))
+    visitor.on("weberror", lambda error: errors.append(str(error.error)))
+    yield visitor
+    visitor.close()
+    hosts = {urlsplit(address).hostname for address in asked if not address.startswith("data:")}
+    assert hosts == {"127.0.0.1"}
+    assert errors == []
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Page:
+    return context.new_page()
+
+
+def begin(page: Page, url: str) -> None:
+    page.goto(url)
+    page.get_by_role("button", name="I agree").click()
+    page.get_by_role("button", name="Begin").click()
+    expect(page.get_by_role("heading", name="Practice clip")).to_be_visible()
+
+
+def rate(page: Page, digit: str) -> None:
+    page.keyboard.press("Space")
+    expect(page.get_by_role("radio").first).to_be_enabled()
+    page.keyboard.press(digit)
+    page.keyboard.press("Enter")
+
+
+def heading(page: Page, name: str) -> None:
+    expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()
+
+
+def stored(study_dir: Path) -> list[dict[str, str]]:
+    with open(study_dir / "data" / "ratings.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_whole_session_by_keyboard_only(page: Page, url: str, study_dir: Path) -> None:
+    before = len(stored(study_dir))
+    page.goto(url)
+    expect(page.get_by_role("button", name="I agree")).to_be_visible()
+    for _ in range(2):  # consent, then instructions: one Tab to the button, Enter
+        page.keyboard.press("Tab")
+        page.keyboard.press("Enter")
+    heading(page, "Practice clip")
+    radios = page.get_by_role("radio")
+    expect(radios).to_have_count(5)
+    expect(radios.first).to_be_disabled()
+    page.keyboard.press("5")  # too early: nothing is chosen
+    expect(page.locator("input:checked[type=radio]")).to_have_count(0)
+    rate(page, "3")
+    for number, digit in enumerate("5142", 1):
+        heading(page, f"Clip {number} of 4")
+        expect(page.locator("input:checked[type=radio]")).to_have_count(0)
+        expect(page.get_by_text("saved ✓")).to_be_visible()
+        rate(page, digit)
+    heading(page, "Thank you")
+    code = page.locator("#code").inner_text()
+    rows = stored(study_dir)[before:]
+    assert [row["score"] for row in rows] == ["3", "5", "1", "4", "2"]
+    assert [row["trial_type"] for row in rows] == ["practice"] + ["rating"] * 4
+    assert [row["trial_index"] for row in rows] == ["1", "2", "3", "4", "5"]
+    assert all(float(row["listened_fraction"]) > 0.9 for row in rows)
+    assert all(int(row["first_play_to_submit_ms"]) >= 450 for row in rows)
+    assert len({row["session_id"] for row in rows}) == 1
+    database = sqlite3.connect(study_dir / "data" / "ratings.sqlite3")
+    known = database.execute(
+        "SELECT completion_code FROM sessions WHERE session_id = ?", (rows[0]["session_id"],)
+    ).fetchone()
+    database.close()
+    assert known == (code,)
+    page.reload()
+    heading(page, "Thank you")
+    assert page.locator("#code").inner_text() == code
+
+
+def test_arrow_keys_move_in_the_scale_and_shortcuts_can_be_turned_off(page: Page, url: str) -> None:
+    begin(page, url)
+    page.get_by_role("button", name="Play").click()
+    scale = page.get_by_role("group", name="How natural does the speech sound?")
+    expect(scale.get_by_role("radio").first).to_be_enabled()
+    scale.get_by_role("radio", name="5 Excellent").focus()
+    page.keyboard.press("ArrowDown")
+    expect(scale.get_by_role("radio", name="4 Good")).to_be_checked()
+    page.get_by_role("checkbox").uncheck()
+    page.keyboard.press("1")
+    expect(scale.get_by_role("radio", name="4 Good")).to_be_checked()
+
+
+def test_digits_typed_in_a_comment_are_text(page: Page, url: str, study_dir: Path) -> None:
+    begin(page, url)
+    page.keyboard.press("Space")
+    expect(page.get_by_role("radio").first).to_be_enabled()
+    page.keyboard.press("2")
+    page.get_by_text("Comment (optional)").click()
+    page.get_by_label("What did you notice?").fill("")
+    page.keyboard.type("5 clicks, then =SUM(1)")
+    expect(page.get_by_role("radio", name="2 Poor")).to_be_checked()
+    page.get_by_role("button", name="Next").click()
+    heading(page, "Clip 1 of 4")
+    assert stored(study_dir)[-1]["comment"] == "5 clicks, then =SUM(1)"
+    expect(page.get_by_label("What did you notice?")).to_be_hidden()
+    assert page.locator("#comment").input_value() == ""
+
+
+def test_a_reload_comes_back_to_the_very_trial(page: Page, url: str) -> None:
+    begin(page, url)
+    rate(page, "4")
+    heading(page, "Clip 1 of 4")
+    rate(page, "4")
+    heading(page, "Clip 2 of 4")
+    source = page.locator("audio").get_attribute("src")
+    page.reload()
+    heading(page, "Clip 2 of 4")
+    assert page.locator("audio").get_attribute("src") == source
+    expect(page.get_by_role("radio").first).to_be_disabled()
+
+
+def test_an_outage_is_told_and_the_same_rating_is_sent_again(
+    page: Page, url: str, study_dir: Path
+) -> None:
+    begin(page, url)
+    before = len(stored(study_dir))
+    sent: list[Any] = []
+
+    def lose_the_answer(route: Route) -> None:
+        sent.append(route.request.post_data_json)
+        if len(sent) == 1:
+            route.abort()  # never arrives
+        elif len(sent) == 2:
+            route.fetch()  # arrives and is stored, but its answer is lost
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/rating", lose_the_answer)
+    rate(page, "4")
+    expect(page.get_by_role("alert")).to_contain_text("not saved yet")
+    expect(page.get_by_role("alert")).to_contain_text("Keep this page open")
+    expect(page.get_by_text("saved ✓")).to_have_count(0)
+    heading(page, "Clip 1 of 4")
+    expect(page.get_by_text("saved ✓")).to_be_visible()
+    assert len(sent) == 3
+    assert sent[0] == sent[1] == sent[2]
+    assert len(stored(study_dir)) == before + 1
+
+
+def test_a_rating_in_flight_survives_a_reload(page: Page, url: str, study_dir: Path) -> None:
+    begin(page, url)
+    before = len(stored(study_dir))
+    page.route("**/rating", lambda route: route.abort())
+    rate(page, "5")
+    expect(page.get_by_role("alert")).to_be_visible()
+    assert len(stored(study_dir)) == before
+    page.unroute("**/rating")
+    page.reload()
+    heading(page, "Clip 1 of 4")
+    (row,) = stored(study_dir)[before:]
+    assert row["score"] == "5"
+
+
+def test_a_second_tab_cannot_rate_the_same_clip_twice(
+    context: BrowserContext, page: Page, url: str, study_dir: Path
+) -> None:
+    begin(page, url)
+    second = context.new_page()
+    second.goto(url)
+    heading(second, "Practice clip")
+    before = len(stored(study_dir))
+    rate(page, "4")
+    heading(page, "Clip 1 of 4")
+    rate(second, "1")  # it had loaded the clip, but the trial is done
+    heading(second, "Clip 1 of 4")
+    expect(second.get_by_role("alert")).to_have_text(
+        "This clip was rated already, or is not up yet."
+    )
+    assert [row["score"] for row in stored(study_dir)[before:]] == ["4"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_at_any_step(browser: Browser, url: str, scheme: Any) -> None:
+    visitor = browser.new_context(color_scheme=scheme, viewport={"width": 1280, "height": 800})
+    page, axe = visitor.new_page(), Axe()
+
+    def check(step: str) -> None:
+        result = axe.run(page)
+        assert result.violations_count == 0, f"{step}: {result.generate_report()}"
+
+    page.goto(url)
+    expect(page.get_by_role("button", name="I agree")).to_be_visible()
+    check("consent")
+    page.get_by_role("button", name="I agree").click()
+    check("instructions")
+    page.get_by_role("button", name="Begin").click()
+    heading(page, "Practice clip")
+    check("practice")
+    page.get_by_text("Comment (optional)").click()
+    page.route("**/rating", lambda route: route.abort())
+    page.locator("h1:visible").focus()
+    rate(page, "4")
+    expect(page.get_by_role("alert")).to_be_visible()
+    check("not saved")
+    page.unroute("**/rating")
+    for number in range(1, 5):
+        heading(page, f"Clip {number} of 4")
+        check(f"clip {number}")
+        rate(page, "3")
+    heading(page, "Thank you")
+    check("thanks")
+    visitor.close()
+
+
+def test_a_phone_has_big_targets_and_no_sideways_scroll(browser: Browser, url: str) -> None:
+    phone = browser.new_context(viewport={"width": 360, "height": 740}, has_touch=True)
+    page = phone.new_page()
+
+    def fits() -> bool:
+        return bool(page.evaluate("() => document.documentElement.scrollWidth <= innerWidth"))
+
+    page.goto(url)
+    for name in ("I agree", "Begin"):
+        expect(page.get_by_role("button", name=name)).to_be_visible()
+        assert fits()
+        page.get_by_role("button", name=name).tap()
+    heading(page, "Practice clip")
+    assert fits()
+    targets = [*page.locator(".answers label").all(), page.get_by_role("button", name="Play")]
+    for target in targets:
+        box = target.bounding_box()
+        assert box is not None
+        assert box["height"] >= 44
+        assert box["width"] >= 44
+    page.get_by_role("button", name="Play").tap()
+    expect(page.get_by_role("radio").first).to_be_enabled()
+    page.get_by_text("Good", exact=True).tap()
+    page.get_by_role("button", name="Next").tap()
+    heading(page, "Clip 1 of 4")
+    phone.close()
+
+
+def test_the_page_shows_no_length_and_no_player(page: Page, url: str) -> None:
+    begin(page, url)
+    page.keyboard.press("Space")
+    expect(page.get_by_role("radio").first).to_be_enabled()
+    assert page.locator("audio[controls], canvas, progress, svg, [type=range]").count() == 0
+    text = page.locator("body").inner_text().lower()
+    assert not [name for name in SYSTEMS if name in text]
