@@ -1,0 +1,146 @@
+"""The lab as one app: wires the pages together and launches them.
+
+    python app.py [--host 127.0.0.1] [--port 7860]
+
+Knows both halves, and is known by neither. Nothing here decodes, draws or judges.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+# Before gradio is imported: its usage reports are the one request it would make by itself.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+import gradio as gr
+from fastapi import FastAPI
+
+from listening_test.hosting import Studies
+from listening_test.ready import ensure_ready_study
+from listening_test.server import attach
+from listening_test.ui import listen_page, results_page
+from spark.compare import compare
+from spark.comparison import Comparison
+from spark.models import load
+from spark.models.base import SpokenLM
+from spark.shelf import Shelf
+from spark.ui import EXAMPLES, ComparePage, about_page
+
+ASSETS = Path(__file__).parent / "assets"
+# Where ratings are kept; a Space mounts its bucket somewhere and says so here.
+DATA_VARIABLE = "SPARK_LAB_DATA"
+MODEL = "embedded"
+EXAMPLE_REPLAYS = 5
+log = logging.getLogger("app")
+
+
+def theme() -> gr.themes.Base:
+    """System fonts, one accent, and greys that hold 4.5:1 in light and dark."""
+    plain = gr.themes.Base(
+        primary_hue="blue",
+        neutral_hue="gray",
+        font=("system-ui", "-apple-system", "Segoe UI", "sans-serif"),
+        font_mono=("ui-monospace", "SFMono-Regular", "Consolas", "monospace"),
+        radius_size="sm",
+        spacing_size="sm",
+    )
+    return plain.set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_400",
+        block_label_text_color="*neutral_700",
+        block_title_text_color="*neutral_700",
+        block_info_text_color="*neutral_600",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_text_color="white",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_600",
+        button_primary_text_color_dark="white",
+    )
+
+
+def build(lm: SpokenLM, studies: Studies, example: Comparison | None = None) -> gr.Blocks:
+    """The app's pages.
+
+    Args:
+        lm: the model to begin with; others are loaded when chosen.
+        studies: of the listening test.
+        example: what the Compare page shows before the first press.
+    """
+    shelf = Shelf(lm)
+    with gr.Blocks(title="SPAR-K Lab", analytics_enabled=False, fill_width=True) as demo:
+        gr.Navbar(main_page_name="Compare")
+        page = ComparePage(shelf, example)
+        demo.load(
+            page.load, None, page.load_outputs(), show_progress="hidden", api_visibility="private"
+        )
+    with demo.route("Listen", "/listen"):
+        listen_page(studies)
+    with demo.route("Results", "/results"):
+        results_page(studies)
+    with demo.route("About", "/about"):
+        about_page(shelf)
+    demo.queue(default_concurrency_limit=4, max_size=20)
+    return demo
+
+
+def launch(
+    demo: gr.Blocks, studies: Studies, host: str | None = None, port: int | None = None
+) -> tuple[FastAPI, str]:
+    """Start serving and return; the raters' routes are added to the app that gradio makes.
+
+    Always this call, because a platform that lends GPUs hooks it.
+
+    Returns:
+        The app and its local address.
+    """
+    app, address, _ = demo.launch(
+        server_name=host,
+        server_port=port,
+        prevent_thread_lock=True,
+        ssr_mode=False,
+        run_history=False,
+        footer_links=[],
+        enable_monitoring=False,
+        show_error=True,
+        quiet=True,
+        theme=theme(),
+        css_paths=[ASSETS / "app.css"],
+        head=f"<script>{(ASSETS / 'app.js').read_text()}</script>",
+    )
+    attach(app, studies)
+    return app, address
+
+
+def finished_example(lm: SpokenLM) -> Comparison | None:
+    """A real run of the first example prompt, so that nobody meets an empty page."""
+    try:
+        return compare(lm, EXAMPLES[0][0], replays=EXAMPLE_REPLAYS)
+    except ValueError:  # the page works without; the log says why it begins empty
+        log.exception("no example at start-up")
+        return None
+
+
+def main() -> None:
+    """Load the model, make the example, serve until interrupted."""
+    logging.basicConfig(level=logging.WARNING)
+    parser = argparse.ArgumentParser("python app.py", description="Serve SPAR-K Lab.")
+    parser.add_argument("--host", help="default: GRADIO_SERVER_NAME, else 127.0.0.1")
+    parser.add_argument("--port", type=int, help="default: GRADIO_SERVER_PORT, else from 7860 up")
+    options = parser.parse_args()
+    lm = load(MODEL)
+    data: Any = os.environ.get(DATA_VARIABLE) or Path(__file__).parent / "runs" / "listening"
+    studies = ensure_ready_study(Path(data))
+    demo = build(lm, studies, finished_example(lm))
+    _, address = launch(demo, studies, options.host, options.port)
+    print(f"SPAR-K Lab: {address}", flush=True)
+    demo.block_thread()
+    studies.close()
+
+
+if __name__ == "__main__":
+    main()

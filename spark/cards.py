@@ -1,0 +1,232 @@
+"""What the Compare page says of a reply, as HTML: head, player, figures, tables.
+
+Strings from values, nothing else: no Gradio, no model. Every text that a person or a model wrote
+is escaped here. Sound is in the page as int16 WAV bytes, so that nothing rescales it on the way.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable, Sequence
+from html import escape
+from typing import Any
+
+from spark.comparison import Comparison, Reply
+from spark.metrics import wer
+from spark.modality import Modality
+from spark.plots import POLICY_TITLES
+from spark.speech.audio import wav_bytes
+from spark.trace import Step, Trace
+
+LETTERS = "ABC"
+
+
+def title(policy: str) -> str:
+    """A policy's name for people."""
+    return POLICY_TITLES.get(policy, policy)
+
+
+def head(policy: str, note: str = "", letter: str = "") -> str:
+    """A card's heading; `letter` after a blind round."""
+    before = f"<span class='sk-letter'>{letter}</span> " if letter else ""
+    return f"<h3>{before}{escape(title(policy))}</h3><p class='sk-note'>{escape(note)}</p>"
+
+
+def waiting(policy: str) -> str:
+    """A card before its reply begins."""
+    return head(policy, "waiting")
+
+
+def progress(policy: str, trace: Trace, limit: int, words: str) -> str:
+    """A card while its reply is made: tokens so far, seconds so far, words so far."""
+    done = len(trace.steps)
+    audio = trace.audio_s()
+    so_far = f"{done} tokens" + (f", {audio:.1f} s of speech" if audio else "")
+    return (
+        head(policy, so_far)
+        + f"<progress max='{limit}' value='{done}' aria-label='{escape(title(policy))}: tokens'>"
+        + f"</progress><p class='sk-said'>{escape(words)}</p>"
+    )
+
+
+def player(reply: Reply, label: str = "") -> str:
+    """The reply's sound, or a sentence where there is none."""
+    if reply.pcm is None or reply.sample_rate is None:
+        return "<p class='sk-note'>No sound: the reply holds no speech.</p>"
+    name = escape(label or title(reply.policy))
+    return (
+        f"<audio controls preload='auto' data-policy='{escape(reply.policy)}' "
+        f"aria-label='{name}' src='{_wav_url(reply)}'></audio>"
+    )
+
+
+def blind_head(place: int) -> str:
+    """A card's heading while nobody knows which policy it is."""
+    return f"<h3><span class='sk-letter'>{LETTERS[place]}</span></h3>"
+
+
+def blind_player(reply: Reply, place: int) -> str:
+    """The reply's sound behind a button that shows neither its policy nor its length."""
+    letter = LETTERS[place]
+    if reply.pcm is None:
+        return "<p class='sk-note'>No sound.</p>"
+    return (
+        f"<button type='button' class='sk-blind' data-blind='{letter}'>Play {letter}</button>"
+        f"<audio preload='auto' id='blind-{letter}' src='{_wav_url(reply)}'></audio>"
+    )
+
+
+def _wav_url(reply: Reply) -> str:
+    assert reply.pcm is not None
+    assert reply.sample_rate is not None
+    data = base64.b64encode(wav_bytes(reply.pcm, reply.sample_rate)).decode()
+    return f"data:audio/wav;base64,{data}"
+
+
+def figures(reply: Reply, complete: bool) -> str:
+    """Transcripts and the card's figures; what was not measured is not shown."""
+    rows = [(name, value) for name, value in _rows(reply) if value]
+    table = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in rows)
+    said = escape(reply.text) or "<i>no words</i>"
+    heard = _heard(reply) if complete else "<p class='sk-heard'>heard: listening ...</p>"
+    return f"<p class='sk-said'>“{said}”</p>{heard}<dl class='sk-figures'>{table}</dl>"
+
+
+def _heard(reply: Reply) -> str:
+    """What the recogniser heard: missing words struck out, others underlined."""
+    if reply.heard is None:
+        return ""
+    if not reply.heard:
+        return "<p class='sk-heard'>heard: no words</p>"
+    parts = []
+    for op, meant, got in wer.aligned(reply.text, reply.heard):
+        if op == "equal":
+            parts.append(escape(got))
+            continue
+        if meant:
+            parts.append(f"<del>{escape(meant)}</del>")
+        if got:
+            parts.append(f"<ins>{escape(got)}</ins>")
+    return f"<p class='sk-heard'>heard: {' '.join(parts)}</p>"
+
+
+def _rows(reply: Reply) -> list[tuple[str, str]]:
+    summary, layers = reply.summary(), len(reply.trace.weights.layers)
+    return [
+        ("speech depth", _depth(summary["mean_depth_speech"], layers)),
+        ("text depth", _depth(summary["mean_depth_text"], layers)),
+        ("weights read", _number(summary["traffic_ratio"], lambda v: f"{100 * v:.0f} %")),
+        ("time a token", _time(reply, summary["ms_per_token"])),
+        ("first sound", _number(summary["first_audio_ms"], lambda v: f"{v:.0f} ms")),
+        ("real-time factor", _number(summary["real_time_factor"], lambda v: f"{v:.2f}")),
+        ("word errors", _number(summary["wer_vs_text"], lambda v: f"{100 * v:.0f} %")),
+        ("predicted MOS", _number(summary["mos_predicted"], lambda v: f"{v:.2f}")),
+        ("same as full", _sameness(reply)),
+    ]
+
+
+def _number(value: float | None, form: Callable[[float], str]) -> str:
+    return "" if value is None or not math.isfinite(value) else form(value)
+
+
+def _depth(mean: float | None, layers: int) -> str:
+    if mean is None:
+        return ""
+    cut = f" <small>−{100 * (1 - mean / layers):.1f} %</small>" if mean < layers else ""
+    return f"{mean:.1f} of {layers}{cut}"
+
+
+def _time(reply: Reply, ms: float | None) -> str:
+    if ms is None:
+        return ""
+    text = f"{ms:.1f} ms"
+    if reply.policy == "full":
+        return text
+    timing = reply.timing
+    if timing is None or not timing.distinguishable:
+        runs = f" in {timing.replays} replays" if timing else ""
+        return f"{text} <small>difference not distinguishable here{runs}</small>"
+    change, spread = 100 * timing.change, 100 * timing.half_width
+    sign = "−" if change < 0 else "+"
+    return (
+        f"{text} <small>{sign}{abs(change):.0f} ± {spread:.0f} %, {timing.replays} replays</small>"
+    )
+
+
+def _sameness(reply: Reply) -> str:
+    if reply.policy == "full":
+        return ""
+    if reply.identical_to_full:
+        return "every token"
+    if reply.first_divergence_s is not None:
+        return f"until {reply.first_divergence_s:.2f} s"
+    return "" if reply.identical_to_full is None else "the sound; not the words"
+
+
+def summary_table(comparison: Comparison) -> str:
+    """Every figure of summary.json, one column a policy; a dash is “not measured”."""
+    summaries = [reply.summary() for reply in comparison.replies]
+    if not summaries:
+        return ""
+    names = "".join(f"<th scope='col'>{escape(title(s['name']))}</th>" for s in summaries)
+    keys = [key for key in summaries[0] if key != "name"]
+    body = "".join(
+        f"<tr><th scope='row'>{escape(key)}</th>"
+        + "".join(f"<td>{_cell(summary[key])}</td>" for summary in summaries)
+        + "</tr>"
+        for key in keys
+    )
+    return (
+        "<div class='sk-scroll' tabindex='0' role='region' aria-label='All figures'>"
+        f"<table class='sk-table'><thead><tr><th scope='col'>figure</th>{names}</tr></thead>"
+        f"<tbody>{body}</tbody></table></div>"
+        "<p class='sk-note'>The names are those of summary.json; – means not measured.</p>"
+    )
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else escape(str(value))
+
+
+def token_tables(replies: Sequence[Reply]) -> str:
+    """Every token of every reply, with a button that plays the sound from there."""
+    return "<div class='sk-tokens'>" + "".join(_tokens(reply) for reply in replies) + "</div>"
+
+
+def _tokens(reply: Reply) -> str:
+    name, layers = escape(title(reply.policy)), len(reply.trace.weights.layers)
+    rows = "".join(_token_row(step, reply, layers) for step in reply.trace.steps)
+    return (
+        f"<div class='sk-scroll' tabindex='0' role='region' aria-label='Tokens of {name}'>"
+        f"<table class='sk-table'><caption>{name}</caption><thead><tr><th scope='col'>#</th>"
+        "<th scope='col'>kind</th><th scope='col'>depth</th><th scope='col'>sure</th>"
+        f"<th scope='col'>play from</th></tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _token_row(step: Step, reply: Reply, layers: int) -> str:
+    word = f" {escape(step.text.strip())}" if step.modality is Modality.TEXT else ""
+    mark = " ▽" if step.refresh else (" ○" if step.depth < layers else "")
+    sure = "" if math.isnan(step.confidence) else f"{step.confidence:.2f}"
+    play = ""
+    if not math.isnan(step.time_s) and reply.pcm is not None:
+        play = (
+            f"<button type='button' class='sk-from' data-play='{escape(reply.policy)}' "
+            f"data-time='{step.time_s:.3f}' aria-label='{escape(title(reply.policy))}, play from "
+            f"{step.time_s:.2f} seconds'>{step.time_s:.2f} s</button>"
+        )
+    return (
+        f"<tr class='sk-{step.modality.value}'><td>{step.index}</td>"
+        f"<td>{step.modality.value}{word}</td><td>{step.depth}{mark}</td>"
+        f"<td>{sure}</td><td>{play}</td></tr>"
+    )
+
+
+def message(text: str, kind: str = "status") -> str:
+    """A line under the button: `status` is read out when there is time, `alert` at once."""
+    return f"<p class='sk-{kind}' role='{kind}'>{escape(text)}</p>" if text else ""

@@ -1,0 +1,58 @@
+"""A comparison's prompt and settings as a link, and back. Knows names and values only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from spark.comparison import CompareSettings
+
+_PARSE: dict[str, Callable[[str], Any]] = {
+    "schedule": str,
+    "exit_layer": int,
+    "measure": str,
+    "threshold": float,
+    "head": str,
+    "temperature": float,
+    "top_p": float,
+    "seed": int,
+}
+
+
+@dataclass(frozen=True)
+class Linked:
+    """What a link asks for.
+
+    Attributes:
+        prompt: empty where the link has none.
+        model: empty where the link has none.
+        settings: by name, only those the link gives and that can be read.
+        unread: names whose values mean nothing.
+    """
+
+    prompt: str
+    model: str
+    settings: dict[str, Any]
+    unread: tuple[str, ...]
+
+
+def to_query(model: str, prompt: str, settings: CompareSettings) -> str:
+    """A query string, from "?" on, that `from_query` reads back."""
+    values = {name: getattr(settings, name) for name in _PARSE}
+    given = {name: value for name, value in values.items() if value is not None}
+    return "?" + urlencode({"prompt": prompt, "model": model, **given})
+
+
+def from_query(query: Mapping[str, str]) -> Linked:
+    """What a page's query parameters ask for; unknown names are ignored."""
+    settings: dict[str, Any] = {}
+    unread = []
+    for name, parse in _PARSE.items():
+        if name in query:
+            try:
+                settings[name] = parse(query[name])
+            except ValueError:
+                unread.append(name)
+    return Linked(query.get("prompt", ""), query.get("model", ""), settings, tuple(unread))
