@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GlmConfig, GlmForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import GlmConfig, GlmForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks import random_model
 from spark import models
@@ -49,7 +49,7 @@ def contenders(lm: SpokenLM) -> list[Contender]:
     """Full depth with and without the speech-row head, and the three exits."""
     sliced = Engine(lm, outside_mass=False)
     whole = Engine(lm, speech_row_head=False, outside_mass=False)
-    exits = [
+    exits: list[Policy] = [
         FullDepth(),
         Spark(lm.default_exit, variant="triple"),
         ConfidenceExit("max_prob", 0.9, lm.candidate_exits),
@@ -68,10 +68,10 @@ def reply(run: Contender, ids: list[int], seed: int, tokens: int) -> Trace:
     return made.trace
 
 
-def reference_model(lm: SpokenLM) -> PreTrainedModel:
+def reference_model(lm: SpokenLM) -> Any:
     """transformers' model with the same weights, for `generate`."""
     shape = lm.transformer.config
-    shared = {
+    shared: dict[str, Any] = {
         "vocab_size": shape.vocab_size,
         "hidden_size": shape.hidden_size,
         "intermediate_size": shape.intermediate_size,
@@ -84,7 +84,7 @@ def reference_model(lm: SpokenLM) -> PreTrainedModel:
         "tie_word_embeddings": shape.tie_word_embeddings,
         "rope_theta": shape.rope_theta,
     }
-    model: PreTrainedModel
+    model: Any
     if shape.family == "glm":
         bias = lm.transformer.layers[0].qkv_bias is not None
         model = GlmForCausalLM(GlmConfig(**shared, attention_bias=bias, pad_token_id=0))
@@ -95,7 +95,7 @@ def reference_model(lm: SpokenLM) -> PreTrainedModel:
     return model.to(lm.transformer.dtype).eval()
 
 
-def generate_ms(model: PreTrainedModel, ids: list[int], tokens: int, static: bool) -> float:
+def generate_ms(model: Any, ids: list[int], tokens: int, static: bool) -> float:
     """Milliseconds a token of transformers' `generate` with the same sampling, prefill apart."""
     prompt = torch.tensor([ids])
 

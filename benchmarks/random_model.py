@@ -6,6 +6,8 @@ slots hold text, and in speech slots only speech and control rows are computed.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,7 @@ from spark.models.base import SpokenLM
 from spark.transformer import Transformer
 
 N_TEXT, N_CODES = 2400, 1000
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "model_type": "qwen2",
     "vocab_size": N_TEXT + N_CODES + 6,
     "hidden_size": 256,

@@ -42,7 +42,6 @@ class KVCache:
         self._buffer = torch.empty(
             layers, batch, 2 * kv_heads, capacity, head_dim, dtype=dtype, device=device
         )
-        self._rows = self._buffer.unbind(0)
         self._kv_heads = kv_heads
         self.capacity = capacity
         self.lengths = [0] * layers
@@ -52,32 +51,35 @@ class KVCache:
         """Number of sequences."""
         return self._buffer.shape[1]
 
-    def append(self, layer: int, kv: Tensor) -> tuple[Tensor, Tensor]:
-        """Add T rows to one layer.
-
-        Args:
-            layer: index of the layer.
-            kv: (B, T, 2 KV, head_dim), keys first.
+    def extend(self, lo: int, hi: int, count: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Make room for `count` more rows in layers lo..hi-1.
 
         Returns:
-            All the layer's keys and all its values so far, each (B, KV, length, head_dim), views.
+            For each layer, views: the new slots (B, 2 KV, count, head_dim), keys first, which the
+            caller fills; and all keys and all values, new slots included, each
+            (B, KV, length, head_dim).
 
         Raises:
-            ValueError: the layer is full.
+            ValueError: a layer is full.
         """
-        start = self.lengths[layer]
-        end = start + kv.shape[1]
-        if end > self.capacity:
+        if hi > lo and max(self.lengths[lo:hi]) + count > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} tokens and is full")
-        rows = self._rows[layer]
-        rows[:, :, start:end].copy_(kv.transpose(1, 2))
-        self.lengths[layer] = end
-        seen = rows.narrow(2, 0, end)
-        return seen.narrow(1, 0, self._kv_heads), seen.narrow(1, self._kv_heads, self._kv_heads)
+        views: list[tuple[Tensor, Tensor, Tensor]] = []
+        while lo < hi:  # layers of one length are sliced together
+            start = self.lengths[lo]
+            same = next((i for i in range(lo, hi) if self.lengths[i] != start), hi)
+            end = start + count
+            block = self._buffer[lo:same, :, :, :end]
+            new = block[..., start:, :].unbind(0)
+            keys, values = block.split(self._kv_heads, dim=2)
+            views += zip(new, keys.unbind(0), values.unbind(0), strict=True)
+            self.lengths[lo:same] = [end] * (same - lo)
+            lo = same
+        return views
 
     def rows(self, layer: int) -> Tensor:
         """Keys and values of one layer, (B, 2 KV, length, head_dim), a view; keys come first."""
-        return self._rows[layer].narrow(2, 0, self.lengths[layer])
+        return self._buffer[layer, :, :, : self.lengths[layer]]
 
     def truncate(self, length: int) -> None:
         """Forget every row from slot `length` on, in each layer that has it."""

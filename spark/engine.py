@@ -71,7 +71,7 @@ class Engine:
         layers = range(body.num_layers)
         return WeightBytes(
             layers=tuple(body.layer_bytes(i) for i in layers),
-            key_values=tuple(body.key_value_bytes(i) for i in layers),
+            projections=tuple(body.projection_bytes(i) for i in layers),
             heads=self.bank.nbytes(),
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -18,6 +18,9 @@ import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from spark.norm import Norm
+from spark.transformer import wide
 
 if TYPE_CHECKING:
     from spark.models.base import SpokenLM
@@ -42,8 +45,11 @@ class Head:
     row_ids: Tensor | None = None
     lens: Tensor | None = None
     lens_bias: Tensor | None = None
+    _norm: Norm = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_norm", Norm(self.gain, self.eps))
+        object.__setattr__(self, "rows", wide(self.rows))
         if self.row_ids is not None and self.row_ids.shape != self.rows.shape[:1]:
             raise ValueError("a head needs one token id a row")
         if (self.lens is None) != (self.lens_bias is None):
@@ -53,7 +59,7 @@ class Head:
         """Logits (..., R) of states (..., D)."""
         if self.lens is not None:
             states = states + F.linear(states, self.lens, self.lens_bias)
-        return F.linear(F.rms_norm(states, self.gain.shape, self.gain, self.eps), self.rows)
+        return F.linear(self._norm(states), self.rows)
 
     def covers(self, ids: Iterable[int]) -> bool:
         """Whether every id has a row."""
@@ -117,7 +123,9 @@ def save_heads(path: Path | str, heads: Mapping[int, Head], base: str) -> None:
         for part in _PARTS:
             value = getattr(head, part)
             if value is not None:
-                tensors[f"{layer}.{part}"] = value.detach().cpu().clone()  # no shared memory
+                # Heads may share tensors, which the format does not know.
+                plain = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+                tensors[f"{layer}.{part}"] = plain
     save_file(tensors, str(path), metadata=metadata)
 
 

@@ -70,12 +70,12 @@ class WeightBytes:
 
     Attributes:
         layers: of each block.
-        key_values: of each block's key and value projections (KV policy `propagate`).
+        projections: of each block's attention projections (KV policy `propagate`).
         heads: by head name.
     """
 
     layers: tuple[int, ...]
-    key_values: tuple[int, ...]
+    projections: tuple[int, ...]
     heads: dict[str, int]
 
 

@@ -24,7 +24,7 @@ COLUMNS = [
 # Of tests.tiny: width 32, 4 heads and 2 key heads of 8, inner 48, 71 ids of which 30 are codes
 # and control tokens, float32.
 LAYER = 4 * (32 + 64 * 32 + 64 + 32 * 32 + 32 + 2 * 48 * 32 + 32 * 48)
-KEY_VALUE = 4 * (32 + 32 * 32 + 32)
+PROJECTION = 4 * (32 + 64 * 32 + 64)
 FULL, SPEECH = 4 * (32 + 71 * 32), 4 * (32 + 30 * 32)
 EXIT = SPEECH + 4 * (32 * 32 + 32)
 
@@ -53,7 +53,7 @@ def slow_count(trace: Trace) -> tuple[int, int]:
             if layer < step.depth:
                 read += LAYER
             elif trace.kv_policy == "propagate":
-                read += KEY_VALUE
+                read += PROJECTION
             full += LAYER
         for head in step.heads:
             read += size.get(head, EXIT)

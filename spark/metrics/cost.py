@@ -23,7 +23,7 @@ def step_bytes(step: Step, weights: WeightBytes, propagated: bool) -> int:
     """
     body = sum(weights.layers[: step.depth])
     if propagated:
-        body += sum(weights.key_values[step.depth :])
+        body += sum(weights.projections[step.depth :])
     return body + sum(weights.heads[name] for name in step.heads)
 
 
