@@ -223,9 +223,9 @@ def load_study(path: Path) -> Study:
     study._base = path.resolve().parent
     for number, system in enumerate(study.systems):
         if system.folder and not study.folder(system).is_dir():
-            line = _line(tree, ("systems", number, "folder"))
+            where = _line(tree, ("systems", number, "folder"))
             raise StudyError(
-                f"{path.name} line {line}: system {system.name}: there is no folder "
+                f"{path.name} line {where}: system {system.name}: there is no folder "
                 f"{study.folder(system)}. Write a path relative to the study file."
             )
     return study

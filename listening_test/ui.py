@@ -18,7 +18,7 @@ import pandas as pd
 
 from listening_test.export import exported_frame
 from listening_test.hosting import Studies, StudyState
-from listening_test.statistics import analyse, pair_rows, system_rows
+from listening_test.statistics import SCORED_TRIALS, analyse, pair_rows, system_rows
 
 SECRET_VARIABLE = "LISTENING_TEST_SECRET"
 
@@ -49,19 +49,19 @@ def _cards(states: list[StudyState]) -> str:
 def _card(state: StudyState) -> str:
     title = html.escape(state.title)
     if state.status == "preparing":
-        body = "<p role='status'>The clips are being prepared. This page looks again by itself.</p>"
+        body = '<p role="status">The clips are being prepared. This page looks again by itself.</p>'
     elif state.status == "failed":
-        body = f"<p role='alert'>Not available: {html.escape(state.message)}</p>"
+        body = f'<p role="alert">Not available: {html.escape(state.message)}</p>'
     else:
         minutes = max(1, round((state.trials_per_rater or 0) * 10 / 60))
         body = (
             f"<p>{state.trials_per_rater} clips, about {minutes} minutes. "
             f"{state.sessions_complete} of {state.planned_sessions} planned sessions complete, "
             f"{state.ratings} ratings so far.</p>"
-            f"<p><a class='lt-start' href='{html.escape(state.path)}' target='_blank' "
-            "rel='noopener'>Take the test</a> (opens a page of its own)</p>"
+            f'<p><a class="lt-start" href="{html.escape(state.path)}" target="_blank" '
+            'rel="noopener">Take the test</a> (opens a page of its own)</p>'
         )
-    return f"<section class='lt-card'><h2>{title}</h2>{body}</section>"
+    return f'<section class="lt-card"><h2>{title}</h2>{body}</section>'
 
 
 def results_page(studies: Studies) -> None:
@@ -80,14 +80,15 @@ def results_page(studies: Studies) -> None:
     systems = gr.Dataframe(label="Mean opinion scores", interactive=False)
     pairs = gr.Dataframe(label="Differences", interactive=False)
     show.click(
-        lambda given: _results(studies, given),
+        lambda given: show_results(studies, given),
         inputs=secret,
         outputs=[note, systems, pairs],
         api_visibility="private",
     )
 
 
-def _results(studies: Studies, given: str) -> tuple[str, pd.DataFrame, pd.DataFrame]:
+def show_results(studies: Studies, given: str) -> tuple[str, pd.DataFrame, pd.DataFrame]:
+    """A note, the systems' table and the pairs' table; empty tables without the secret."""
     nothing = pd.DataFrame()
     expected = os.environ.get(SECRET_VARIABLE, "")
     if not expected or not hmac.compare_digest(given.encode(), expected.encode()):
@@ -98,7 +99,7 @@ def _results(studies: Studies, given: str) -> tuple[str, pd.DataFrame, pd.DataFr
     state = opened[0]
     assert state.study_dir is not None
     frame, study = exported_frame(state.study_dir)
-    if frame.empty:
+    if not frame["trial_type"].isin(SCORED_TRIALS).any():
         return "No ratings yet.", nothing, nothing
     result = analyse(frame, margin=study.non_inferiority_margin,
                      order=[system.name for system in study.systems])  # fmt: skip
