@@ -29,8 +29,7 @@ def confidence(measure: Measure, logits: Tensor) -> Tensor:
         ValueError: the measure does not come from logits.
     """
     if measure == "max_prob":
-        logits = logits.float()
-        return (logits.amax(dim=-1) - logits.logsumexp(dim=-1)).exp()
+        return logits.float().softmax(dim=-1).amax(dim=-1)
     if measure == "margin":
         top = logits.float().softmax(dim=-1).topk(2, dim=-1).values
         return top[..., 0] - top[..., 1]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_FIRST_LOOK = 128
 _MASK64 = (1 << 64) - 1
 # Increment and multipliers of SplitMix64 (Steele, Lea, Flood 2014).
 _GOLDEN, _MIX1, _MIX2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
@@ -101,23 +102,35 @@ def filtered(logits: Tensor, settings: SamplingSettings) -> tuple[Tensor, Tensor
         settings: with a temperature above 0.
 
     Returns:
-        Log-probabilities (B, M) of the tokens kept, likeliest first, -inf where a row keeps fewer
-        than M, and their columns in `logits`, (B, M) int64.
+        Log-probabilities (B, M) of the tokens kept, not normalised anew, -inf where a row keeps
+        fewer than M, and their columns in `logits`, (B, M) int64.
     """
-    scaled = logits / settings.temperature
-    if settings.top_k and settings.top_k < scaled.shape[-1]:
-        ordered, columns = scaled.topk(settings.top_k, dim=-1)
+    p = (logits / settings.temperature).softmax(dim=-1)
+    if settings.top_k and settings.top_k < p.shape[-1]:
+        p, columns = p.topk(settings.top_k, dim=-1)
+        p = p / p.sum(dim=-1, keepdim=True)
+    elif settings.top_p < 1:
+        p, columns = _likeliest(p, settings.top_p)
     else:
-        ordered, columns = scaled.sort(dim=-1, descending=True)
-    log_p = ordered.log_softmax(dim=-1)
+        columns = torch.arange(p.shape[-1], device=p.device).expand_as(p)
     if settings.top_p < 1:
-        p = log_p.exp()
         kept = p.cumsum(dim=-1) - p < settings.top_p  # mass before each token
+        width = max(1, int(kept.sum(dim=-1).max()))
+        p, kept, columns = p[..., :width], kept[..., :width], columns[..., :width]
         kept[..., 0] = True
-        width = int(kept.sum(dim=-1).max())
-        log_p = log_p.masked_fill(~kept, float("-inf"))[..., :width]
-        columns = columns[..., :width]
-    return log_p, columns
+        p = p.masked_fill(~kept, 0.0)
+    return p.log(), columns
+
+
+def _likeliest(p: Tensor, mass: float) -> tuple[Tensor, Tensor]:
+    """Probabilities (B, R) in falling order, and their columns: at least the first `mass` of them.
+
+    A few rows nearly always hold the mass, and finding them takes a third of a sort's time.
+    """
+    few = p.topk(min(_FIRST_LOOK, p.shape[-1]), dim=-1)
+    if float(few.values.sum(dim=-1).min()) > mass:
+        return few.values, few.indices
+    return p.sort(dim=-1, descending=True)
 
 
 def draw(

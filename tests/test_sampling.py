@@ -30,10 +30,13 @@ chosen = st.builds(
 )
 
 
-def random_logits(seed: int, rows: int = 1, width: int = 60) -> Tensor:
-    """Normal logits of some spread, (rows, width)."""
+WIDTH = 300  # more than the rows looked at first
+
+
+def random_logits(seed: int, rows: int = 1) -> Tensor:
+    """Normal logits of some spread, flat ones now and then, (rows, WIDTH)."""
     make = torch.Generator().manual_seed(seed)
-    return 3 * torch.randn(rows, width, generator=make)
+    return (3 if seed % 3 else 0.1) * torch.randn(rows, WIDTH, generator=make)
 
 
 def slow_probabilities(logits: Tensor, seen: list[int], s: SamplingSettings) -> Tensor:
@@ -47,15 +50,15 @@ def slow_probabilities(logits: Tensor, seen: list[int], s: SamplingSettings) -> 
 
 
 @settings(max_examples=150, deadline=None)
-@given(chosen, st.integers(0, 999), st.lists(st.integers(0, 59), min_size=1, max_size=20))
+@given(chosen, st.integers(0, 999), st.lists(st.integers(0, WIDTH - 1), min_size=1, max_size=20))
 def test_draws_are_the_slow_references(s: SamplingSettings, seed: int, seen: list[int]) -> None:
     logits = random_logits(seed)
-    mask = torch.zeros(60, dtype=torch.bool)
+    mask = torch.zeros(WIDTH, dtype=torch.bool)
     mask[seen] = True
     p = slow_probabilities(logits, seen, s)
-    noise = gumbel(s.seed, 17, torch.arange(60))
+    noise = gumbel(s.seed, 17, torch.arange(WIDTH))
     best, best_score = -1, -math.inf
-    for token in range(60):
+    for token in range(WIDTH):
         if p[token] > 0 and float(p[token].log() + noise[token]) > best_score:
             best, best_score = token, float(p[token].log() + noise[token])
     assert int(draw(logits, None, s, 17, mask)) == best
@@ -69,7 +72,7 @@ def test_filters_keep_transformers_tokens(s: SamplingSettings, seed: int) -> Non
     plain = SamplingSettings(s.temperature, s.top_p, s.top_k)
     expected = slow_probabilities(logits, [0], plain)
     kept = log_p.exp() / log_p.exp().sum()
-    given_p = torch.zeros(60).scatter(0, columns[0], kept[0])
+    given_p = torch.zeros(WIDTH).scatter(0, columns[0], kept[0])
     torch.testing.assert_close(given_p, expected)
 
 
@@ -84,7 +87,7 @@ def test_slices_draw_the_same_token() -> None:
     """Rows left out that could not be drawn anyway change nothing."""
     logits = random_logits(1, rows=50)
     logits[:, :20] = -1e4
-    ids = torch.arange(20, 60)
+    ids = torch.arange(20, WIDTH)
     for s in (SamplingSettings(), SamplingSettings(1.0, 1.0), SamplingSettings(0.0)):
         for position in range(20):
             whole = draw(logits, None, s, position)
