@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from spark.norm import Norm
-from spark.transformer import wide
+from spark.weights import wide
 
 if TYPE_CHECKING:
     from spark.models.base import SpokenLM

@@ -2,115 +2,22 @@
 
 Runs any range of layers over any rows, so that a caller can stop at a layer and go on later.
 Knows nothing of policies, modalities or sampling. Pre-norm blocks: RMSNorm, grouped-query
-attention with rotary positions, RMSNorm, SwiGLU. Weights come from the state dict of
-transformers' Qwen2ForCausalLM or GlmForCausalLM and are rearranged once, when read:
-
-- q, k and v become one matrix, and so do gate and up;
-- rotary pairs lie side by side, as in GLM. Qwen2 pairs dimension i with i + d/2: the rows of its
-  q and k are permuted, which no dot product of a query and a key can see. One complex
-  multiplication then rotates queries and keys, and dimensions without a rotation turn by 0.
+attention with rotary positions, RMSNorm, SwiGLU. How weights are read and laid out is the
+business of `weights.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from spark.cache import KVCache
-from spark.norm import Norm
-
-_ROTARY_SHARE = {"qwen2": 1.0, "glm": 0.5}  # defaults of transformers' config classes
-
-
-@dataclass(frozen=True)
-class TransformerConfig:
-    """Shape of a model, in transformers' words. `rotary_dim` values of each head are rotated."""
-
-    family: str
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-    rms_norm_eps: float
-    rope_theta: float
-    rotary_dim: int
-    max_position_embeddings: int
-    tie_word_embeddings: bool
-
-    @classmethod
-    def read(cls, config: Mapping[str, Any] | Any) -> TransformerConfig:
-        """Read a config.json (as a mapping) or a transformers config object.
-
-        Raises:
-            ValueError: the model needs something this transformer does not do.
-        """
-        raw = dict(config) if isinstance(config, Mapping) else config.to_dict()
-        family = raw.get("model_type")
-        if family not in _ROTARY_SHARE:
-            raise ValueError(f"model_type {family!r} is not one of {sorted(_ROTARY_SHARE)}")
-        _refuse_unsupported(raw)
-        heads = raw["num_attention_heads"]
-        head_dim = raw.get("head_dim") or raw["hidden_size"] // heads
-        rope = {**raw, **(raw.get("rope_parameters") or {})}
-        if rope.get("rope_theta") is None:  # the default would differ from model to model
-            raise ValueError("the config gives no rope_theta")
-        share = rope.get("partial_rotary_factor") or _ROTARY_SHARE[family]
-        return cls(
-            family=family,
-            vocab_size=raw["vocab_size"],
-            hidden_size=raw["hidden_size"],
-            intermediate_size=raw["intermediate_size"],
-            num_hidden_layers=raw["num_hidden_layers"],
-            num_attention_heads=heads,
-            num_key_value_heads=raw.get("num_key_value_heads") or heads,
-            head_dim=head_dim,
-            rms_norm_eps=raw["rms_norm_eps"],
-            rope_theta=float(rope["rope_theta"]),
-            rotary_dim=int(head_dim * share),
-            max_position_embeddings=raw["max_position_embeddings"],
-            tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
-        )
-
-
-def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
-    """Raise ValueError where a config asks for what would silently be computed wrongly."""
-    if raw.get("hidden_act", "silu") != "silu":
-        raise ValueError(f"hidden_act {raw['hidden_act']!r} is not supported, only silu")
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind != "default":
-        raise ValueError(f"rope type {kind!r} is not supported, only default")
-    if raw.get("use_sliding_window"):
-        raise ValueError("sliding-window attention is not supported")
-
-
-def wide(matrix: Tensor) -> Tensor:
-    """The same matrix (out, in), laid out input by input on a CPU.
-
-    With more outputs than inputs, MKL then multiplies it with one vector up to twice as fast
-    (measured: 1024 x 256 and 3406 x 256, one thread). A GPU's kernels want the usual order.
-    """
-    return matrix.t().contiguous().t() if matrix.device.type == "cpu" else matrix
-
-
-class Layer(NamedTuple):
-    """Weights of one block. Matrices are (in, out), the transpose of what a file holds."""
-
-    attention_norm: Norm
-    qkv: Tensor  # (D, (H + 2 KV) head_dim)
-    qkv_bias: Tensor | None  # ((H + 2 KV) head_dim,)
-    output: Tensor  # (H head_dim, D)
-    mlp_norm: Norm
-    gate_up: Tensor  # (D, 2 F), gate first
-    down: Tensor  # (F, D)
+from spark.weights import Layer, StateReader, TransformerConfig, read_layer, unfused, wide
 
 
 class Transformer:
@@ -159,9 +66,9 @@ class Transformer:
             ValueError: a tensor is missing or has another shape than the config says.
         """
         shape = config if isinstance(config, TransformerConfig) else TransformerConfig.read(config)
-        reader = _StateReader(state, dtype, torch.device(device))
+        reader = StateReader(state, dtype, torch.device(device))
         embedding = reader.take("model.embed_tokens.weight", (shape.vocab_size, shape.hidden_size))
-        layers = [_read_layer(reader, shape, i) for i in range(shape.num_hidden_layers)]
+        layers = [read_layer(reader, shape, i) for i in range(shape.num_hidden_layers)]
         final_gain = reader.take("model.norm.weight", (shape.hidden_size,))
         unembedding = embedding
         if not shape.tie_word_embeddings:
@@ -179,7 +86,7 @@ class Transformer:
             state["lm_head.weight"] = self.unembedding
         for index, layer in enumerate(self.layers):
             prefix = f"model.layers.{index}."
-            state |= {prefix + name: part for name, part in _unfused(layer, self.config).items()}
+            state |= {prefix + name: part for name, part in unfused(layer, self.config).items()}
         return state
 
     @property
@@ -361,96 +268,3 @@ class _Workspace:
             gate=gate,
             up=up,
         )
-
-
-@dataclass(frozen=True)
-class _StateReader:
-    """Takes tensors out of a state dict, checked, converted and placed."""
-
-    state: Mapping[str, Tensor]
-    dtype: torch.dtype | None
-    device: torch.device
-
-    def take(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        if name not in self.state:
-            raise ValueError(f"the state dict has no {name}")
-        tensor = self.state[name]
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} is {tuple(tensor.shape)}, the config says {shape}")
-        return tensor.detach().to(self.device, self.dtype or tensor.dtype)
-
-
-def _read_layer(reader: _StateReader, shape: TransformerConfig, index: int) -> Layer:
-    """One block from transformers' names, fused and with rotary pairs side by side."""
-    prefix, width = f"model.layers.{index}.", shape.hidden_size
-    sizes = {
-        "q": shape.num_attention_heads * shape.head_dim,
-        "k": shape.num_key_value_heads * shape.head_dim,
-        "v": shape.num_key_value_heads * shape.head_dim,
-    }
-
-    def norm(name: str) -> Norm:
-        return Norm(reader.take(f"{prefix}{name}.weight", (width,)), shape.rms_norm_eps)
-
-    parts, biases = [], []
-    for name, size in sizes.items():
-        weight = reader.take(f"{prefix}self_attn.{name}_proj.weight", (size, width))
-        parts.append(_pair(weight, shape) if name != "v" else weight)
-        if f"{prefix}self_attn.{name}_proj.bias" in reader.state:
-            bias = reader.take(f"{prefix}self_attn.{name}_proj.bias", (size,))
-            biases.append(_pair(bias, shape) if name != "v" else bias)
-    if len(biases) not in (0, len(parts)):
-        raise ValueError(f"{prefix}self_attn has a bias on some of q, k and v only")
-    return Layer(
-        attention_norm=norm("input_layernorm"),
-        qkv=wide(torch.cat(parts)).t(),
-        qkv_bias=torch.cat(biases) if biases else None,
-        output=reader.take(f"{prefix}self_attn.o_proj.weight", (width, sizes["q"])).t(),
-        mlp_norm=norm("post_attention_layernorm"),
-        gate_up=wide(_read_gate_up(reader, shape, prefix)).t(),
-        down=reader.take(f"{prefix}mlp.down_proj.weight", (width, shape.intermediate_size)).t(),
-    )
-
-
-def _read_gate_up(reader: _StateReader, shape: TransformerConfig, prefix: str) -> Tensor:
-    """Gate and up as one matrix (2 F, D): stored so by GLM, apart by Qwen2."""
-    inner, width = shape.intermediate_size, shape.hidden_size
-    if shape.family == "glm":
-        return reader.take(f"{prefix}mlp.gate_up_proj.weight", (2 * inner, width))
-    gate = reader.take(f"{prefix}mlp.gate_proj.weight", (inner, width))
-    return torch.cat((gate, reader.take(f"{prefix}mlp.up_proj.weight", (inner, width))))
-
-
-def _unfused(layer: Layer, shape: TransformerConfig) -> dict[str, Tensor]:
-    """One block's weights by transformers' names, the inverse of `_read_layer`."""
-    queries = shape.num_attention_heads * shape.head_dim
-    keys = shape.num_key_value_heads * shape.head_dim
-    parts = {
-        "input_layernorm.weight": layer.attention_norm.gain,
-        "self_attn.o_proj.weight": layer.output.t(),
-        "post_attention_layernorm.weight": layer.mlp_norm.gain,
-        "mlp.down_proj.weight": layer.down.t(),
-    }
-    for kind, fused in (("weight", layer.qkv.t()), ("bias", layer.qkv_bias)):
-        if fused is not None:
-            q, k, v = fused.split((queries, keys, keys))
-            parts[f"self_attn.q_proj.{kind}"] = _pair(q, shape, back=True)
-            parts[f"self_attn.k_proj.{kind}"] = _pair(k, shape, back=True)
-            parts[f"self_attn.v_proj.{kind}"] = v
-    if shape.family == "glm":
-        return parts | {"mlp.gate_up_proj.weight": layer.gate_up.t()}
-    gate, up = layer.gate_up.t().chunk(2)
-    return parts | {"mlp.gate_proj.weight": gate, "mlp.up_proj.weight": up}
-
-
-def _pair(rows: Tensor, shape: TransformerConfig, back: bool = False) -> Tensor:
-    """Put the rows of each rotary pair side by side, or back; rows are (heads head_dim, ...)."""
-    if shape.family == "glm":
-        return rows
-    half = shape.rotary_dim // 2
-    first = torch.arange(half)
-    order = torch.stack((first, first + half), dim=1).flatten()
-    order = torch.cat((order, torch.arange(shape.rotary_dim, shape.head_dim)))
-    order = order.argsort() if back else order
-    by_head = rows.unflatten(0, (-1, shape.head_dim))
-    return by_head[:, order.to(rows.device)].flatten(0, 1)

@@ -11,7 +11,8 @@ from transformers import GlmConfig, GlmForCausalLM, PreTrainedModel, Qwen2Config
 
 from spark.cache import KVCache
 from spark.heads import Head
-from spark.transformer import Transformer, TransformerConfig
+from spark.transformer import Transformer
+from spark.weights import TransformerConfig
 from tests.tiny import random_state, tiny_config
 
 CASES: dict[str, dict[str, Any]] = {
