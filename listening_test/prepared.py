@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -54,14 +55,26 @@ class PreparedStudy:
     planned_sessions: int
     stimuli: tuple[Stimulus, ...]
 
+    @cached_property
+    def by_id(self) -> dict[str, Stimulus]:
+        """The stimuli by their ids."""
+        return {stimulus.stimulus_id: stimulus for stimulus in self.stimuli}
+
+    @cached_property
+    def practice_ids(self) -> list[str]:
+        """Stimulus ids of the practice clips, in the order heard."""
+        return [s.stimulus_id for s in self.stimuli if s.trial_type == "practice"]
+
+    @cached_property
+    def _places(self) -> dict[tuple[str, int], str]:
+        rated = [s for s in self.stimuli if s.trial_type != "practice"]
+        return {(s.item_id, s.arm): s.stimulus_id for s in rated}
+
     def trials(self, row: int) -> list[str]:
         """Stimulus ids of design row `row` (from 0), practice first, in the order heard."""
-        practice = [s.stimulus_id for s in self.stimuli if s.trial_type == "practice"]
-        rated = [s for s in self.stimuli if s.trial_type != "practice"]
-        items = list(dict.fromkeys(s.item_id for s in rated))
-        by_place = {(items.index(s.item_id), s.arm): s.stimulus_id for s in rated}
+        items = list(dict.fromkeys(item for item, _ in self._places))
         order = session_order(len(items), self.arms, self.items_per_rater, self.seed, row)
-        return practice + [by_place[place] for place in order]
+        return self.practice_ids + [self._places[items[item], arm] for item, arm in order]
 
     def save(self, serve: Path) -> None:
         """Write `design.json` into the folder `serve`."""

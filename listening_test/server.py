@@ -196,7 +196,7 @@ def _add_page_routes(routes: APIRouter, studies: Studies) -> None:
                 "question": study.question,
                 "labels": study.labels,
                 "clips": study.arms * study.items_per_rater,
-                "practice": sum(s.trial_type == "practice" for s in study.stimuli),
+                "practice": len(study.practice_ids),
                 "max_comment": MAX_COMMENT,
             },
             headers=_NO_STORE,

@@ -62,21 +62,18 @@ def crossed_mean(values: Values, raters: npt.ArrayLike, items: npt.ArrayLike) ->
     Args:
         values, raters, items: (n,) scores or differences and who and what they belong to.
 
-    The two-way analysis needs two raters and two items or more; with fewer of one, that one
-    counts as fixed and only the other is clustered on.
+    One rater says nothing of other raters: no standard error. One item counts as fixed, and the
+    raters' means are then the units.
     """
     n = len(values)
     mean = float(np.mean(values)) if n else math.nan
     r_codes, i_codes = pd.factorize(np.asarray(raters))[0], pd.factorize(np.asarray(items))[0]
     n_r, n_i = np.bincount(r_codes, minlength=1), np.bincount(i_codes, minlength=1)
-    few_raters, few_items = len(n_r) < 2, len(n_i) < 2
-    if few_raters and few_items:
+    k = len(n_r)
+    if k < 2:
         return Estimate(mean, math.nan, math.nan)
-    if few_raters or few_items:
-        # Nothing is crossed: the means of the clusters there are, each one unit.
-        codes, counts = (i_codes, n_i) if few_raters else (r_codes, n_r)
-        sums = np.bincount(codes, weights=values - mean)
-        k = len(counts)
+    if len(n_i) < 2:
+        sums = np.bincount(r_codes, weights=values - mean)
         return Estimate(mean, math.sqrt(k / (k - 1) * float(np.sum(sums**2))) / n, k - 1)
     rater, item, rest = _components(values, r_codes, i_codes, n_r, n_i)
     from_raters = rater * float(np.sum((n_r / n) ** 2))
@@ -177,26 +174,27 @@ def _unpaired_difference(both: pd.DataFrame, a: str, b: str) -> Estimate:
     )
     raters = pd.factorize(both["rater_id"])[0]
     items = pd.factorize(both["item_id"])[0]
-    by_rater, by_item = _cluster_variance(influence, raters), _cluster_variance(influence, items)
+    # Two ratings a system and two raters at least, or residuals are zero for want of data.
+    if min(is_a.sum(), (~is_a).sum()) < 2 or raters.max() < 1:
+        return Estimate(gap, math.nan, math.nan)
+    by_rater = _cluster_variance(influence, raters)
+    if items.max() < 1:
+        return Estimate(gap, math.sqrt(by_rater), float(raters.max()))
+    by_item = _cluster_variance(influence, items)
     cells = both.groupby(["rater_id", "item_id"]).ngroup().to_numpy()
     by_cell = float(np.sum(np.bincount(cells, weights=influence) ** 2))
-    parts = [v for v in (by_rater, by_item) if v is not None]
-    if not parts:
-        return Estimate(gap, math.nan, math.nan)
-    variance = max(sum(parts) - by_cell, *parts) if len(parts) == 2 else parts[0]
-    clusters = [c.max() + 1 for c, v in ((raters, by_rater), (items, by_item)) if v is not None]
-    return Estimate(gap, math.sqrt(variance), float(min(clusters) - 1))
+    # The difference of estimates can fall below its parts by chance; the truth cannot.
+    variance = max(by_rater + by_item - by_cell, by_rater, by_item)
+    return Estimate(gap, math.sqrt(variance), float(min(raters.max(), items.max())))
 
 
-def _cluster_variance(influence: Values, codes: npt.NDArray[np.int64]) -> float | None:
+def _cluster_variance(influence: Values, codes: npt.NDArray[np.int64]) -> float:
     k = int(codes.max()) + 1
-    if k < 2:
-        return None
     return k / (k - 1) * float(np.sum(np.bincount(codes, weights=influence) ** 2))
 
 
 def wilcoxon_over_raters(frame: pd.DataFrame, a: str, b: str) -> float | None:
-    """Two-sided Wilcoxon signed-rank p over the raters' mean differences; None without raters.
+    """Two-sided Wilcoxon signed-rank p over the raters' mean differences; None below 2 raters.
 
     Raters who heard only one of the two systems cannot count. No difference at all gives 1.
     """
@@ -204,7 +202,7 @@ def wilcoxon_over_raters(frame: pd.DataFrame, a: str, b: str) -> float | None:
     gaps = (means[a] - means[b]).dropna().to_numpy()
     # Means of integers: differences that are equal on paper must be tied in floating point too.
     gaps = np.round(gaps, 9)
-    if len(gaps) == 0:
+    if len(gaps) < 2:
         return None
     if not gaps.any():
         return 1.0

@@ -114,7 +114,7 @@ def current_trial(
     """
     session = _session(db, key)
     order = json.loads(session["trials"])
-    n_practice = sum(_stimulus(study, s).trial_type == "practice" for s in order)
+    n_practice = len(study.practice_ids)
     index = session["n_done"] + 1
     if index > len(order):
         return {"state": "done", "total": len(order) - n_practice,
@@ -170,7 +170,7 @@ def save_rating(
     order = json.loads(session["trials"])
     if answer.trial_index != session["n_done"] + 1 or answer.trial_index > len(order):
         raise Refused(409, "out_of_order", "This clip was rated already, or is not up yet.")
-    stimulus = _stimulus(study, order[answer.trial_index - 1])
+    stimulus = study.by_id[order[answer.trial_index - 1]]
     _check_heard(db, session["session_id"], stimulus, answer, now)
     _insert(db, _row(study, session, stimulus, answer, now))
     done = answer.trial_index == len(order)
@@ -204,10 +204,6 @@ def _check_heard(
         or answer.listened_ms > since_served + HEARD_SLACK_MS
     ):
         raise Refused(409, "not_heard", "Please listen to the whole clip before you rate it.")
-
-
-def _stimulus(study: PreparedStudy, stimulus_id: str) -> Stimulus:
-    return next(s for s in study.stimuli if s.stimulus_id == stimulus_id)
 
 
 def _row(

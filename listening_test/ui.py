@@ -73,9 +73,9 @@ def results_page(studies: Studies) -> None:
             "environment, or use `python -m listening_test.export` and `analyse`."
         )
         return
-    with gr.Row():
-        secret = gr.Textbox(label="Secret", type="password", max_lines=1)
-        show = gr.Button("Show results", variant="primary")
+    with gr.Row(equal_height=True):
+        secret = gr.Textbox(label="Secret", type="password", max_lines=1, scale=4)
+        show = gr.Button("Show results", variant="primary", scale=1, min_width=160)
     note = gr.Markdown()
     systems = gr.Dataframe(label="Mean opinion scores", interactive=False)
     pairs = gr.Dataframe(label="Differences", interactive=False)

@@ -83,13 +83,21 @@ def test_the_naive_interval_is_scipys() -> None:
     assert naive_mean(scores).interval() == pytest.approx(tuple(expected), abs=1e-9)
 
 
-def test_one_item_or_one_rater_reduces_to_the_plain_interval_of_the_others() -> None:
+def test_one_item_reduces_to_raters_and_one_rater_is_no_evidence() -> None:
     scores = np.array([1.0, 2, 4, 4, 5, 3])
-    alone = naive_mean(scores).interval()
     many, one = list("abcdef"), ["x"] * 6
-    assert crossed_mean(scores, many, one).interval() == pytest.approx(alone)
-    assert crossed_mean(scores, one, many).interval() == pytest.approx(alone)
-    assert crossed_mean(scores[:1], ["a"], ["x"]).interval() is None
+    assert crossed_mean(scores, many, one).interval() == pytest.approx(
+        naive_mean(scores).interval()
+    )
+    assert crossed_mean(scores, one, many).interval() is None
+
+
+def test_a_rater_who_just_began_proves_nothing() -> None:
+    """One rating a system, of different texts, both "fair": no interval, no equivalence."""
+    frame = crossed(np.random.default_rng(4), 1, 2, ("a", "b")).iloc[[0, 3]].assign(score=3.0)
+    (pair,) = analyse(frame, margin=0.2)["pairs"]
+    assert pair["difference"] == 0
+    assert pair["ci95"] is pair["p_wilcoxon"] is pair["non_inferior"] is pair["equivalent"] is None
 
 
 @settings(deadline=None, max_examples=40)

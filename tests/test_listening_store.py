@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,10 +162,7 @@ def test_what_breaks_the_rules_is_refused_and_not_stored(
 
 def tiny_study_with_duration(seconds: float) -> PreparedStudy:
     study = tiny_study()
-    stimuli = tuple(
-        Stimulus(s.stimulus_id, s.item_id, s.arm, seconds, s.trial_type) for s in study.stimuli
-    )
-    return PreparedStudy(**{**study.__dict__, "stimuli": stimuli})
+    return replace(study, stimuli=tuple(replace(s, duration_s=seconds) for s in study.stimuli))
 
 
 def test_rating_before_the_clip_can_have_been_heard_is_refused(clock: Clock) -> None:
