@@ -73,19 +73,27 @@ def build(lm: SpokenLM, studies: Studies, example: Comparison | None = None) -> 
     """
     shelf = Shelf(lm)
     with gr.Blocks(title="SPAR-K Lab", analytics_enabled=False, fill_width=True) as demo:
-        gr.Navbar(main_page_name="Compare")
+        _navbar()
         page = ComparePage(shelf, example)
         demo.load(
             page.load, None, page.load_outputs(), show_progress="hidden", api_visibility="private"
         )
     with demo.route("Listen", "/listen"):
+        _navbar()
         listen_page(studies)
     with demo.route("Results", "/results"):
+        _navbar()
         results_page(studies)
     with demo.route("About", "/about"):
+        _navbar()
         about_page(shelf)
     demo.queue(default_concurrency_limit=4, max_size=20)
     return demo
+
+
+def _navbar() -> None:
+    """Every page needs its own, or it calls the first one “Home”."""
+    gr.Navbar(main_page_name="Compare")
 
 
 def launch(

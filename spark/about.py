@@ -83,7 +83,7 @@ def picture() -> str:
     """Two chunks under SPAR-K Triple as SVG: depth of each token, waiting rows, refreshes."""
     policy = Spark(_EXIT, variant="triple")
     slots = [(Slot.TEXT, 0), *((Slot.SPEECH, place) for place in range(_CHUNK))] * 2
-    width, height = _LEFT + _STEP * len(slots) + 10, _TOP + _UNIT * _LAYERS + 78
+    width, height = _LEFT + _STEP * len(slots) + 10, _TOP + _UNIT * _LAYERS + 32
     parts = [_gridline(_LAYERS, width, "layer 14"), _gridline(_EXIT, width, "exit, 11")]
     waiting: list[int] = []
     for column, (slot, place) in enumerate(slots):

@@ -145,8 +145,8 @@ def _time(reply: Reply, ms: float | None) -> str:
         return text
     timing = reply.timing
     if timing is None or not timing.distinguishable:
-        runs = f" in {timing.replays} replays" if timing else ""
-        return f"{text} <small>difference not distinguishable here{runs}</small>"
+        runs = f" ({timing.replays} replays)" if timing else ""
+        return f"{text} <small>not distinguishable here{runs}</small>"
     change, spread = 100 * timing.change, 100 * timing.half_width
     sign = "−" if change < 0 else "+"
     return (

@@ -135,7 +135,7 @@ class ComparePage:
     def _cards(self) -> None:
         self.status = gr.HTML(elem_id="status")
         self.heads, self.players, self.figures = [], [], []
-        with gr.Row(equal_height=False):
+        with gr.Row(equal_height=True):
             for policy in POLICIES:
                 with gr.Column(elem_classes="sk-card", min_width=250):
                     self.heads.append(gr.HTML(cards.head(policy)))

@@ -1,0 +1,273 @@
+"""What the pages say, without a browser: figures, escaping, findings, links, handlers."""
+
+import re
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spark import about, cards, compare, link, plots
+from spark.comparison import CompareSettings
+from spark.modality import Modality
+from spark.models import ModelInfo
+from spark.shelf import Shelf
+from spark.timing import Timing
+from spark.ui import ComparePage
+from tests.tiny import tiny_lm
+
+REQUEST = SimpleNamespace(session_hash="visitor", query_params={})
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return tiny_lm()
+
+
+@pytest.fixture(scope="module")
+def comparison(lm):
+    return compare.compare(lm, "hello there", listen=False)
+
+
+@pytest.fixture(scope="module")
+def page(lm):
+    barred = ModelInfo("big", "Big model", False, "it needs a GPU; run the lab on one")
+    with gr.Blocks():
+        yield ComparePage(Shelf(lm, [barred]))
+
+
+def form(page, **changes):
+    """What stands in the form, by component."""
+    plain = CompareSettings()
+    values = {
+        "prompt": "hello there", "model": "tiny", "schedule": plain.schedule, "exit_layer": 3,
+        "head": plain.head, "measure": plain.measure, "threshold": plain.threshold,
+        "temperature": plain.temperature, "top_p": plain.top_p, "seed": 1, "replays": 0,
+        "blind": False, "seconds": False,
+    }  # fmt: skip
+    return {getattr(page, name): value for name, value in {**values, **changes}.items()}
+
+
+def run(page, **changes):
+    """All updates of a run, and the page's last state of each component."""
+    page.begin(REQUEST)
+    updates = list(page.run(form(page, **changes), REQUEST))
+    last = {}
+    for update in updates:
+        last.update(update)
+    return updates, last
+
+
+def test_a_timing_difference_is_shown_only_with_its_spread(comparison):
+    full, spark = comparison.replies[:2]
+    assert "replays" not in cards.figures(full, complete=True)
+    assert "not distinguishable here" in cards.figures(spark, complete=True)
+    spark.timing = Timing(5, -0.08, 0.02)
+    assert "−8 ± 2 %, 5 replays" in cards.figures(spark, complete=True)
+    spark.timing = Timing(5, -0.08, 0.09)
+    text = cards.figures(spark, complete=True)
+    assert "not distinguishable here (5 replays)" in text
+    assert "±" not in text
+    spark.timing = None
+
+
+def test_what_was_not_measured_is_not_shown(comparison):
+    text = cards.figures(comparison.replies[0], complete=True)
+    assert "word errors" not in text
+    assert "predicted MOS" not in text
+    table = cards.summary_table(comparison)
+    assert re.search(r"wer_vs_text</th><td>–</td><td>–</td><td>–</td>", table)
+
+
+def test_what_a_model_or_a_recogniser_says_is_escaped(comparison):
+    reply = comparison.replies[0]
+    kept = reply.text, reply.heard
+    reply.text, reply.heard = "<script>alert(1)</script>", "script"
+    assert "<script" not in cards.figures(reply, complete=True)
+    reply.text, reply.heard = kept
+    assert "<b>" not in cards.message("<b>hello</b>", "alert")
+    step = compare.compare(tiny_lm(), "x", listen=False).replies[0].trace.steps[0]
+    object.__setattr__(step, "text", "<img>")
+    assert "<img>" not in plots.hover(step, 4)
+
+
+def test_heard_words_are_marked_where_they_differ(comparison):
+    reply = comparison.replies[0]
+    kept = reply.text, reply.heard
+    reply.text, reply.heard = "nineteen minus eight is eleven", "nineteen minus late is"
+    shown = cards.figures(reply, complete=True)
+    reply.text, reply.heard = kept
+    assert "nineteen minus <del>eight</del> <ins>late</ins> is <del>eleven</del>" in shown
+
+
+def test_blind_players_name_no_policy(comparison):
+    for place, reply in enumerate(comparison.replies):
+        html = cards.blind_player(reply, place) + cards.blind_head(place)
+        without_sound = re.sub(r"src='[^']*'", "", html).lower()
+        assert not any(
+            name in without_sound for name in ("full", "spark", "confidence", "controls")
+        )
+
+
+def test_the_depth_plot_shows_every_token_once_with_its_depth(comparison):
+    figure = plots.depth_figure(comparison.replies)
+    for row, reply in enumerate(comparison.replies):
+        axis = "y" if row == 0 else f"y{row + 1}"
+        seen = {}
+        for trace in figure.data:
+            if trace.yaxis == axis and trace.customdata is not None:
+                for x, y, (policy, index, _) in zip(
+                    trace.x, trace.y, trace.customdata, strict=True
+                ):
+                    assert (policy, index) == (reply.policy, x)
+                    assert x not in seen
+                    seen[x] = y
+        assert seen == {step.index: step.depth for step in reply.trace.steps}
+    looks = {(look.colour, look.symbol) for look in plots.LOOKS.values()}
+    assert len(looks) == len({look.symbol for look in plots.LOOKS.values()}) == len(Modality)
+
+
+def test_the_histogram_counts_every_token(comparison):
+    figure = plots.histogram_figure(comparison.replies)
+    total = sum(sum(bar.y) for bar in figure.data)
+    assert total == sum(len(reply.trace.steps) for reply in comparison.replies)
+
+
+def test_the_finding_says_what_the_traces_say(comparison):
+    text = plots.finding(comparison)
+    spark = comparison.reply("spark")
+    speech = [s for s in spark.trace.steps if s.modality is Modality.SPEECH]
+    shallow = sum(step.depth < 4 for step in speech)
+    assert f"SPAR-K ran {shallow} of {len(speech)} speech tokens shallow" in text
+    saved = round(100 * (1 - spark.trace.summary()["traffic_ratio"]))
+    assert f"read {saved} % fewer weights" in text
+    assert "Confidence exit" in text
+
+
+SETTINGS = st.builds(
+    CompareSettings,
+    schedule=st.sampled_from(["triple", "even", "odd", "k5"]),
+    exit_layer=st.none() | st.integers(1, 40),
+    measure=st.sampled_from(["max_prob", "entropy"]),
+    threshold=st.floats(0, 1),
+    head=st.sampled_from(["fitted", "untrained"]),
+    temperature=st.floats(0, 2),
+    top_p=st.floats(0.05, 1),
+    seed=st.integers(0, 2**60),
+)
+
+
+@given(st.text(min_size=1, max_size=60), SETTINGS)
+def test_a_link_gives_back_what_was_put_in(prompt, settings):
+    from urllib.parse import parse_qsl
+
+    query = link.to_query("embedded", prompt, settings)
+    back = link.from_query(dict(parse_qsl(query[1:])))
+    assert back.prompt == prompt
+    assert back.model == "embedded"
+    assert CompareSettings(**back.settings) == settings
+    assert back.unread == ()
+
+
+def test_a_broken_link_keeps_what_can_be_read(page):
+    request = SimpleNamespace(
+        session_hash="v", query_params={"prompt": "hi", "seed": "many", "threshold": "7"}
+    )
+    updates = page.load(request)
+    assert updates[page.prompt] == "hi"
+    assert page.seed not in updates
+    assert "seed" in updates[page.status]
+    assert "between 0 and 1" in updates[page.status]
+
+
+def test_a_run_fills_the_cards_one_after_the_other(page):
+    updates, last = run(page)
+    players = [i for i, u in enumerate(updates) for p in page.players if u.get(p)]
+    assert players == sorted(players)
+    assert len(players) == 3  # each set once: a sound that plays is not torn away
+    assert "Done" in last[page.status]
+    assert last[page.shown].comparison.prompt == "hello there"
+    assert last[page.run_button]["interactive"] is True
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt": "  "}, "empty"),
+        ({"prompt": "x" * 201}, "too long"),
+        ({"prompt": "你好"}, "cannot read"),
+        ({"seed": None}, "seed must be a whole number"),
+        ({"seed": -1}, "seed must be a whole number"),
+        ({"model": "big"}, "Big model cannot run here: it needs a GPU"),
+    ],
+)
+def test_what_cannot_be_run_is_answered_and_the_form_left_alone(page, changes, message):
+    updates, last = run(page, **changes)
+    assert len(updates) == 1
+    assert message in last[page.status]
+    assert "role='alert'" in last[page.status]
+    assert page.prompt not in last
+    assert last[page.run_button]["interactive"] is True
+
+
+def test_a_model_that_cannot_run_stays_in_the_menu_with_its_reason(page):
+    assert ("Big model (cannot run here)", "big") in page.shelf.choices()
+    assert "run the lab on one" in page.choose_model("big")[page.status]
+
+
+def test_stop_keeps_what_is_there(page):
+    page.begin(REQUEST)
+    last = {}
+    for update in page.run(form(page, prompt="hello there", seed=4), REQUEST):
+        last.update(update)
+        if update.get(page.players[0]):
+            page.stop(REQUEST)
+    assert "Stopped" in last[page.status]
+    assert "<audio" in last[page.players[0]]
+    assert "not run" in last[page.heads[2]]
+    assert last[page.shown].comparison.stopped
+
+
+def test_a_stop_while_waiting_runs_nothing(page):
+    page.begin(REQUEST)
+    page.stop(REQUEST)
+    last = {}
+    for update in page.run(form(page), REQUEST):
+        last.update(update)
+    assert last[page.shown].comparison.replies == []
+    assert "Stopped" in last[page.status]
+
+
+def test_blind_tells_nothing_before_the_answer_and_all_after(page):
+    updates, last = run(page, blind=True)
+    shown = last[page.shown]
+    assert shown.blind
+    assert sorted(shown.order) == [0, 1, 2]
+    told = " ".join(str(value) for update in updates for key, value in update.items()
+                    if key is not page.shown).lower()  # fmt: skip
+    told = re.sub(r"src='[^']*'", "", told)
+    for secret in ("spar-k", "full depth", "confidence exit", "weights read", "data-policy"):
+        assert secret not in told
+    assert sum(page.depth in update for update in updates) == 0
+    assert page.zipped(shown) == ""
+    revealed = page.reveal(shown, False, place=1)
+    chosen = cards.title(shown.comparison.replies[shown.order[1]].policy)
+    assert f"You chose B, which is {chosen}." in revealed[page.status]
+    for place, index in enumerate(shown.order):
+        reply = shown.comparison.replies[index]
+        assert cards.title(reply.policy) in revealed[page.heads[place]]
+        assert f"data-policy='{reply.policy}'" in revealed[page.players[place]]
+    assert not revealed[page.shown].blind
+
+
+def test_the_order_of_a_blind_round_varies(page, comparison):
+    orders = {page._blind_round(comparison, False)[page.shown].order for _ in range(60)}
+    assert len(orders) == 6
+
+
+def test_the_picture_is_the_schedules_own():
+    picture = about.picture()
+    assert picture.count("url(#waits)") == 4  # F S S F, twice: four tokens wait
+    assert picture.count(">refresh<") == 2
+    assert "big" in about.models_table([ModelInfo("b", "big", False, "why")])
