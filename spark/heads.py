@@ -165,9 +165,6 @@ class HeadBank:
         lm: the model.
         speech_row_head: whether slots that must hold speech compute speech and control rows only.
         kind: which heads decide at exit layers.
-
-    Raises:
-        ValueError: a fitted head decides ids that are neither speech nor control, and not all.
     """
 
     def __init__(self, lm: SpokenLM, speech_row_head: bool, kind: HeadKind) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from spark.metrics.cost import traffic_ratio
 from spark.modality import Modality, Slot, Vocabulary
 from spark.sampling import SamplingSettings
 from spark.schedule import KVPolicy
@@ -152,8 +153,6 @@ class Trace:
         `ms_per_token` is the mean over all tokens, prefill apart; `max_outside_mass` is over the
         steps where it was measured.
         """
-        from spark.metrics.cost import traffic_ratio
-
         outside = [s.outside_mass for s in self.steps if not math.isnan(s.outside_mass)]
         elapsed = sum(step.elapsed_ms for step in self.steps)
         return {
