@@ -64,7 +64,7 @@ def slow_count(trace: Trace) -> tuple[int, int]:
     return read, full
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.sampled_from(
         [

@@ -88,7 +88,7 @@ policies = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     policy=policies,
     layout=st.sampled_from([TA4, BLOCKS]),
@@ -124,7 +124,7 @@ def test_keystone_deferred_catch_up_is_exact(
             history = engine.prefill(lm.encode_prompt("and now"), ended)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(policy=policies, stop_after=st.integers(1, 25))
 def test_what_is_pending_is_a_prefix_too(policy: Policy, stop_after: int) -> None:
     """Before any flush, each layer holds the full model's first rows and the rest is pending."""

@@ -49,7 +49,7 @@ def slow_probabilities(logits: Tensor, seen: list[int], s: SamplingSettings) -> 
     return chain(torch.tensor([seen]), logits.clone())[0].softmax(-1)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(chosen, st.integers(0, 999), st.lists(st.integers(0, WIDTH - 1), min_size=1, max_size=20))
 def test_draws_are_the_slow_references(s: SamplingSettings, seed: int, seen: list[int]) -> None:
     logits = random_logits(seed)
@@ -64,7 +64,7 @@ def test_draws_are_the_slow_references(s: SamplingSettings, seed: int, seen: lis
     assert int(draw(logits, None, s, 17, mask)) == best
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(chosen, st.integers(0, 999))
 def test_filters_keep_transformers_tokens(s: SamplingSettings, seed: int) -> None:
     logits = random_logits(seed)
