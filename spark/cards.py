@@ -30,7 +30,7 @@ def title(policy: str) -> str:
 def head(policy: str, note: str = "", letter: str = "") -> str:
     """A card's heading; `letter` after a blind round."""
     before = f"<span class='sk-letter'>{letter}</span> " if letter else ""
-    return f"<h3>{before}{escape(title(policy))}</h3><p class='sk-note'>{escape(note)}</p>"
+    return f"<h2>{before}{escape(title(policy))}</h2><p class='sk-note'>{escape(note)}</p>"
 
 
 def waiting(policy: str) -> str:
@@ -63,7 +63,7 @@ def player(reply: Reply, label: str = "") -> str:
 
 def blind_head(place: int) -> str:
     """A card's heading while nobody knows which policy it is."""
-    return f"<h3><span class='sk-letter'>{LETTERS[place]}</span></h3>"
+    return f"<h2><span class='sk-letter'>{LETTERS[place]}</span></h2>"
 
 
 def blind_player(reply: Reply, place: int) -> str:

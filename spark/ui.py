@@ -149,7 +149,7 @@ class ComparePage:
     def _results(self) -> None:
         with gr.Column(visible=False) as self.results:
             self.finding = gr.Markdown(elem_classes="sk-finding")
-            gr.Markdown("### Depth at each token")
+            gr.Markdown("## Depth at each token", elem_classes="sk-section")
             self.seconds = gr.Checkbox(False, label="x axis in seconds of speech")
             self.depth = gr.Plot(show_label=False, elem_id="depth-plot", elem_classes="sk-plot")
             gr.HTML(
@@ -157,7 +157,7 @@ class ComparePage:
                 "refresh, which runs them for all that wait. A click on a mark plays the sound "
                 "from there; the table of tokens below does the same by keyboard.</p>"
             )
-            gr.Markdown("### How many tokens ran how deep")
+            gr.Markdown("## How many tokens ran how deep", elem_classes="sk-section")
             self.histogram = gr.Plot(show_label=False, elem_classes="sk-plot")
             with gr.Accordion("All figures", open=False):
                 self.table = gr.HTML()

@@ -66,13 +66,13 @@ def test_an_example_stands_there_before_the_first_press(page):
     expect(page.locator("#status")).to_contain_text(EXAMPLE)
     expect(page.locator(".sk-card audio")).to_have_count(3)
     expect(page.locator("#depth-plot .js-plotly-plot")).to_be_visible()
-    expect(page.locator(".sk-finding")).to_contain_text("speech tokens shallow")
+    expect(page.locator(".sk-finding").first).to_contain_text("speech tokens shallow")
 
 
 def test_one_press_gives_three_sounds_with_their_figures(page):
     ask(page, "hello there", seed=5)
     expect(page.locator("#status")).to_contain_text(DONE)
-    heads = page.locator(".sk-card h3")
+    heads = page.locator(".sk-card h2")
     assert heads.all_text_contents() == ["Full depth", "SPAR-K", "Confidence exit"]
     lm = tiny_lm()
     expected = compare(lm, "hello there", CompareSettings(seed=5), listen=False)
@@ -144,15 +144,15 @@ def test_blind_mode_tells_nothing_until_the_answer(page):
     ask(page, "hello there", blind=True, seed=4)
     expect(page.locator("#status")).to_contain_text("Ready: listen to A, B and C")
     seen = page.locator("main").inner_html().lower()
-    for secret in ("data-policy", "heard:", "weights read", "js-plotly-plot", "full depth</h3>"):
+    for secret in ("data-policy", "heard:", "weights read", "js-plotly-plot", "full depth</h2>"):
         assert secret not in seen
-    assert page.locator(".sk-card h3").all_text_contents() == ["A", "B", "C"]
+    assert page.locator(".sk-card h2").all_text_contents() == ["A", "B", "C"]
     assert page.locator(".sk-card audio[controls]").count() == 0  # controls would show the length
     page.get_by_role("button", name="Play B").click()
     page.wait_for_function("document.getElementById('blind-B').currentTime > 0.05")
     page.get_by_role("button", name="No difference").click()
     expect(page.locator("#status")).to_contain_text("You heard no difference")
-    heads = [text.split()[0] for text in page.locator(".sk-card h3").all_text_contents()]
+    heads = [text.split()[0] for text in page.locator(".sk-card h2").all_text_contents()]
     assert heads == ["A", "B", "C"]
     expect(page.locator(".sk-card audio[data-policy]")).to_have_count(3)
     expect(page.locator("#depth-plot .js-plotly-plot")).to_be_visible()
