@@ -32,7 +32,10 @@ def main(arguments: list[str] | None = None) -> int:
     attach(app, studies)
     print(f"raters: http://{options.host}:{options.port}/listen/{hosted.study.study_id}")
     print(f"ratings: {hosted.store.csv_path}")
-    uvicorn.run(app, host=options.host, port=options.port, log_level="warning")
+    # A rater listens for longer than uvicorn's 5 s: keep the connection for the next request.
+    uvicorn.run(
+        app, host=options.host, port=options.port, log_level="warning", timeout_keep_alive=75
+    )
     studies.close()
     return 0
 

@@ -30,6 +30,7 @@ from uuid import UUID
 from fastapi import APIRouter, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
+from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute
 
 from listening_test import trials
@@ -254,10 +255,13 @@ Body = TypeVar("Body", bound=BaseModel)
 async def _body(request: Request, model: type[Body]) -> Body:
     """The request's JSON as `model`, read no further than MAX_BODY bytes."""
     data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > MAX_BODY:
-            raise Refused(413, "too_large", f"A request may have {MAX_BODY} bytes at most.")
+    try:
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > MAX_BODY:
+                raise Refused(413, "too_large", f"A request may have {MAX_BODY} bytes at most.")
+    except ClientDisconnect:  # nobody is left to read this; it will be sent again
+        raise Refused(400, "cut_off", "The request ended before its body.") from None
     try:
         return model.model_validate_json(bytes(data))
     except ValidationError as error:

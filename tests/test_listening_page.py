@@ -207,6 +207,29 @@ def test_a_second_tab_cannot_rate_the_same_clip_twice(
     assert [row["score"] for row in stored(study_dir)[before:]] == ["4"]
 
 
+def test_a_clip_that_does_not_load_is_told_and_can_be_played_later(page: Page, url: str) -> None:
+    page.route("**/clip/*", lambda route: route.abort())
+    begin(page, url)
+    page.keyboard.press("Space")
+    expect(page.get_by_role("alert")).to_contain_text("could not be played")
+    expect(page.get_by_role("radio").first).to_be_disabled()
+    page.unroute("**/clip/*")
+    rate(page, "4")
+    heading(page, "Clip 1 of 4")
+
+
+def test_a_tab_whose_clip_was_rated_elsewhere_catches_up(page: Page, url: str) -> None:
+    begin(page, url)
+    late = page.context.new_page()
+    late.route("**/clip/*", lambda route: route.abort())
+    late.goto(url)
+    heading(late, "Practice clip")
+    rate(page, "4")
+    heading(page, "Clip 1 of 4")
+    late.keyboard.press("Space")
+    heading(late, "Clip 1 of 4")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_at_any_step(browser: Browser, url: str, scheme: Any) -> None:
     size = {"width": 1280, "height": 800}

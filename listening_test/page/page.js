@@ -151,10 +151,18 @@ async function togglePlay() {
   trouble("");
   audio.currentTime = 0;
   try { await audio.play(); } catch (error) {
-    if (error.name === "AbortError") return;
-    audio.load();
-    trouble("The clip could not be played. Check your connection, then press Play again.");
+    if (error.name !== "AbortError") await notPlayed();
   }
+}
+
+async function notPlayed() {
+  try {
+    // Another tab may have rated this clip: then it is closed, and the next one is up.
+    const state = await ask("trial");
+    if (state.clip !== trial.clip) { enter(state); return; }
+  } catch { /* the server cannot be reached: said below */ }
+  audio.load();
+  trouble("The clip could not be played. Check your connection, then press Play again.");
 }
 
 audio.addEventListener("playing", () => {
