@@ -149,6 +149,7 @@ function countListened() {
 async function togglePlay() {
   if (!audio.paused) { audio.pause(); return; }
   trouble("");
+  if (audio.error) audio.load();  // it stays broken until it is asked for again
   audio.currentTime = 0;
   try { await audio.play(); } catch (error) {
     if (error.name !== "AbortError") await notPlayed();
@@ -161,7 +162,6 @@ async function notPlayed() {
     const state = await ask("trial");
     if (state.clip !== trial.clip) { enter(state); return; }
   } catch { /* the server cannot be reached: said below */ }
-  audio.load();
   trouble("The clip could not be played. Check your connection, then press Play again.");
 }
 
