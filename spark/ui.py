@@ -211,7 +211,7 @@ class ComparePage:
         """A visitor opens the page: the example is shown, and a link's settings are taken over."""
         updates = self._restored(link.from_query(dict(request.query_params)))
         if self.example is None:
-            return updates
+            return {self.status: "", **updates}  # gradio takes no empty dict
         shown = Shown(self.example)
         note = f"Example, run when this app started: “{self.example.prompt}”"
         updates.setdefault(self.status, cards.message(note))

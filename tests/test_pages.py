@@ -181,6 +181,11 @@ def test_a_broken_link_keeps_what_can_be_read(page):
     assert "between 0 and 1" in updates[page.status]
 
 
+def test_without_an_example_the_page_begins_empty(page):
+    updates = page.load(SimpleNamespace(session_hash="v", query_params={}))
+    assert updates == {page.status: ""}
+
+
 def test_a_run_fills_the_cards_one_after_the_other(page):
     updates, last = run(page)
     players = [i for i, u in enumerate(updates) for p in page.players if u.get(p)]
