@@ -241,6 +241,7 @@ $("form").addEventListener("submit", async (event) => {
 async function send(body) {
   sending = true;
   $("next").disabled = true;
+  $("scale").disabled = true;  // what is on the screen stays what is being sent
   savedLine("saving …");
   try {
     const reply = await insist("rating", body, notSaved);
