@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from spark import models
 from spark.models.base import SpokenLM
 
 
-def gpu(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function with a GPU lent for its time where the platform lends one; else as it is."""
-    try:
-        import spaces
-    except ImportError:
+def gpu(function: Callable[..., Any], lm: SpokenLM) -> Callable[..., Any]:
+    """The function with a GPU lent for its time, where the model is on one that is lent.
+
+    Elsewhere the function as it is: a loan runs it in a process of its own, which a model on the
+    CPU, or on a GPU of one's own, does not need.
+    """
+    if lm.transformer.device.type != "cuda" or find_spec("spaces") is None:
         return function
-    wrapped: Callable[..., Any] = spaces.GPU(function)
-    return wrapped
+    lent: Callable[..., Any] = import_module("spaces").GPU(function)
+    return lent
 
 
 class Shelf:

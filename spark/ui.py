@@ -85,7 +85,7 @@ class ComparePage:
             "one cost.</p>",
             elem_classes="sk-top",
         )
-        self.shown = gr.State(None)
+        self.shown = gr.State(Shown(self.example) if self.example else None)
         with gr.Row(equal_height=False):
             self.prompt = gr.Textbox(
                 label="Ask, or give it a sentence to read aloud",
@@ -133,36 +133,45 @@ class ComparePage:
                                          elem_id="blind")  # fmt: skip
 
     def _cards(self) -> None:
-        self.status = gr.HTML(elem_id="status")
+        told = (
+            f"Example, run when this app started: “{self.example.prompt}”" if self.example else ""
+        )
+        self.status = gr.HTML(cards.message(told), elem_id="status")
         self.heads, self.players, self.figures = [], [], []
         with gr.Row(equal_height=True):
             for policy in POLICIES:
+                reply = self.example.reply(policy) if self.example else None
+                head = cards.head(policy, _described(reply) if reply else "")
                 with gr.Column(elem_classes="sk-card", min_width=250):
-                    self.heads.append(gr.HTML(cards.head(policy)))
-                    self.players.append(gr.HTML())
-                    self.figures.append(gr.HTML())
+                    self.heads.append(gr.HTML(head))
+                    self.players.append(gr.HTML(cards.player(reply) if reply else ""))
+                    self.figures.append(gr.HTML(cards.figures(reply, True) if reply else ""))
         with gr.Column(visible=False) as self.vote:
             gr.Markdown("**Which sounds best?** The policies are revealed after your answer.")
             with gr.Row():
                 self.votes = [gr.Button(name) for name in (*cards.LETTERS, "No difference")]
 
     def _results(self) -> None:
-        with gr.Column(visible=False) as self.results:
-            self.finding = gr.Markdown(elem_classes="sk-finding")
+        first = self.example or Comparison("", "", CompareSettings())
+        replies = first.replies
+        with gr.Column(visible=bool(replies)) as self.results:
+            self.finding = gr.Markdown(plots.finding(first), elem_classes="sk-finding")
             gr.Markdown("## Depth at each token", elem_classes="sk-section")
             self.seconds = gr.Checkbox(False, label="x axis in seconds of speech")
-            self.depth = gr.Plot(show_label=False, elem_id="depth-plot", elem_classes="sk-plot")
+            self.depth = gr.Plot(self._depth_figure(replies, False), show_label=False,
+                                 elem_id="depth-plot", elem_classes="sk-plot")  # fmt: skip
             gr.HTML(
                 "<p class='sk-note'>A hollow mark waits for its upper layers; a triangle is a "
                 "refresh, which runs them for all that wait. A click on a mark plays the sound "
                 "from there; the table of tokens below does the same by keyboard.</p>"
             )
             gr.Markdown("## How many tokens ran how deep", elem_classes="sk-section")
-            self.histogram = gr.Plot(show_label=False, elem_classes="sk-plot")
+            self.histogram = gr.Plot(plots.histogram_figure(replies), show_label=False,
+                                     elem_classes="sk-plot")  # fmt: skip
             with gr.Accordion("All figures", open=False):
-                self.table = gr.HTML()
+                self.table = gr.HTML(cards.summary_table(first))
             with gr.Accordion("Every token", open=False):
-                self.tokens = gr.HTML()
+                self.tokens = gr.HTML(cards.token_tables(replies))
             with gr.Row():
                 self.download = gr.Button("Download everything (zip)", elem_id="download")
                 self.copy = gr.Button("Copy link", elem_id="copy-link")
@@ -208,18 +217,13 @@ class ComparePage:
         )
 
     def load(self, request: gr.Request) -> Updates:
-        """A visitor opens the page: the example is shown, and a link's settings are taken over."""
+        """A visitor opens the page, perhaps by a link: its prompt and settings are taken over."""
         updates = self._restored(link.from_query(dict(request.query_params)))
-        if self.example is None:
-            return {self.status: "", **updates}  # gradio takes no empty dict
-        shown = Shown(self.example)
-        note = f"Example, run when this app started: “{self.example.prompt}”"
-        updates.setdefault(self.status, cards.message(note))
-        return {**updates, **self._everything(shown, seconds=False)}
+        return updates or {self.status: gr.skip()}  # gradio takes no empty dict
 
     def load_outputs(self) -> list[Any]:
         """Components that `load` may change."""
-        return [*self.outputs, *self.asked]
+        return [self.status, *self.asked]
 
     def _restored(self, given: link.Linked) -> Updates:
         updates: Updates = {self.prompt: given.prompt} if given.prompt else {}
@@ -261,7 +265,7 @@ class ComparePage:
             settings, prompt = self._wanted(form), form[self.prompt]
             lm = self._model(form[self.model])
             settings.policies(lm), settings.sampling(), lm.encode_prompt(prompt)
-            events = gpu(compare.stream)(
+            events = gpu(compare.stream, lm)(
                 lm, prompt, settings, replays=int(form[self.replays]), stop=stop.is_set
             )
             follow = self._blindly if form[self.blind] else self._openly

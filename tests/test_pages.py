@@ -1,10 +1,13 @@
 """What the pages say, without a browser: figures, escaping, findings, links, handlers."""
 
 import re
-from types import SimpleNamespace
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
 
 import gradio as gr
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +15,7 @@ from spark import about, cards, compare, link, plots
 from spark.comparison import CompareSettings
 from spark.modality import Modality
 from spark.models import ModelInfo
-from spark.shelf import Shelf
+from spark.shelf import Shelf, gpu
 from spark.timing import Timing
 from spark.ui import ComparePage
 from tests.tiny import tiny_lm
@@ -34,7 +37,7 @@ def comparison(lm):
 def page(lm):
     barred = ModelInfo("big", "Big model", False, "it needs a GPU; run the lab on one")
     with gr.Blocks():
-        yield ComparePage(Shelf(lm, [barred]))
+        return ComparePage(Shelf(lm, [barred]))
 
 
 def form(page, **changes):
@@ -181,9 +184,19 @@ def test_a_broken_link_keeps_what_can_be_read(page):
     assert "between 0 and 1" in updates[page.status]
 
 
-def test_without_an_example_the_page_begins_empty(page):
-    updates = page.load(SimpleNamespace(session_hash="v", query_params={}))
-    assert updates == {page.status: ""}
+def test_an_example_is_in_the_page_from_its_first_byte(lm, comparison):
+    with gr.Blocks() as demo:
+        page = ComparePage(Shelf(lm, []), comparison)
+    values = {c["id"]: c["props"].get("value") for c in demo.get_config_file()["components"]}
+    for place, reply in enumerate(comparison.replies):
+        assert cards.player(reply) == values[page.players[place]._id]
+    assert values[page.depth._id]["type"] == "plotly"
+    assert comparison.prompt in values[page.status._id]
+
+
+def test_a_page_opened_without_a_link_is_left_alone(page):
+    assert list(page.load(REQUEST)) == [page.status]
+    assert page.load(REQUEST)[page.status] == gr.skip()
 
 
 def test_a_run_fills_the_cards_one_after_the_other(page):
@@ -219,6 +232,18 @@ def test_what_cannot_be_run_is_answered_and_the_form_left_alone(page, changes, m
 def test_a_model_that_cannot_run_stays_in_the_menu_with_its_reason(page):
     assert ("Big model (cannot run here)", "big") in page.shelf.choices()
     assert "run the lab on one" in page.choose_model("big")[page.status]
+
+
+def test_a_gpu_is_lent_only_to_a_model_on_one(lm, monkeypatch):
+    lent = ModuleType("spaces")
+    lent.GPU = lambda function: ("lent", function)
+    lent.__spec__ = ModuleSpec("spaces", None)
+    monkeypatch.setitem(sys.modules, "spaces", lent)
+    assert gpu(compare.stream, lm) is compare.stream
+    on_a_gpu = SimpleNamespace(transformer=SimpleNamespace(device=torch.device("cuda")))
+    assert gpu(compare.stream, on_a_gpu) == ("lent", compare.stream)
+    monkeypatch.delitem(sys.modules, "spaces")
+    assert gpu(compare.stream, on_a_gpu) is compare.stream
 
 
 def test_stop_keeps_what_is_there(page):
