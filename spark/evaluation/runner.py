@@ -1,0 +1,166 @@
+"""Runs every item under every policy and writes each line as it is done.
+
+Lines that exist are not made again, so a killed run goes on where it stopped. Worker processes
+take whole items, so that all policies of an item share one prefill. With the teacher installed it
+says the same answers, straight and through the codec, into teacher.jsonl.
+Knows nothing of tables (`report` does).
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spark.compare import CompareSettings
+from spark.engine import Engine
+from spark.evaluation.scoring import is_right, word_errors
+from spark.evaluation.suite import Item
+from spark.metrics import mos, wer
+from spark.models import load
+from spark.models.base import Pcm, SpokenLM
+from spark.schedule import FixedExit, Policy
+from spark.training import teacher
+
+ITEMS, TEACHER = "items.jsonl", "teacher.jsonl"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run is asked for."""
+
+    model: str
+    settings: CompareSettings
+    fixed_exit: int | None  # layer of the policy `fixed`; None is half the model
+    out: Path
+
+
+def policies_of(job: Job, lm: SpokenLM) -> tuple[Policy, ...]:
+    """Full depth, SPAR-K, confidence exit, and a fixed exit without refresh."""
+    half = job.fixed_exit or lm.transformer.num_layers // 2
+    return (*job.settings.policies(lm), FixedExit(half))
+
+
+def heard_line(item: Item, policy: str, text: str, pcm: Pcm | None, rate: int) -> dict[str, Any]:
+    """The judged part of a line: words, ears, predicted MOS."""
+    spoken = pcm is not None and len(pcm) > 0
+    heard = wer.transcribe(pcm, rate) if spoken and pcm is not None else ""
+    errors, own = word_errors(text, heard), word_errors(item.expected, text)
+    return {
+        "item_id": item.item_id,
+        "family": item.family,
+        "split": item.split,
+        "policy": policy,
+        "prompt": item.prompt,
+        "expected": item.expected,
+        "text": text,
+        "heard": heard,
+        "correct_text": is_right(item, text),
+        "correct_heard": is_right(item, heard),
+        "wer": errors.edits / errors.words if errors.words else None,
+        "edits": errors.edits,
+        "words": errors.words,
+        "text_edits": own.edits,
+        "text_words": own.words,
+        "mos_predicted": mos.predict(pcm, rate) if spoken and pcm is not None else None,
+    }
+
+
+def answer(lm: SpokenLM, job: Job, item: Item) -> list[dict[str, Any]]:
+    """One line a policy."""
+    engine = Engine(lm, head=job.settings.head, outside_mass=False)
+    prefill = engine.prefill(lm.encode_prompt(item.prompt))
+    lines = []
+    for policy in policies_of(job, lm):
+        generation = engine.generate(prefill, policy, job.settings.sampling())
+        for _ in generation:
+            pass
+        trace = generation.trace
+        codes = trace.codes()
+        pcm = lm.vocoder.decode(codes) if lm.vocoder and codes else None
+        rate = lm.vocoder.sample_rate if lm.vocoder else 0
+        line = heard_line(item, policy.name, lm.decode_text(trace.text_ids()), pcm, rate)
+        figures = trace.summary()
+        kept = ("mean_depth_text", "mean_depth_speech", "traffic_ratio", "ms_per_token", "audio_s")
+        line |= {name: figures[name] for name in kept}
+        line |= {"seed": job.settings.seed, "finish": trace.finish}
+        lines.append(line)
+    return lines
+
+
+def teach(lm: SpokenLM, item: Item) -> list[dict[str, Any]]:
+    """The teacher says the expected reply, straight and through the model's codec."""
+    from spark.speech.codec import Codec
+    from spark.training.pitch import pitch
+
+    said = teacher.speak(item.expected).samples
+    lines = [heard_line(item, "teacher", item.expected, said, teacher.SAMPLE_RATE)]
+    if isinstance(lm.vocoder, Codec):
+        again = lm.vocoder.decode(lm.vocoder.encode(said, pitch(said)))[: len(said)]
+        lines.append(heard_line(item, "codec", item.expected, again, teacher.SAMPLE_RATE))
+    return lines
+
+
+def _done(path: Path) -> dict[str, set[str]]:
+    """Policies already written, by item; a torn last line is cut off."""
+    found: dict[str, set[str]] = {}
+    if not path.exists():
+        return found
+    lines = path.read_bytes().splitlines(keepends=True)
+    if lines and not lines[-1].endswith(b"\n"):
+        path.write_bytes(b"".join(lines[:-1]))
+        lines = lines[:-1]
+    for line in lines:
+        row = json.loads(line)
+        found.setdefault(row["item_id"], set()).add(row["policy"])
+    return found
+
+
+_worker: tuple[SpokenLM, Job] | None = None
+
+
+def _start_worker(job: Job) -> None:
+    global _worker
+    torch.set_num_threads(1)
+    _worker = (load(job.model), job)
+
+
+def _work(task: tuple[Item, bool]) -> tuple[bool, list[dict[str, Any]]]:
+    assert _worker is not None
+    (lm, job), (item, teaching) = _worker, task
+    return teaching, teach(lm, item) if teaching else answer(lm, job, item)
+
+
+def run(job: Job, items: Sequence[Item], workers: int | None = None) -> Iterator[tuple[int, int]]:
+    """Runs what is not done yet; yields (tasks done, tasks in all)."""
+    job.out.mkdir(parents=True, exist_ok=True)
+    paths = {False: job.out / ITEMS, True: job.out / TEACHER}
+    done = {teaching: _done(path) for teaching, path in paths.items()}
+    tasks = [(item, False) for item in items if item.item_id not in done[False]]
+    if teacher.available():
+        tasks += [(item, True) for item in items if item.item_id not in done[True]]
+    if not tasks:
+        return
+    context = multiprocessing.get_context("spawn")
+    count = min(workers or os.cpu_count() or 1, len(tasks))
+    with context.Pool(count, _start_worker, (job,)) as pool:
+        for number, (teaching, lines) in enumerate(pool.imap_unordered(_work, tasks), 1):
+            with paths[teaching].open("a", encoding="utf-8") as file:
+                file.write("".join(json.dumps(line) + "\n" for line in lines))
+                file.flush()
+                os.fsync(file.fileno())
+            yield number, len(tasks)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """All lines of a jsonl file, ordered by item and policy, whatever order they were made in."""
+    if not path.exists():
+        return []
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return sorted(rows, key=lambda row: (row["item_id"], row["policy"]))

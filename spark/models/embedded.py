@@ -1,0 +1,121 @@
+"""The embedded model: a small spoken LM of this project with its own codec, in assets/embedded.
+
+Loads in a second on any CPU, needs no network. Knows its prompt form, its words and its limits;
+what it was taught is in spark/training.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+
+from spark.heads import base_hash, load_heads
+from spark.modality import Interleave, Vocabulary
+from spark.models.base import PromptError, SpokenLM
+from spark.speech.codec import N_CODES, Codec
+from spark.text import normalise
+from spark.transformer import Transformer
+
+FOLDER = Path(__file__).resolve().parents[2] / "assets" / "embedded"
+MOST_WORDS = 30  # of a prompt, as words are counted after digits are spelled out
+MOST_TOKENS = 500  # of a reply: 16 s of speech
+_CANDIDATES = (5, 7, 9, 11, 12)
+_FILES = ("config.json", "tokenizer.json", "codec.safetensors", "model.safetensors.index.json")
+
+
+def unavailable(folder: Path = FOLDER) -> str:
+    """Why the model cannot be loaded, or an empty string."""
+    missing = [name for name in _FILES if not (folder / name).is_file()]
+    if not missing:
+        return ""
+    names = ", ".join(missing)
+    return f"{names} missing in {folder.name}: fetch the whole repository, or `make train`"
+
+
+def load(folder: Path = FOLDER, dtype: torch.dtype = torch.float32) -> SpokenLM:
+    """The model with its codec, and the exit heads that were fitted for it."""
+    config = json.loads((folder / "config.json").read_text())
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    state: dict[str, torch.Tensor] = {}
+    for name in sorted(set(index["weight_map"].values())):
+        state |= load_file(folder / name)
+    transformer = Transformer.from_state_dict(state, config, dtype)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    heads = folder / "exit_heads.safetensors"
+    base = base_hash(transformer.final_gain, transformer.unembedding)
+    fitted = load_heads(heads, base) if heads.is_file() else {}
+    words = _Words(tokenizer)
+    return SpokenLM(
+        name="embedded",
+        title="Embedded (CPU)",
+        transformer=transformer,
+        vocabulary=words.vocabulary,
+        layout=Interleave(1, 4),
+        encode_prompt=words.encode_prompt,
+        decode_text=words.decode_text,
+        max_tokens=MOST_TOKENS,
+        candidate_exits=_CANDIDATES,
+        default_exit=11,
+        exit_heads={layer: head.to("cpu", dtype) for layer, head in fitted.items()},
+        vocoder=Codec.load(folder / "codec.safetensors"),
+    )
+
+
+class _Words:
+    """The tokenizer as the rest of the lab sees it."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        names = ("<|BOT|>", "<|EOT|>", "<tts_start>", "<tts_end>", "<tts_pad>", "<audio_0>")
+        found = (tokenizer.token_to_id(name) for name in (*names, f"<audio_{N_CODES}>"))
+        ids = [i for i in found if i is not None]
+        if len(ids) != len(names) + 1:
+            raise ValueError("tokenizer.json lacks a control token or the speech codes")
+        self.bot, self.eot, self.start, end, pad, speech, filler = ids
+        self.vocabulary = Vocabulary(
+            size=tokenizer.get_vocab_size(), speech_start=speech, n_codes=N_CODES,
+            stop_ids=(self.eot,), control_ids=(self.bot, self.eot, self.start, end, pad, filler),
+            filler=filler, tts_pad=pad, tts_start=self.start, tts_end=end,
+        )  # fmt: skip
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """`<|BOT|>` words `<|EOT|>` `<|BOT|>` `<tts_start>`; raises PromptError."""
+        words = checked_words(text)
+        ids = [
+            i for word in words for i in self.tokenizer.encode(word, add_special_tokens=False).ids
+        ]
+        return [self.bot, *ids, self.eot, self.bot, self.start]
+
+    def decode_text(self, ids: Sequence[int]) -> str:
+        """The words of the text ids among `ids`."""
+        first = min(self.vocabulary.control_ids)
+        return str(self.tokenizer.decode([i for i in ids if i < first])).strip()
+
+
+def checked_words(text: str) -> list[str]:
+    """The prompt's words, or a PromptError that says what to type instead."""
+    if not text.strip():
+        raise PromptError("Type a question, or a sentence after “say:”.")
+    words = normalise(text).split()
+    letters = sum(c.isalpha() for c in text)
+    foreign = sum(c.isalpha() and not normalise(c) for c in text)
+    if foreign > 0.3 * max(letters, 1):
+        raise PromptError("This model reads English only: use the letters a to z and digits.")
+    if not words:
+        raise PromptError(
+            "There are no words in this: type a question, or a sentence after “say:”."
+        )
+    if len(words) > MOST_WORDS:
+        raise PromptError(
+            f"That is {len(words)} words; this model takes up to {MOST_WORDS} "
+            "and reads about 15 aloud well. Shorten it."
+        )
+    longest = max(words, key=len)
+    if len(longest) > 30:
+        raise PromptError(f"“{longest[:30]}…” is too long for a word: put spaces between words.")
+    return words

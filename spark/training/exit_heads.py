@@ -1,0 +1,148 @@
+"""Fits exit heads on the frozen backbone, against its full-depth distribution.
+
+`python -m spark.training.exit_heads --data DIR --model DIR --minutes M`. Histories are the
+training recordings, teacher-forced; the target at each speech slot is the model's own distribution
+over speech and control rows, as in the SPAR-K paper. A head is a norm gain, an affine lens and its
+rows, all started from the base head. Knows nothing of decoding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from spark.heads import Head, base_hash, save_heads
+from spark.models import embedded
+from spark.models.base import SpokenLM
+from spark.training import mixture
+from spark.training.sequences import Writer, load_tokenizer, padded
+
+RATE = 2e-3
+
+
+class Fitted(nn.Module):
+    """A head being fitted: logits = rows . norm(h + lens(h))."""
+
+    def __init__(self, gain: Tensor, rows: Tensor, eps: float) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(gain.clone())
+        self.rows = nn.Parameter(rows.clone())
+        self.lens = nn.Linear(len(gain), len(gain))
+        nn.init.zeros_(self.lens.weight)
+        nn.init.zeros_(self.lens.bias)
+        self.eps = eps
+
+    def forward(self, states: Tensor) -> Tensor:
+        states = states + self.lens(states)
+        return functional.linear(
+            functional.rms_norm(states, self.gain.shape, self.gain, self.eps), self.rows
+        )
+
+    def head(self, row_ids: Tensor) -> Head:
+        values = (self.gain, self.rows, self.lens.weight, self.lens.bias)
+        gain, rows, lens, bias = (value.detach().to(torch.bfloat16) for value in values)
+        return Head(gain, rows, self.eps, row_ids, lens, bias)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How an exit's distribution compares with full depth's over speech slots."""
+
+    top1: float
+    overlap: float  # sum of min(p, q), the chance that sampling agrees under shared noise
+
+
+@torch.no_grad()
+def slot_states(lm: SpokenLM, ids: Tensor, keep: Tensor) -> dict[int, Tensor]:
+    """States (kept, D) after each exit candidate and after the last layer, teacher-forced."""
+    body = lm.transformer
+    cache = body.new_cache(ids.shape[1], ids.shape[0])
+    positions, states, low = torch.arange(ids.shape[1]), body.embed(ids), 0
+    found: dict[int, Tensor] = {}
+    for high in (*lm.candidate_exits, body.num_layers):
+        states = body.run_layers(low, high, states, positions, cache)
+        found[high], low = states[keep], high
+    return found
+
+
+def speech_slots(lm: SpokenLM, ids: Tensor, targets: Tensor) -> Tensor:
+    """Where (B, T) the next id is a speech code or filler, and counts."""
+    words = lm.vocabulary
+    speech = (targets >= words.speech_start) & (targets < words.speech_end)
+    return (speech | (targets == words.filler)) & (targets != -100) & (ids >= 0)
+
+
+def fit(data: Path, model: Path, minutes: float, tokens: int = 3072) -> dict[int, Agreement]:
+    """Fits and saves heads for every candidate exit; returns their agreement with full depth."""
+    torch.manual_seed(0)
+    lm = embedded.load(model)
+    body = lm.transformer
+    row_ids = lm.vocabulary.speech_rows()
+    base_rows, eps = body.unembedding[row_ids], body.config.rms_norm_eps
+    heads = {layer: Fitted(body.final_gain, base_rows, eps) for layer in lm.candidate_exits}
+    optimisers = {
+        k: torch.optim.AdamW(h.parameters(), lr=RATE, weight_decay=0) for k, h in heads.items()
+    }
+    writer = Writer(load_tokenizer(data / "tokenizer.json"))
+    aloud = mixture.load_codes(data / "aloud.npz")
+    answers = {row.text: row for row in mixture.load_codes(data / "answers.npz")}
+    source = mixture.Mixture(writer, aloud, answers, seed=77)
+    source.shares = mixture.Shares(0.6, 0.0, 0.4, 0.0)
+    stream = source.batches(tokens)
+    running: dict[int, Tensor] = {layer: torch.zeros(2) for layer in heads}
+    begun, shown, step = time.time(), time.time(), 0
+    while (progress := (time.time() - begun) / (60 * minutes)) < 1:
+        ids, targets = (torch.from_numpy(x) for x in padded(next(stream), writer.pad))
+        states = slot_states(lm, ids, speech_slots(lm, ids, targets))
+        full = functional.linear(
+            functional.rms_norm(
+                states[body.num_layers], body.final_gain.shape, body.final_gain, eps
+            ),
+            base_rows,
+        ).softmax(-1)
+        step += 1
+        for layer, head in heads.items():
+            for group in optimisers[layer].param_groups:
+                group["lr"] = RATE * max(0.02, 1 - progress)
+            logs = head(states[layer]).log_softmax(-1)
+            loss = -(full * logs).sum(-1).mean()
+            optimisers[layer].zero_grad()
+            loss.backward()
+            optimisers[layer].step()
+            with torch.no_grad():
+                same = (logs.argmax(-1) == full.argmax(-1)).float().mean()
+                shared = torch.minimum(logs.exp(), full).sum(-1).mean()
+            running[layer] = 0.95 * running[layer] + 0.05 * torch.stack([same, shared])
+        if time.time() - shown > 20:
+            shown = time.time()
+            correction = 1 - 0.95**step
+            line = ", ".join(
+                f"{k}: {v[0] / correction:.3f}/{v[1] / correction:.3f}" for k, v in running.items()
+            )
+            print(f"step {step} top-1/overlap by exit layer {line}", flush=True)
+    base = base_hash(body.final_gain, body.unembedding)
+    save_heads(
+        model / "exit_heads.safetensors", {k: h.head(row_ids) for k, h in heads.items()}, base
+    )
+    correction = 1 - 0.95**step
+    return {k: Agreement(*(v / correction).tolist()) for k, v in running.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", type=Path, default=embedded.FOLDER)
+    parser.add_argument("--minutes", type=float, default=8.0)
+    arguments = parser.parse_args()
+    for layer, agreement in fit(arguments.data, arguments.model, arguments.minutes).items():
+        print(f"exit {layer}: top-1 {agreement.top1:.3f}, overlap {agreement.overlap:.3f}")
+
+
+if __name__ == "__main__":
+    main()

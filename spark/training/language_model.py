@@ -1,0 +1,247 @@
+"""Trains the embedded spoken language model: transformers' Qwen2 on the mixture, fp32 or bf16.
+
+`python -m spark.training.language_model --data DIR --out DIR --minutes M [--workers 2]`; resumes
+from DIR/state.pt. bf16 autocast is used where the processor multiplies bf16 in hardware. Workers
+are processes with one thread each that average their gradients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, distributed, nn
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from spark.speech.codec import N_CODES, POINT, Codec
+from spark.training import mixture
+from spark.training.sequences import Writer, load_tokenizer, padded
+
+LAYERS, WIDTH, HEADS, KV_HEADS, INNER = 14, 256, 4, 2, 512
+PEAK_RATE = 2e-3
+WARM_UP = 80  # steps
+DECAY = 0.3  # the last share of the time, in which the rate falls to nearly nothing
+
+
+@dataclass(frozen=True)
+class Settings:
+    data: Path
+    out: Path
+    minutes: float
+    tokens: int  # ids a step and worker
+    workers: int
+    peak_rate: float
+    layers: int
+    start: Path | None
+
+
+def configuration(vocabulary: int, layers: int = LAYERS) -> Qwen2Config:
+    """The embedded model's shape, or a shallower one's for the first stage."""
+    return Qwen2Config(
+        vocab_size=vocabulary, hidden_size=WIDTH, intermediate_size=INNER,
+        num_hidden_layers=layers, num_attention_heads=HEADS, num_key_value_heads=KV_HEADS,
+        max_position_embeddings=2048, rms_norm_eps=1e-6, tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    )  # fmt: skip
+
+
+def grow(shallow: Qwen2ForCausalLM, layers: int) -> Qwen2ForCausalLM:
+    """A deeper model that computes the same: old layers spread out, new ones adding nothing.
+
+    Spread evenly, first to first and last to last, so that leaving early misses some of them.
+    A new layer starts with zero output matrices and learns from there.
+    """
+    config = configuration(shallow.config.vocab_size, layers)
+    deep = Qwen2ForCausalLM(config)
+    for layer in deep.model.layers:
+        nn.init.zeros_(layer.self_attn.o_proj.weight)
+        nn.init.zeros_(layer.mlp.down_proj.weight)
+    old = len(shallow.model.layers)
+    for i, layer in enumerate(shallow.model.layers):
+        deep.model.layers[round(i * (layers - 1) / (old - 1))].load_state_dict(layer.state_dict())
+    for name in ("embed_tokens", "norm"):
+        getattr(deep.model, name).load_state_dict(getattr(shallow.model, name).state_dict())
+    deep.lm_head.load_state_dict(shallow.lm_head.state_dict())
+    return deep
+
+
+def relate_codes(table: Tensor, first: int, points: Tensor) -> None:
+    """Starts the rows of near codes alike: their codebook points projected, and a little noise."""
+    scaled = (points - points.mean(0)) / points.std(0).clamp_min(0.2 * points.std())
+    rows = 0.02 * scaled @ torch.randn(POINT, table.shape[1]) / POINT**0.5
+    with torch.no_grad():
+        table[first : first + N_CODES] = rows + 0.01 * torch.randn(N_CODES, table.shape[1])
+
+
+def loss_of(model: Qwen2ForCausalLM, ids: Tensor, targets: Tensor) -> Tensor:
+    """Summed cross-entropy over the targets that count; only their rows reach the head."""
+    states = model.model(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, D)
+    counted = targets != -100
+    logits = model.lm_head(states[counted])
+    return nn.functional.cross_entropy(logits.float(), targets[counted], reduction="sum")
+
+
+def begin(settings: Settings, writer: Writer) -> Qwen2ForCausalLM:
+    """A fresh model, or one grown from the shallower model in `settings.start`."""
+    size = writer.tokenizer.get_vocab_size()
+    if settings.start is not None:
+        state = torch.load(settings.start / "state.pt", weights_only=True)["model"]
+        old = 1 + max(int(name.split(".")[2]) for name in state if ".layers." in name)
+        shallow = Qwen2ForCausalLM(configuration(size, old))
+        shallow.load_state_dict(state)
+        return grow(shallow, settings.layers)
+    model = Qwen2ForCausalLM(configuration(size, settings.layers))
+    points = Codec.load(settings.data / "codebook.safetensors").encoder.points
+    for table in (model.model.embed_tokens.weight, model.lm_head.weight):
+        relate_codes(table, writer.audio, points)
+    return model
+
+
+def optimiser_of(model: nn.Module, rate: float) -> torch.optim.AdamW:
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95))
+
+
+def average_gradients(model: nn.Module, counted: int) -> None:
+    """Divides summed gradients by all workers' count of targets."""
+    total = torch.tensor(float(counted))
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    if distributed.is_initialized():
+        distributed.all_reduce(total)
+        distributed.all_reduce(flat)
+    parts = (flat / total).split([gradient.numel() for gradient in gradients])
+    for gradient, part in zip(gradients, parts, strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
+def save(model: Qwen2ForCausalLM, out: Path) -> None:
+    """Weights in bf16, in shards below 10 MB."""
+    state = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items()}
+    model.save_pretrained(out, state_dict=state, max_shard_size="9MB")
+
+
+@dataclass
+class Trainer:
+    """A model with its optimiser and how far it has come."""
+
+    settings: Settings
+    model: Qwen2ForCausalLM
+    optimiser: torch.optim.AdamW
+    step: int = 0
+    spent: float = 0.0  # seconds in earlier runs
+    seen: int = 0  # ids, padding included
+
+    @property
+    def path(self) -> Path:
+        return self.settings.out / "state.pt"
+
+    def resume(self) -> None:
+        """Goes on from the last checkpoint, if there is one."""
+        if self.path.exists():
+            state = torch.load(self.path, weights_only=True)
+            self.model.load_state_dict(state["model"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.step, self.spent, self.seen = state["step"], state["spent"], state["seen"]
+
+    def checkpoint(self, elapsed: float) -> None:
+        partial = self.path.with_suffix(".partial")
+        state = {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
+        torch.save(state | {"step": self.step, "spent": elapsed, "seen": self.seen}, partial)
+        partial.rename(self.path)
+
+    def rate(self, progress: float) -> float:
+        """Learning rate: up over WARM_UP steps, constant, then down over the last DECAY."""
+        falling = max(0.02, min(1.0, (1.0 - progress) / DECAY))
+        return self.settings.peak_rate * min(1.0, (self.step + 1) / WARM_UP) * falling
+
+    def train_on(self, ids: Tensor, targets: Tensor, progress: float) -> float:
+        """One step; the mean loss of this worker's targets."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate(progress)
+        fast_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16):
+            loss = loss_of(self.model, ids, targets)
+        self.optimiser.zero_grad()
+        loss.backward()
+        counted = int((targets != -100).sum())
+        average_gradients(self.model, counted)
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimiser.step()
+        self.step += 1
+        self.seen += ids.numel() * self.settings.workers
+        return float(loss.detach()) / counted
+
+
+def _over(elapsed: float, settings: Settings) -> bool:
+    """Whether the time is up: the first worker decides for all."""
+    stop = torch.tensor(float(elapsed > 60 * settings.minutes))
+    if distributed.is_initialized():
+        distributed.broadcast(stop, 0)
+    return bool(stop)
+
+
+def work(rank: int, settings: Settings) -> None:
+    """One worker's training, from start or checkpoint to the end of the time."""
+    torch.set_num_threads(1)
+    if settings.workers > 1:
+        os.sched_setaffinity(0, {rank % (os.cpu_count() or 1)})
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29517")
+        distributed.init_process_group("gloo", rank=rank, world_size=settings.workers)
+    torch.manual_seed(0)
+    writer = Writer(load_tokenizer(settings.data / "tokenizer.json"))
+    model = begin(settings, writer)
+    trainer = Trainer(settings, model, optimiser_of(model, settings.peak_rate))
+    trainer.resume()
+    aloud = mixture.load_codes(settings.data / "aloud.npz")
+    answers = {row.text: row for row in mixture.load_codes(settings.data / "answers.npz")}
+    source = mixture.Mixture(writer, aloud, answers, seed=1000 * trainer.step + rank)
+    stream = source.batches(settings.tokens)
+    begun, shown, saved = time.time() - trainer.spent, 0.0, time.time()
+    running, weight = 0.0, 0.0
+    while not _over(elapsed := time.time() - begun, settings):
+        ids, targets = (torch.from_numpy(x) for x in padded(next(stream), writer.pad))
+        loss = trainer.train_on(ids, targets, elapsed / (60 * settings.minutes))
+        running, weight = 0.97 * running + 0.03 * loss, 0.97 * weight + 0.03
+        if rank == 0 and time.time() - shown > 30:
+            shown = time.time()
+            print(
+                f"step {trainer.step} {elapsed / 60:.1f} min {trainer.seen / 1e6:.2f} M tokens "
+                f"loss {running / weight:.4f}",
+                flush=True,
+            )
+        if rank == 0 and time.time() - saved > 300:
+            saved = time.time()
+            trainer.checkpoint(elapsed)
+    if rank == 0:
+        trainer.checkpoint(elapsed)
+        save(model, settings.out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="tokenizer.json and codes")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=60.0, help="in all, earlier runs included")
+    parser.add_argument("--tokens", type=int, default=1536, help="ids a step and worker")
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--peak-rate", type=float, default=PEAK_RATE)
+    parser.add_argument("--layers", type=int, default=LAYERS)
+    parser.add_argument("--start", type=Path, help="folder of a shallower model to grow from")
+    arguments = parser.parse_args()
+    settings = Settings(**vars(arguments))
+    settings.out.mkdir(parents=True, exist_ok=True)
+    if settings.workers > 1:
+        torch.multiprocessing.spawn(work, (settings,), nprocs=settings.workers)
+    else:
+        work(0, settings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""What the language model is trained on: an endless stream of exchanges, drawn from a seed.
+
+Sentences read aloud, questions answered in speech, and many more answered in text alone, since
+text is cheap. Knows nothing of the network.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from spark.training import questions, sentences
+from spark.training.questions import Fact
+from spark.training.sequences import Exchange, Spoken, Writer
+
+UNKNOWN_SHARE = 0.08  # of questions
+CUT_SHARE = 0.4  # of spoken answers end with their text: the answer is learnt at half the price
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How often each kind of exchange is drawn."""
+
+    aloud: float = 0.30
+    aloud_written: float = 0.10
+    answer_spoken: float = 0.20
+    answer_written: float = 0.40
+
+
+def save_codes(path: Path, rows: list[Spoken]) -> None:
+    """Codes of many recordings in one file."""
+    np.savez(
+        path,
+        texts=np.array([row.text for row in rows]),
+        codes=np.concatenate([row.codes for row in rows]),
+        ends=np.cumsum([len(row.codes) for row in rows]),
+        words=np.concatenate([row.words for row in rows]),
+    )
+
+
+def load_codes(path: Path) -> list[Spoken]:
+    """Inverse of `save_codes`."""
+    with np.load(path) as kept:
+        texts, codes, ends, words = (kept[k] for k in ("texts", "codes", "ends", "words"))
+    rows, start, first = [], 0, 0
+    for text, end in zip(map(str, texts), ends, strict=True):
+        last = first + len(text.split())
+        rows.append(Spoken(text, codes[start:end], words[first:last]))
+        start, first = int(end), last
+    return rows
+
+
+class Mixture:
+    """Draws exchanges; `aloud` are sentences with codes, `answers` the spoken answers by text."""
+
+    def __init__(
+        self, writer: Writer, aloud: list[Spoken], answers: dict[str, Spoken], seed: int
+    ) -> None:
+        self.writer, self.aloud, self.answers = writer, aloud, answers
+        self.rng = random.Random(seed)
+        self.shares = Shares()
+        kinds: dict[str, list[Fact]] = {}
+        for fact in questions.facts():
+            if not fact.held_out:
+                kinds.setdefault(fact.kind, []).append(fact)
+        self.kinds = list(kinds.values())
+        self.weights = [len(facts) ** 0.5 for facts in self.kinds]
+        self.unknown = questions.unknown_fact()
+
+    def _question(self) -> tuple[str, str]:
+        """A prompt and its answer."""
+        if self.rng.random() < UNKNOWN_SHARE:
+            prompt = questions.ask_unknown(self.rng, sentences.examples())
+            return prompt, self.unknown.answer
+        fact = self.rng.choice(self.rng.choices(self.kinds, self.weights)[0])
+        return questions.ask(fact, self.rng), fact.answer
+
+    def draw(self) -> Exchange:
+        """One exchange."""
+        shares, rng, writer = self.shares, self.rng, self.writer
+        luck = rng.random()
+        if luck < shares.aloud:
+            spoken = rng.choice(self.aloud)
+            return writer.spoken(questions.ask_aloud(spoken.text, rng), spoken)
+        if luck < shares.aloud + shares.aloud_written:
+            text = (
+                sentences.word_list(rng) if rng.random() < 0.3 else rng.choice(sentences.examples())
+            )
+            return writer.written(questions.ask_aloud(text, rng), text)
+        prompt, answer = self._question()
+        if luck < 1 - shares.answer_written:
+            spoken = self.answers[answer]
+            cut = len(writer.slots(spoken)) + 1 if rng.random() < CUT_SHARE else None
+            return writer.spoken(prompt, spoken, cut)
+        return writer.written(prompt, answer)
+
+    def batches(self, tokens: int) -> Iterator[list[Exchange]]:
+        """Batches of similar length, each at most `tokens` ids with padding."""
+        while True:
+            pool = sorted((self.draw() for _ in range(256)), key=lambda row: len(row.ids))
+            groups: list[list[Exchange]] = [[]]
+            for row in pool:
+                if (len(groups[-1]) + 1) * len(row.ids) > tokens:
+                    groups.append([])
+                groups[-1].append(row)
+            self.rng.shuffle(groups)
+            yield from groups

@@ -1,0 +1,149 @@
+"""What the embedded model is asked: facts, their phrasings, and which of them training never sees.
+
+Two things are held out: some phrasings of every kind, and some number pairs altogether. The same
+lists make the training prompts and the built-in evaluation, so the two cannot drift apart.
+Pure text: knows nothing of tokens or speech.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from spark.text import normalise, number_words
+
+LARGEST = 20  # operands run from nought to twenty
+HELD_OUT_SHARE = 0.08  # of the number pairs of each kind
+_NUMBERS = ("sum", "difference", "larger", "smaller")
+_FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing the model knows: `slots` are named in the question, `key` must be in the answer."""
+
+    kind: str
+    family: str  # reasoning, factual, dialogue or unknown
+    slots: tuple[str, ...]
+    answer: str
+    key: str
+    held_out: bool = False  # a number pair training never sees
+
+
+@cache
+def _read(name: str) -> Any:
+    return YAML(typ="safe").load(_FOLDER / name)
+
+
+def _phrasings() -> Any:
+    return _read("phrasings.yaml")
+
+
+def _number_facts() -> list[tuple[str, tuple[str, ...], str]]:
+    """(kind, slots, key) of every number pair."""
+    words = [number_words(str(n)) for n in range(2 * LARGEST + 1)]
+    rows: list[tuple[str, tuple[str, ...], str]] = []
+    for a in range(LARGEST + 1):
+        for b in range(LARGEST + 1):
+            below = "minus " + words[b - a] if b > a else words[a - b]
+            rows.append(("sum", (words[a], words[b]), words[a + b]))
+            rows.append(("difference", (words[a], words[b]), below))
+            if a != b:
+                rows.append(("larger", (words[a], words[b]), words[max(a, b)]))
+                rows.append(("smaller", (words[a], words[b]), words[min(a, b)]))
+    return rows
+
+
+def _word_facts() -> list[tuple[str, tuple[str, ...], str]]:
+    facts = _read("facts.yaml")
+    rows: list[tuple[str, tuple[str, ...], str]] = []
+    for country, values in facts["countries"].items():
+        for kind, key in zip(("capital", "continent", "language"), values, strict=True):
+            rows.append((kind, (country,), key))
+    kinds = {"opposite": "opposites", "baby": "babies", "sound": "sounds", "colour": "colours",
+             "sides": "sides", "legs": "legs", "author": "authors"}  # fmt: skip
+    for kind, group in kinds.items():
+        rows += [(kind, (subject,), key) for subject, key in facts[group].items()]
+    rows += [("opposite", (key,), subject) for subject, key in facts["opposites"].items()]
+    for ring in (facts["days"], facts["months"]):
+        for here, there in zip(ring, ring[1:] + ring[:1], strict=True):
+            rows += [("next", (here,), there), ("previous", (there,), here)]
+    return rows
+
+
+def _is_held_out(kind: str, slots: tuple[str, ...]) -> bool:
+    """Decided by a checksum, so that it never depends on order; a pair is out both ways round."""
+    name = f"{kind}:{':'.join(sorted(slots))}"
+    return kind in _NUMBERS and zlib.crc32(name.encode()) % 1000 < 1000 * HELD_OUT_SHARE
+
+
+@cache
+def facts() -> tuple[Fact, ...]:
+    """Everything the model is meant to know, held-out number pairs included."""
+    kinds = _phrasings()["kinds"]
+    found = []
+    for kind, slots, key in _number_facts() + _word_facts():
+        values = dict(zip(("x", "y"), slots, strict=False))
+        answer = kinds[kind]["answer"].format(**{"y": key, "z": key, **values})
+        family = kinds[kind]["family"]
+        found.append(Fact(kind, family, slots, answer, key, _is_held_out(kind, slots)))
+    for kind, entry in _phrasings()["dialogue"].items():
+        found.append(Fact(kind, "dialogue", (), entry["answer"], entry["answer"]))
+    return tuple(found)
+
+
+def unknown_fact() -> Fact:
+    """What it says to anything else."""
+    answer = _phrasings()["unknown"]["answer"]
+    return Fact("unknown", "unknown", (), answer, answer)
+
+
+def templates(fact: Fact, unseen: bool) -> list[str]:
+    """The phrasings of the fact's kind: those trained on, or those held out."""
+    group = "dialogue" if fact.family == "dialogue" else "kinds"
+    return list(_phrasings()[group][fact.kind]["unseen" if unseen else "asked"])
+
+
+def ask(fact: Fact, rng: random.Random, unseen: bool = False) -> str:
+    """A prompt for the fact, with a carrier such as "please tell me" now and then."""
+    slots = dict(zip(("x", "y"), fact.slots, strict=False))
+    core = rng.choice(templates(fact, unseen)).format(**slots)
+    if fact.family == "dialogue":
+        return normalise(core)
+    carriers = _phrasings()["carriers"]
+    before, after = rng.choice(carriers["before"]), rng.choice(carriers["after"])
+    return normalise(f"{before} {core} {after}")
+
+
+def ask_aloud(sentence: str, rng: random.Random) -> str:
+    """A prompt that asks for the sentence to be read aloud."""
+    return normalise(rng.choice(_phrasings()["aloud"]).format(x=sentence))
+
+
+def ask_unknown(rng: random.Random, sentences: tuple[str, ...]) -> str:
+    """A prompt outside the model's domain: a stray sentence, or a question it has no answer to."""
+    words = rng.choice(sentences).split()
+    thing = " ".join(words[-rng.randint(1, 3) :])
+    country = rng.choice(list(_read("facts.yaml")["countries"]))
+    n, m = (number_words(str(rng.randint(0, 99))) for _ in range(2))
+    big = number_words(str(rng.randint(2 * LARGEST + 1, 999)))
+    options = [
+        " ".join(words), " ".join(words), " ".join(words),
+        f"what is the population of {country}", f"who is the {words[-1]} of {country}",
+        f"how big is {country}", f"how far away is {country}", f"what is {n} times {m}",
+        f"what is {n} divided by {m}", f"what is {big} plus {n}", f"what is {big} minus {n}",
+        f"what is the {words[0]} of {thing}", f"what is the capital of the {words[-1]}",
+        f"who invented the {words[-1]}", f"why is {thing}", f"when was {thing}",
+        f"how do you {thing}", f"what do you think about {thing}", f"where can i find {thing}",
+        f"who is {thing}", f"what is {thing}", f"how many {thing}", f"can you {thing}",
+        f"why do people {thing}", f"what happened to {thing}", f"tell me about {thing}",
+        "what time is it", "what is the weather today", "what day is it today",
+        f"what is the best {words[-1]}", f"how much does {thing} cost", f"sing {thing}",
+    ]  # fmt: skip
+    return normalise(rng.choice(options))
