@@ -91,7 +91,11 @@ test-long: $(DEV_STAMP) $(TOOLS_STAMP)
 bench: $(RUN_STAMP)
 	@$(PY) -m benchmarks.decode --model embedded
 
-train: $(RUN_STAMP) $(TOOLS_STAMP)
+# The sentences come from Debian's wordnet-base and scowl.
+train: $(DEV_STAMP) $(TOOLS_STAMP)
+	@[ -e /usr/share/wordnet/data.noun ] && [ -e /usr/share/dict/scowl ] \
+		|| apt-get install -y -qq wordnet-base scowl </dev/null >/dev/null \
+		|| { echo "Remedy: sudo apt-get install wordnet-base scowl" >&2; exit 1; }
 	@$(PY) -m spark.training
 
 clean:

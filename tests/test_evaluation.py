@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from spark.evaluation import report, runner
+from spark.evaluation import readme, report, runner
 from spark.evaluation.scoring import is_right, word_errors
 from spark.evaluation.suite import Item
 
@@ -99,3 +99,25 @@ def test_a_torn_line_is_made_again_and_whole_ones_are_kept(tmp_path: Path) -> No
     path.write_text(whole + '{"item_id": "b", "pol')
     assert runner._done(path) == {"a": {"full"}}
     assert path.read_text() == whole
+
+
+def test_figures_get_into_a_page_and_nothing_else_changes() -> None:
+    hits = [True] * 30
+    summary = report.summarise(
+        lines("full", hits, [0.1] * 30) + lines("spark", hits, [0.2] * 30), []
+    )
+    summary |= {
+        "model": "m",
+        "suite": "builtin",
+        "items": 30,
+        "settings": {"seed": 1},
+        "torch": "2",
+    }
+    page = (
+        "above\n<!-- measured: begin -->\nold\n<!-- measured: end -->\n| <!-- ours: speech -->x |\n"
+    )
+    filled = readme.fill(page, summary)
+    assert filled.startswith("above\n<!-- measured: begin -->\n`python -m spark.evaluation")
+    assert "old" not in filled
+    assert "WER +10.00 points (+10.00 to +10.00) |" in filled
+    assert readme.fill(filled, summary) == filled

@@ -26,9 +26,11 @@ from spark.metrics import mos, wer
 from spark.models import load
 from spark.models.base import Pcm, SpokenLM
 from spark.schedule import FixedExit, Policy
-from spark.training import teacher
+from spark.speech.codec import Codec
+from spark.training import pitch, teacher
 
 ITEMS, TEACHER = "items.jsonl", "teacher.jsonl"
+_POLICIES = {"full", "spark", "confidence", "fixed"}
 
 
 @dataclass(frozen=True)
@@ -94,15 +96,20 @@ def answer(lm: SpokenLM, job: Job, item: Item) -> list[dict[str, Any]]:
     return lines
 
 
-def teach(lm: SpokenLM, item: Item) -> list[dict[str, Any]]:
-    """The teacher says the expected reply, straight and through the model's codec."""
-    from spark.speech.codec import Codec
-    from spark.training.pitch import pitch
+def taught(job: Job) -> set[str]:
+    """The teacher's rows that can be measured here."""
+    if not teacher.available():
+        return set()
+    return {"teacher", "codec"} if job.model == "embedded" and pitch.available() else {"teacher"}
 
+
+def teach(lm: SpokenLM, job: Job, item: Item) -> list[dict[str, Any]]:
+    """The teacher says the expected reply, straight and through the embedded codec."""
     said = teacher.speak(item.expected).samples
     lines = [heard_line(item, "teacher", item.expected, said, teacher.SAMPLE_RATE)]
-    if isinstance(lm.vocoder, Codec):
-        again = lm.vocoder.decode(lm.vocoder.encode(said, pitch(said)))[: len(said)]
+    if "codec" in taught(job):
+        assert isinstance(lm.vocoder, Codec)
+        again = lm.vocoder.decode(lm.vocoder.encode(said, pitch.pitch(said)))[: len(said)]
         lines.append(heard_line(item, "codec", item.expected, again, teacher.SAMPLE_RATE))
     return lines
 
@@ -134,7 +141,7 @@ def _start_worker(job: Job) -> None:
 def _work(task: tuple[Item, bool]) -> tuple[bool, list[dict[str, Any]]]:
     assert _worker is not None
     (lm, job), (item, teaching) = _worker, task
-    return teaching, teach(lm, item) if teaching else answer(lm, job, item)
+    return teaching, teach(lm, job, item) if teaching else answer(lm, job, item)
 
 
 def run(job: Job, items: Sequence[Item], workers: int | None = None) -> Iterator[tuple[int, int]]:
@@ -142,9 +149,13 @@ def run(job: Job, items: Sequence[Item], workers: int | None = None) -> Iterator
     job.out.mkdir(parents=True, exist_ok=True)
     paths = {False: job.out / ITEMS, True: job.out / TEACHER}
     done = {teaching: _done(path) for teaching, path in paths.items()}
-    tasks = [(item, False) for item in items if item.item_id not in done[False]]
-    if teacher.available():
-        tasks += [(item, True) for item in items if item.item_id not in done[True]]
+    wanted = {False: _POLICIES, True: taught(job)}
+    tasks = [
+        (item, teaching)
+        for teaching, names in wanted.items()
+        for item in items
+        if not names <= done[teaching].get(item.item_id, set())
+    ]
     if not tasks:
         return
     context = multiprocessing.get_context("spawn")
@@ -159,8 +170,9 @@ def run(job: Job, items: Sequence[Item], workers: int | None = None) -> Iterator
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All lines of a jsonl file, ordered by item and policy, whatever order they were made in."""
+    """The lines of a jsonl file by item and policy, the last of each, in a fixed order."""
     if not path.exists():
         return []
-    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    return sorted(rows, key=lambda row: (row["item_id"], row["policy"]))
+    rows = (json.loads(line) for line in path.read_text("utf-8").splitlines())
+    latest = {(row["item_id"], row["policy"]): row for row in rows}
+    return [latest[name] for name in sorted(latest)]

@@ -1,7 +1,7 @@
 """`make train`: the embedded model from nothing, stage by stage; each stage resumes by itself.
 
 `python -m spark.training --work DIR --hours H [--workers N]` needs Debian's flite, wordnet-base and
-scowl, and requirements-train.txt. The result is written to assets/embedded only at the end.
+scowl, and the development packages. The result is written to assets/embedded only at the end.
 """
 
 from __future__ import annotations

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from importlib.util import find_spec
 
 import numpy as np
 
 from spark.speech.source_filter import HOP, SAMPLE_RATE
 
 LOWEST, HIGHEST = 80.0, 400.0  # Hz
+
+
+def available() -> bool:
+    """Whether pitch can be measured on this machine."""
+    return find_spec("pyworld") is not None
 
 
 def pitch(samples: np.ndarray) -> np.ndarray:
