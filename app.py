@@ -142,8 +142,9 @@ def main() -> None:
     options = parser.parse_args()
     lm = load(MODEL)
     data: Any = os.environ.get(DATA_VARIABLE) or Path(__file__).parent / "runs" / "listening"
+    example = finished_example(lm)  # before the study's clips: decoding beside it would cost it time
     studies = ensure_ready_study(Path(data))
-    demo = build(lm, studies, finished_example(lm))
+    demo = build(lm, studies, example)
     _, address = launch(demo, studies, options.host, options.port)
     print(f"SPAR-K Lab: {address}", flush=True)
     demo.block_thread()
