@@ -25,10 +25,10 @@ CUT_SHARE = 0.4  # of spoken answers end with their text: the answer is learnt a
 class Shares:
     """How often each kind of exchange is drawn."""
 
-    aloud: float = 0.30
-    aloud_written: float = 0.10
-    answer_spoken: float = 0.20
-    answer_written: float = 0.40
+    aloud: float = 0.20
+    aloud_written: float = 0.30
+    answer_spoken: float = 0.12
+    answer_written: float = 0.38
 
 
 def save_codes(path: Path, rows: list[Spoken]) -> None:
