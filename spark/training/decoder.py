@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ CROP = 32  # codes: 1.28 s
 BATCH = 16
 PEAK_RATE = 3e-3
 RESOLUTIONS = ((256, 80), (512, 160), (1024, 320))
+_WEIGHTS = (1.0, 1.0, 2.0)  # of the spectral, mel and pitch losses
 _FLOOR = 1e-2  # of an STFT magnitude: about 60 dB under speech, the 16-bit noise of the teacher
 
 
@@ -114,53 +116,59 @@ def begin(codec: Codec) -> None:
         codec.decoder.outward.bias[1:] = -3.0  # speech is far below one
 
 
+@dataclass
+class Progress:
+    """Where a training stands, and its running losses."""
+
+    step: int = 0
+    spent: float = 0.0  # seconds in earlier runs
+
+    def __post_init__(self) -> None:
+        self.running, self.weight = torch.zeros(3), 0.0
+
+    def add(self, losses: Tensor) -> None:
+        self.step += 1
+        self.running = 0.98 * self.running + 0.02 * losses.detach()
+        self.weight = 0.98 * self.weight + 0.02
+
+    def line(self, elapsed: float) -> str:
+        spectral, mel, pitched = (self.running / max(self.weight, 1e-9)).tolist()
+        return (
+            f"step {self.step} {elapsed / 60:.1f} min spectral {spectral:.4f} mel {mel:.4f} "
+            f"pitch {pitched:.4f} octaves"
+        )
+
+
 def train(said: Path, codebook: Path, out: Path, minutes: float, most: int) -> None:
     """Trains until `minutes` are spent, earlier runs included; saves now and then."""
     codec = Codec.load(codebook).train()
     begin(codec)
     clips = Clips(codec, said, most, seed=1)
     trainee = Trainee(codec)
-    optimiser = torch.optim.AdamW(
-        trainee.parameters(), lr=PEAK_RATE, betas=(0.8, 0.98), weight_decay=1e-3
-    )
-    state_path = out.with_suffix(".state")
-    step, spent = 0, 0.0
+    optimiser = torch.optim.AdamW(trainee.parameters(), betas=(0.8, 0.98), weight_decay=1e-3)
+    state_path, progress = out.with_suffix(".state"), Progress()
     if state_path.exists():
         state = torch.load(state_path, weights_only=True)
         trainee.load_state_dict(state["trainee"])
         optimiser.load_state_dict(state["optimiser"])
-        step, spent = state["step"], state["spent"]
-    begun, shown = time.time() - spent, time.time()
-    running, weight = torch.zeros(3), 0.0
+        progress = Progress(state["step"], state["spent"])
+    begun, shown = time.time() - progress.spent, time.time()
     while (elapsed := time.time() - begun) < 60 * minutes:
         falling = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * elapsed / (60 * minutes)))
         for group in optimiser.param_groups:
-            group["lr"] = PEAK_RATE * min(1, (step + 1) / 100) * falling
+            group["lr"] = PEAK_RATE * min(1, (progress.step + 1) / 100) * falling
         losses = trainee.losses(*clips.batch(), int(clips.rng.integers(1 << 16)))
         optimiser.zero_grad()
-        (losses * torch.tensor([1.0, 1.0, 2.0])).sum().backward()
+        (losses * torch.tensor(_WEIGHTS)).sum().backward()
         nn.utils.clip_grad_norm_(trainee.parameters(), 2.0)
         optimiser.step()
-        step += 1
-        running, weight = 0.98 * running + 0.02 * losses.detach(), 0.98 * weight + 0.02
+        progress.add(losses)
         if time.time() - shown > 30:
             shown = time.time()
-            spectral, mel, pitched = (running / weight).tolist()
-            print(
-                f"step {step} {elapsed / 60:.1f} min spectral {spectral:.4f} mel {mel:.4f} "
-                f"pitch {pitched:.4f} octaves",
-                flush=True,
-            )
+            print(progress.line(elapsed), flush=True)
             codec.save(out)
-            torch.save(
-                {
-                    "trainee": trainee.state_dict(),
-                    "optimiser": optimiser.state_dict(),
-                    "step": step,
-                    "spent": elapsed,
-                },
-                state_path,
-            )
+            kept = {"trainee": trainee.state_dict(), "optimiser": optimiser.state_dict()}
+            torch.save(kept | {"step": progress.step, "spent": elapsed}, state_path)
     codec.save(out)
 
 

@@ -78,60 +78,74 @@ def speech_slots(lm: SpokenLM, ids: Tensor, targets: Tensor) -> Tensor:
     return (speech | (targets == words.filler)) & (targets != -100) & (ids >= 0)
 
 
+class Fitting:
+    """Heads for every candidate exit of one frozen model, being fitted together."""
+
+    def __init__(self, lm: SpokenLM) -> None:
+        body = lm.transformer
+        self.lm, self.row_ids = lm, lm.vocabulary.speech_rows()
+        self.rows, self.eps = body.unembedding[self.row_ids], body.config.rms_norm_eps
+        self.gain = body.final_gain
+        self.heads = {layer: Fitted(self.gain, self.rows, self.eps) for layer in lm.candidate_exits}
+        self.optimisers = {
+            layer: torch.optim.AdamW(head.parameters(), lr=RATE, weight_decay=0.0)
+            for layer, head in self.heads.items()
+        }
+        self.sums = {layer: torch.zeros(2) for layer in self.heads}  # decayed, of top-1 and overlap
+        self.weight = 0.0
+
+    def full(self, states: Tensor) -> Tensor:
+        """Full depth's distribution (n, R) over speech and control rows."""
+        normed = functional.rms_norm(states, self.gain.shape, self.gain, self.eps)
+        return functional.linear(normed, self.rows).softmax(-1)
+
+    def step(self, ids: Tensor, targets: Tensor, rate: float) -> None:
+        """One step of every head on one teacher-forced batch."""
+        states = slot_states(self.lm, ids, speech_slots(self.lm, ids, targets))
+        full = self.full(states[self.lm.transformer.num_layers])
+        self.weight = 0.95 * self.weight + 0.05
+        for layer, head in self.heads.items():
+            for group in self.optimisers[layer].param_groups:
+                group["lr"] = rate
+            logs = head(states[layer]).log_softmax(-1)
+            self.optimisers[layer].zero_grad()
+            (-(full * logs).sum(-1).mean()).backward()
+            self.optimisers[layer].step()
+            with torch.no_grad():
+                same = (logs.argmax(-1) == full.argmax(-1)).float().mean()
+                shared = torch.minimum(logs.exp(), full).sum(-1).mean()
+            self.sums[layer] = 0.95 * self.sums[layer] + 0.05 * torch.stack([same, shared])
+
+    def agreements(self) -> dict[int, Agreement]:
+        """Recent agreement with full depth by exit layer."""
+        weight = max(self.weight, 1e-9)
+        return {k: Agreement(*(v / weight).tolist()) for k, v in self.sums.items()}
+
+    def save(self, path: Path) -> None:
+        """Writes the heads with the hash of the base head."""
+        base = base_hash(self.gain, self.lm.transformer.unembedding)
+        save_heads(path, {k: head.head(self.row_ids) for k, head in self.heads.items()}, base)
+
+
 def fit(data: Path, model: Path, minutes: float, tokens: int = 3072) -> dict[int, Agreement]:
     """Fits and saves heads for every candidate exit; returns their agreement with full depth."""
     torch.manual_seed(0)
-    lm = embedded.load(model)
-    body = lm.transformer
-    row_ids = lm.vocabulary.speech_rows()
-    base_rows, eps = body.unembedding[row_ids], body.config.rms_norm_eps
-    heads = {layer: Fitted(body.final_gain, base_rows, eps) for layer in lm.candidate_exits}
-    optimisers = {
-        k: torch.optim.AdamW(h.parameters(), lr=RATE, weight_decay=0) for k, h in heads.items()
-    }
+    fitting = Fitting(embedded.load(model))
     writer = Writer(load_tokenizer(data / "tokenizer.json"))
     aloud = mixture.load_codes(data / "aloud.npz")
     answers = {row.text: row for row in mixture.load_codes(data / "answers.npz")}
     source = mixture.Mixture(writer, aloud, answers, seed=77)
     source.shares = mixture.Shares(0.6, 0.0, 0.4, 0.0)
     stream = source.batches(tokens)
-    running: dict[int, Tensor] = {layer: torch.zeros(2) for layer in heads}
-    begun, shown, step = time.time(), time.time(), 0
+    begun, shown = time.time(), time.time()
     while (progress := (time.time() - begun) / (60 * minutes)) < 1:
         ids, targets = (torch.from_numpy(x) for x in padded(next(stream), writer.pad))
-        states = slot_states(lm, ids, speech_slots(lm, ids, targets))
-        full = functional.linear(
-            functional.rms_norm(
-                states[body.num_layers], body.final_gain.shape, body.final_gain, eps
-            ),
-            base_rows,
-        ).softmax(-1)
-        step += 1
-        for layer, head in heads.items():
-            for group in optimisers[layer].param_groups:
-                group["lr"] = RATE * max(0.02, 1 - progress)
-            logs = head(states[layer]).log_softmax(-1)
-            loss = -(full * logs).sum(-1).mean()
-            optimisers[layer].zero_grad()
-            loss.backward()
-            optimisers[layer].step()
-            with torch.no_grad():
-                same = (logs.argmax(-1) == full.argmax(-1)).float().mean()
-                shared = torch.minimum(logs.exp(), full).sum(-1).mean()
-            running[layer] = 0.95 * running[layer] + 0.05 * torch.stack([same, shared])
+        fitting.step(ids, targets, RATE * max(0.02, 1 - progress))
         if time.time() - shown > 20:
             shown = time.time()
-            correction = 1 - 0.95**step
-            line = ", ".join(
-                f"{k}: {v[0] / correction:.3f}/{v[1] / correction:.3f}" for k, v in running.items()
-            )
-            print(f"step {step} top-1/overlap by exit layer {line}", flush=True)
-    base = base_hash(body.final_gain, body.unembedding)
-    save_heads(
-        model / "exit_heads.safetensors", {k: h.head(row_ids) for k, h in heads.items()}, base
-    )
-    correction = 1 - 0.95**step
-    return {k: Agreement(*(v / correction).tolist()) for k, v in running.items()}
+            print({k: round(v.overlap, 3) for k, v in fitting.agreements().items()}, flush=True)
+    fitting.save(model / "exit_heads.safetensors")
+    return fitting.agreements()
 
 
 def main() -> None:
