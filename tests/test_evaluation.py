@@ -110,6 +110,7 @@ def test_figures_get_into_a_page_and_nothing_else_changes() -> None:
         "model": "m",
         "suite": "builtin",
         "items": 30,
+        "limit": None,
         "settings": {"seed": 1},
         "torch": "2",
     }

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     summary = report.summarise(lines, said)
     summary |= {
-        "model": given.model, "suite": given.suite, "items": len(items),
+        "model": given.model, "suite": given.suite, "items": len(items), "limit": given.limit,
         "settings": asdict(settings), "torch": version("torch"),
     }  # fmt: skip
     (given.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")

@@ -22,6 +22,8 @@ _BLOCK = re.compile(r"(<!-- measured: begin[^>]*-->\n).*?(<!-- measured: end -->
 def tables(summary: dict[str, Any]) -> str:
     """The command, the goals and the policies, in Markdown."""
     command = f"python -m spark.evaluation --model {summary['model']} --suite {summary['suite']}"
+    if summary["limit"] is not None:
+        command += f" --limit {summary['limit']}"
     goals = report.table(
         report.goals(summary), ("full depth, where not said otherwise", "measured", "bar")
     )
