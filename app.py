@@ -142,7 +142,8 @@ def main() -> None:
     options = parser.parse_args()
     lm = load(MODEL)
     data: Any = os.environ.get(DATA_VARIABLE) or Path(__file__).parent / "runs" / "listening"
-    example = finished_example(lm)  # before the study's clips: decoding beside it would cost it time
+    # Before the study's clips: decoding them beside it would disturb the example's timing.
+    example = finished_example(lm)
     studies = ensure_ready_study(Path(data))
     demo = build(lm, studies, example)
     _, address = launch(demo, studies, options.host, options.port)
