@@ -33,7 +33,8 @@ def test_make_run_serves_from_a_fresh_clone(tmp_path):
     try:
         page = wait_for(f"http://127.0.0.1:{port}/", process, log)
         assert "SPAR-K Lab" in page
-        assert "/listen" in wait_for(f"http://127.0.0.1:{port}/config", process, log)
+        for name in ("listen", "results", "about"):
+            assert "SPAR-K Lab" in wait_for(f"http://127.0.0.1:{port}/{name}", process, log)
         second = subprocess.run(["make", "-q", ".venv/.stamp-run"], cwd=clone, check=False)
         assert second.returncode == 0, "a second `make run` would install again"
     finally:
