@@ -46,9 +46,10 @@ codec. This project trained all of it, on speech of a free synthesiser. It uses 
 layout, schedules and exit heads as a model of eight billion parameters, and it takes real damage
 when it stops too early.
 
-It answers sums up to twenty, comparisons, some hundreds of facts and small talk; it reads short
-English sentences aloud ("Say: ..."); asked anything else it says that it does not know. It is no
-assistant, it understands no other language, and its voice is the voice of a small model. Its model
+It is taught sums up to twenty, comparisons, some hundreds of facts and small talk, to read short
+English sentences aloud ("Say: ..."), and to say of anything else that it does not know. These
+weights are an early stage of training: most answers are wrong, and little of the speech can be
+understood; the measured figures are in the README. It is no assistant, it understands no other language, and its voice is the voice of a small model. Its model
 card is in `assets/embedded`.
 """
 
