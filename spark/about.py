@@ -49,8 +49,8 @@ when it stops too early.
 It is taught sums up to twenty, comparisons, some hundreds of facts and small talk, to read short
 English sentences aloud ("Say: ..."), and to say of anything else that it does not know. These
 weights are an early stage of training: most answers are wrong, and little of the speech can be
-understood; the measured figures are in the README. It is no assistant, it understands no other language, and its voice is the voice of a small model. Its model
-card is in `assets/embedded`.
+understood; the measured figures are in the README. It is no assistant, it understands no other
+language, and its voice is the voice of a small model. Its model card is in `assets/embedded`.
 """
 
 CITE = """
