@@ -31,7 +31,8 @@ from spark.shelf import Shelf
 from spark.ui import EXAMPLES, ComparePage, about_page
 
 ASSETS = Path(__file__).parent / "assets"
-# Where ratings are kept; a Space mounts its bucket somewhere and says so here.
+# Folder for ratings, on a local disk: SQLite on a mounted bucket keeps corrupting. A Space's disk
+# is emptied at every restart, and ratings with it; the Listen page says so there.
 DATA_VARIABLE = "SPARK_LAB_DATA"
 MODEL = "embedded"
 EXAMPLE_REPLAYS = 5

@@ -4,7 +4,8 @@
 
 Policies, `generate` and the floor take turns within each repetition, so that a machine that gets
 slower meets all of them; figures are medians over repetitions, ratios are of pairs of the same
-repetition. Times are per token of the reply, prefill apart. The last line is one JSON object.
+repetition. Every reply has the same number of tokens, since nothing ends one early; times are
+wall-clock around the whole loop, per token, prefill apart. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -26,7 +28,7 @@ from transformers.generation import BaseStreamer, CompileConfig
 from benchmarks import random_model
 from spark import models
 from spark.engine import Engine
-from spark.metrics.cost import traffic_bytes, traffic_ratio
+from spark.metrics.cost import traffic_bytes
 from spark.modality import Modality
 from spark.models.base import SpokenLM
 from spark.sampling import SamplingSettings
@@ -36,6 +38,19 @@ from spark.trace import Trace
 PROMPTS = ("What is nineteen minus eight?", "Hello, who are you?", "Say: the tide turns at noon.")
 COMPILED = "generate, compiled"
 WHOLE_HEAD = "full, whole head"  # what `generate` computes: every row at every step
+
+
+def endless(engine: Engine) -> Engine:
+    """The same engine with heads that cannot end the speech or the reply.
+
+    Policies would stop at different tokens and so be timed over different replies.
+    """
+    words = engine.lm.vocabulary
+    ends = {*words.stop_ids, words.tts_end}
+    kept = torch.tensor([i for i in range(words.size) if i not in ends])
+    heads = engine.bank.heads
+    heads.update({name: head.restricted(kept) for name, head in heads.items()})
+    return engine
 
 
 @dataclass(frozen=True)
@@ -49,8 +64,8 @@ class Contender:
 
 def contenders(lm: SpokenLM) -> list[Contender]:
     """Full depth with and without the speech-row head, and the three exits."""
-    sliced = Engine(lm, outside_mass=False)
-    whole = Engine(lm, speech_row_head=False, outside_mass=False)
+    sliced = endless(Engine(lm, outside_mass=False))
+    whole = endless(Engine(lm, speech_row_head=False, outside_mass=False))
     exits: list[Policy] = [
         FullDepth(),
         Spark(lm.default_exit, variant="triple"),
@@ -61,13 +76,27 @@ def contenders(lm: SpokenLM) -> list[Contender]:
     return [Contender(WHOLE_HEAD, whole, FullDepth()), *runs]
 
 
-def reply(run: Contender, ids: list[int], seed: int, tokens: int) -> Trace:
-    """One reply of a contender."""
+@dataclass(frozen=True)
+class Run:
+    """One reply of a contender.
+
+    Attributes:
+        trace: of `tokens` steps.
+        ms: wall-clock of the loop over all of them, prefill apart.
+    """
+
+    trace: Trace
+    ms: float
+
+
+def reply(run: Contender, ids: list[int], seed: int, tokens: int) -> Run:
+    """A reply of `tokens` tokens."""
     start = run.engine.prefill(ids)
     made = run.engine.generate(start, run.policy, SamplingSettings(seed=seed), tokens)
+    begun = time.perf_counter()
     for _ in made:
         pass
-    return made.trace
+    return Run(made.trace, 1e3 * (time.perf_counter() - begun))
 
 
 def reference_model(lm: SpokenLM) -> Any:
@@ -167,7 +196,7 @@ class Measured:
     """What one repetition after the other gave."""
 
     ms: dict[str, list[float]]
-    traces: dict[str, list[Trace]]
+    runs: dict[str, list[Run]]
 
 
 def measure(
@@ -179,11 +208,10 @@ def measure(
     for turn in range(-1, repeats):
         ids = lm.encode_prompt(PROMPTS[turn % len(PROMPTS)])
         for run in runs:
-            trace = reply(run, ids, seed=turn, tokens=tokens)
+            made = reply(run, ids, seed=turn, tokens=tokens)
             if turn >= 0:
-                spent = sum(step.elapsed_ms for step in trace.steps) / len(trace.steps)
-                got.ms.setdefault(run.name, []).append(spent)
-                got.traces.setdefault(run.name, []).append(trace)
+                got.ms.setdefault(run.name, []).append(made.ms / len(made.trace.steps))
+                got.runs.setdefault(run.name, []).append(made)
         for name, clock in extra.items():
             spent = clock(ids)
             if turn >= 0:
@@ -197,12 +225,16 @@ def ratio(got: Measured, name: str, over: str) -> float:
 
 
 def rows(got: Measured) -> list[dict[str, Any]]:
-    """One row a policy, the contract's keys; ratios are over full depth on the same engine."""
+    """One row a policy, the contract's keys.
+
+    Both ratios are over full depth's reply of the same repetition, which has as many tokens, so
+    that a cut in traffic and one in time have the same base.
+    """
     table = []
-    for name, traces in got.traces.items():
-        read = sum(traffic_bytes(trace) for trace in traces)
-        spent = sum(step.elapsed_ms for trace in traces for step in trace.steps)
-        depths = [trace.mean_depth(Modality.SPEECH) for trace in traces]
+    base = [traffic_bytes(run.trace) for run in got.runs["full"]]
+    for name, runs in got.runs.items():
+        read = [traffic_bytes(run.trace) for run in runs]
+        depths = [run.trace.mean_depth(Modality.SPEECH) for run in runs]
         spoken = [depth for depth in depths if depth is not None]
         ms = median(got.ms[name])
         table.append(
@@ -210,9 +242,9 @@ def rows(got: Measured) -> list[dict[str, Any]]:
                 "policy": name,
                 "ms_per_token": ms,
                 "tokens_per_s": 1e3 / ms,
-                "gb_per_s": read / spent / 1e6,
+                "gb_per_s": sum(read) / sum(run.ms for run in runs) / 1e6,
                 "mean_depth_speech": sum(spoken) / len(spoken) if spoken else None,
-                "traffic_ratio": median(traffic_ratio(trace) for trace in traces),
+                "traffic_ratio": median(a / b for a, b in zip(read, base, strict=True)),
                 "time_ratio": ratio(got, name, "full"),
             }
         )
@@ -275,11 +307,16 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="embedded", help="a model's name, or `random`")
-    parser.add_argument("--tokens", type=int, default=120, help="longest reply")
+    parser.add_argument("--tokens", type=int, default=120, help="of every reply")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, help="torch's own choice where not given")
     parser.add_argument(
         "--no-compile", action="store_true", help="leave out the compiled generate (minutes)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="file for the JSON too; spark.evaluation.readme takes DIR/decode.json",
     )
     wanted = parser.parse_args()
     if wanted.threads:
@@ -296,6 +333,9 @@ def main() -> None:
         extra[COMPILED] = lambda ids: generate_ms(compiled, prompt, wanted.tokens, compiled=True)
     result = report(lm, measure(lm, extra, wanted.repeats, wanted.tokens))
     show(result)
+    if wanted.out:
+        wanted.out.parent.mkdir(parents=True, exist_ok=True)
+        wanted.out.write_text(json.dumps(result) + "\n")
     print(json.dumps(result))
 
 

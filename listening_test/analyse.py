@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from listening_test.statistics import analyse, pair_rows, system_rows
+from listening_test.statistics import analyse, pair_rows, spread_note, system_rows
 
 REQUIRED = (
     "session_id", "rater_id", "item_id", "stimulus_id", "system", "score", "trial_type", "status",
@@ -104,6 +104,8 @@ def report(result: dict[str, Any]) -> str:
         parts.append(pd.DataFrame(pair_rows(result)).to_string(index=False))
     for rule, n in result["excluded"].items():
         parts.append(f"excluded: {n} by {rule}")
+    if note := spread_note(result):
+        parts.append(note)
     return "\n\n".join(parts)
 
 

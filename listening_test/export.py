@@ -53,16 +53,20 @@ def exported_frame(study_dir: Path) -> tuple[pd.DataFrame, Study]:
     return ratings, Study.model_validate(record["config"])
 
 
+def exported_csv(ratings: pd.DataFrame) -> str:
+    """The frame of `exported_frame` as CSV text."""
+    rows = ratings.astype(object).where(ratings.notna(), None).to_dict("records")
+    return csv_text(rows, RATING_COLUMNS + KEY_COLUMNS)
+
+
 def export(study_dir: Path, out: Path) -> int:
     """Write the unblinded bundle; returns the number of ratings."""
     ratings, _ = exported_frame(study_dir)
     out.mkdir(parents=True, exist_ok=True)
-    rows = ratings.astype(object).where(ratings.notna(), None).to_dict("records")
-    text = csv_text(rows, RATING_COLUMNS + KEY_COLUMNS)
-    (out / "ratings.csv").write_text(text, encoding="utf-8")
+    (out / "ratings.csv").write_text(exported_csv(ratings), encoding="utf-8")
     for name in ("stimuli.csv", "study.json"):
         shutil.copyfile(study_dir / "key" / name, out / name)
-    return len(rows)
+    return len(ratings)
 
 
 def main(arguments: list[str] | None = None) -> int:

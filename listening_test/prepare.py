@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from listening_test.key import KeyMismatch
 from listening_test.stimuli import StimulusError, prepare
 from listening_test.study import StudyError, load_study
 
@@ -19,7 +20,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         study = load_study(options.study)
         report = prepare(study, options.out)
-    except (StudyError, StimulusError) as error:
+    except (StudyError, StimulusError, KeyMismatch) as error:
         print(error, file=sys.stderr)
         return 2
     print(report)

@@ -1,7 +1,7 @@
 """A study that is ready to be served: what `prepare` wrote and the server reads.
 
 STUDY_DIR/serve/  design.json and audio/<stimulus id>.wav: opaque ids only, read by the server.
-STUDY_DIR/key/    stimuli.csv (the key) and study.json: system names, read by export only.
+STUDY_DIR/key/    stimuli.csv (the key), study.json and secret: system names, read by export only.
 STUDY_DIR/data/   ratings.sqlite3 and ratings.csv, written by the store.
 
 Systems appear here as numbered arms, in an order that the names do not tell.

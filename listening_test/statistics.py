@@ -30,29 +30,42 @@ Values = npt.NDArray[np.float64]
 # systems: leaving it out would overstate their difference.
 SCORED_TRIALS = ("rating", "null_pair")
 CONFIDENCE = 0.95
+# Below this a standard error is nought but for rounding.
+_NO_SPREAD = 1e-9
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean with its standard error and degrees of freedom (nan where not estimable)."""
+    """A mean with its standard error and degrees of freedom (nan where not estimable).
+
+    Values that are all the same have no spread to tell from how sure their mean is. A handful of
+    equal ratings is no certainty: there is no interval then, and no test.
+    """
 
     mean: float
     se: float
     df: float
 
+    @property
+    def no_spread(self) -> bool:
+        """Whether the data are enough in number, but do not differ."""
+        return self.df > 0 and self.se < _NO_SPREAD
+
+    @property
+    def _testable(self) -> bool:
+        return math.isfinite(self.se) and self.df > 0 and not self.no_spread
+
     def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float] | None:
         """Two-sided t interval, or None where the data give no standard error."""
-        if not (math.isfinite(self.se) and self.df > 0):
+        if not self._testable:
             return None
         half = float(stats.t.ppf((1 + confidence) / 2, self.df)) * self.se
         return self.mean - half, self.mean + half
 
     def p_above(self, bound: float) -> float | None:
         """One-sided p of the hypothesis that the mean is at most `bound`."""
-        if not (math.isfinite(self.se) and self.df > 0):
+        if not self._testable:
             return None
-        if self.se == 0:
-            return 0.0 if self.mean > bound else 1.0
         return float(stats.t.sf((self.mean - bound) / self.se, self.df))
 
 
@@ -75,7 +88,8 @@ def crossed_mean(values: Values, raters: npt.ArrayLike, items: npt.ArrayLike) ->
     if len(n_i) < 2:
         sums = np.bincount(r_codes, weights=values - mean)
         return Estimate(mean, math.sqrt(k / (k - 1) * float(np.sum(sums**2))) / n, k - 1)
-    rater, item, rest = _components(values, r_codes, i_codes, n_r, n_i)
+    # Centred, so that equal values leave no rounding that would look like spread.
+    rater, item, rest = _components(values - mean, r_codes, i_codes, n_r, n_i)
     from_raters = rater * float(np.sum((n_r / n) ** 2))
     from_items = item * float(np.sum((n_i / n) ** 2))
     from_rest = rest / n
@@ -262,6 +276,7 @@ def _system(rows: pd.DataFrame) -> dict[str, Any]:
     return {
         "mos": estimate.mean,
         "ci95": _listed(estimate.interval()),
+        "no_spread": estimate.no_spread,
         "ci95_naive": _listed(naive_mean(scores).interval()),
         "sd": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
         "n": len(scores),
@@ -289,6 +304,7 @@ def _pairs(
                 "b": b,
                 "difference": estimate.mean,
                 "ci95": _listed(interval),
+                "no_spread": estimate.no_spread,
                 "p_wilcoxon": wilcoxon_over_raters(scored, a, b),
                 "p_holm": None,
                 "margin": margin,
@@ -329,8 +345,8 @@ def system_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
         {
             "system": name,
             "MOS": round(values["mos"], 2),
-            "95 % interval": _span(values["ci95"]),
-            "naive interval, for comparison": _span(values["ci95_naive"]),
+            "95 % interval": _span(values["ci95"], values["no_spread"]),
+            "naive interval, for comparison": _span(values["ci95_naive"], values["no_spread"]),
             "ratings": values["n"],
             "raters": values["raters"],
             "texts": values["items"],
@@ -346,7 +362,7 @@ def pair_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
         {
             "pair": f"{pair['a']} - {pair['b']}",
             "difference": round(pair["difference"], 2),
-            "95 % interval": _span(pair["ci95"]),
+            "95 % interval": _span(pair["ci95"], pair["no_spread"]),
             "p (Wilcoxon, Holm)": None if pair["p_holm"] is None else round(pair["p_holm"], 4),
             f"{pair['a']} non-inferior": words[pair["non_inferior"]],
             "equivalent": words[pair["equivalent"]],
@@ -355,5 +371,18 @@ def pair_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def _span(interval: list[float] | None) -> str:
-    return "not measured" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}"
+def spread_note(result: dict[str, Any]) -> str:
+    """What “no spread” in the tables of an analysis means; empty where none is printed."""
+    parts = [*result["systems"].values(), *result["pairs"]]
+    if not any(part["no_spread"] for part in parts):
+        return ""
+    return (
+        "no spread: the scores, or the differences, are all the same, so that nothing tells how "
+        "sure their mean is; there is no interval and no verdict until there are more ratings."
+    )
+
+
+def _span(interval: list[float] | None, no_spread: bool) -> str:
+    if interval is None:
+        return "none: no spread" if no_spread else "not measured"
+    return f"{interval[0]:.2f} to {interval[1]:.2f}"

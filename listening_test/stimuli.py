@@ -14,11 +14,9 @@ import hmac
 import io
 import json
 import os
-import platform
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,26 +26,18 @@ import pyloudnorm
 import soundfile
 import soxr
 
-from listening_test.columns import csv_text
+from listening_test import key
 from listening_test.decode import decode_policies
-from listening_test.prepared import NotPrepared, PreparedStudy, Stimulus, TrialType, load_prepared
+from listening_test.prepared import PreparedStudy, Stimulus, TrialType
 from listening_test.study import Item, Practice, Study, System
 
 Samples = npt.NDArray[np.float64]
 
-# Secret of the stimulus ids. Without it the ids hide systems from readers of the ratings, but
-# whoever holds the study file could recompute them.
-KEY_VARIABLE = "LISTENING_TEST_KEY"
 EDGE_S = 0.2
 # Silence: 60 dB below the clip's peak, in 5 ms steps.
 _SILENCE_DB = -60.0
 # BS.1770 measures blocks of 400 ms.
 _SHORTEST_S = 0.4
-_STIMULUS_COLUMNS = (
-    "stimulus_id", "system", "item_id", "trial_type", "talker", "audio_sha256", "duration_s",
-    "sample_rate", "lufs_in", "lufs_out", "true_peak_dbtp", "gain_db", "leading_silence_ms",
-    "trailing_silence_ms", "identical_to",
-)  # fmt: skip
 
 
 class StimulusError(ValueError):
@@ -134,25 +124,26 @@ def _true_peak_db(samples: Samples) -> float:
     return float(20 * np.log10(peak))
 
 
-def stimulus_id(key: bytes, study_id: str, system: str, item_id: str) -> str:
+def stimulus_id(secret: bytes, study_id: str, system: str, item_id: str) -> str:
     """Opaque id: HMAC-SHA256 of what the clip is, the same at every preparation."""
     message = json.dumps([study_id, system, item_id]).encode()
-    return hmac.new(key, message, hashlib.sha256).hexdigest()[:16]
+    return hmac.new(secret, message, hashlib.sha256).hexdigest()[:16]
 
 
 def prepare(study: Study, out: Path, progress: Callable[[str], None] | None = None) -> str:
     """Write STUDY_DIR/serve and STUDY_DIR/key for a study.
 
-    Preparing the same study again replaces the clips and keeps ids and ratings; a changed study
-    is refused where ratings exist.
+    Preparing the same study again replaces the clips and keeps ids and ratings. Where ratings
+    exist, a changed study is refused, and so are clips that sound different.
 
     Returns:
         A short report for people.
 
     Raises:
-        StimulusError: a clip is missing or cannot be levelled, or `out` holds other ratings.
+        StimulusError: a clip is missing or cannot be levelled.
+        KeyMismatch: `out` holds ratings that these clips do not belong to.
     """
-    _check_out(study, out)
+    key.check_version(out, study)
     part = out / ".part"
     shutil.rmtree(part, ignore_errors=True)
     (part / "serve" / "audio").mkdir(parents=True)
@@ -164,30 +155,21 @@ def prepare(study: Study, out: Path, progress: Callable[[str], None] | None = No
         name = f"{system.name}/{item.id}"
         levelled = level(samples, found_rate, rate, study.loudness_lufs, name)
         clips.append((system, item, trial_type, levelled))
-    rows, prepared = _describe(study, clips)
+    rows, prepared = _describe(study, clips, key.secret(out))
+    key.check_same_sound(out, rows)
     for row, (*_, levelled) in zip(rows, clips, strict=True):
         (part / "serve" / "audio" / f"{row['stimulus_id']}.wav").write_bytes(levelled.wav)
     prepared.save(part / "serve")
-    _write_key(part / "key", study, rows)
-    for name in ("serve", "key"):
-        shutil.rmtree(out / name, ignore_errors=True)
-        os.replace(part / name, out / name)
-    part.rmdir()
+    key.write(part / "key", study, rows)
+    # The key first, file over file: whatever kills this, there is no sound without its key, and
+    # the secret is never gone.
+    (out / "key").mkdir(exist_ok=True)
+    for path in (part / "key").iterdir():
+        os.replace(path, out / "key" / path.name)
+    shutil.rmtree(out / "serve", ignore_errors=True)
+    os.replace(part / "serve", out / "serve")
+    shutil.rmtree(part)
     return _report(study, rows, rate)
-
-
-def _check_out(study: Study, out: Path) -> None:
-    if not (out / "data" / "ratings.sqlite3").exists():
-        return
-    try:
-        same = load_prepared(out).config_sha256 == study.sha256
-    except NotPrepared:
-        same = False
-    if not same:
-        raise StimulusError(
-            f"{out} holds ratings of another version of this study. Versions never mix: "
-            "give a new folder to --out."
-        )
 
 
 def _sources(
@@ -232,20 +214,19 @@ def _read(path: Path, system: str, item: str) -> tuple[Samples, int]:
 
 
 def _describe(
-    study: Study, clips: list[tuple[System, Item | Practice, TrialType, Levelled]]
+    study: Study, clips: list[tuple[System, Item | Practice, TrialType, Levelled]], secret: bytes
 ) -> tuple[list[dict[str, Any]], PreparedStudy]:
     """Rows of the key, and the design that the server may know."""
-    key = (os.environ.get(KEY_VARIABLE) or f"{study.id}/{study.seed}").encode()
     names = [system.name for system in study.systems]
     # The order of arms must not be the order of the study file.
-    arms = sorted(names, key=lambda name: stimulus_id(key, study.id, name, "arm"))
+    arms = sorted(names, key=lambda name: stimulus_id(secret, study.id, name, "arm"))
     rows: list[dict[str, Any]] = []
     stimuli: list[Stimulus] = []
     hashes = [hashlib.sha256(levelled.pcm.tobytes()).hexdigest() for *_, levelled in clips]
     sounds = [(clip[1].id, audio) for clip, audio in zip(clips, hashes, strict=True)]
     first: dict[tuple[str, str], str] = {}
     for (system, item, trial_type, levelled), audio in zip(clips, hashes, strict=True):
-        own = stimulus_id(key, study.id, system.name, item.id)
+        own = stimulus_id(secret, study.id, system.name, item.id)
         identical = first.setdefault((item.id, audio), own)
         twin = trial_type == "rating" and sounds.count((item.id, audio)) > 1
         kind: TrialType = "null_pair" if twin else trial_type
@@ -276,22 +257,6 @@ def _describe(
         seed=study.seed, arms=len(arms), items_per_rater=study.items_per_rater,
         planned_sessions=study.planned_sessions, stimuli=tuple(stimuli),
     )  # fmt: skip
-
-
-def _write_key(folder: Path, study: Study, rows: list[dict[str, Any]]) -> None:
-    (folder / "stimuli.csv").write_text(csv_text(rows, _STIMULUS_COLUMNS), encoding="utf-8")
-    record = {
-        "config": study.model_dump(mode="json"),
-        "config_sha256": study.sha256,
-        "software": {
-            "python": platform.python_version(),
-            "pyloudnorm": version("pyloudnorm"),
-            "soundfile": soundfile.__version__,
-            "soxr": soxr.__version__,
-        },
-    }
-    text = json.dumps(record, ensure_ascii=False, indent=1)
-    (folder / "study.json").write_text(text + "\n", encoding="utf-8")
 
 
 def _report(study: Study, rows: list[dict[str, Any]], rate: int) -> str:

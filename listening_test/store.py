@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 from listening_test.columns import RATING_COLUMNS, csv_text
 
 T = TypeVar("T")
+_Job = tuple[Callable[..., Any], Future[Any]]
 log = logging.getLogger(__name__)
 
 # Enough to share one disk flush among a crowd, few enough that nobody waits long for it.
@@ -97,8 +98,7 @@ class Store:
                 f"{folder} cannot keep ratings ({error}). It must be a folder on a local disk "
                 "with room, that this user may write to."
             ) from error
-        self._queue: queue.SimpleQueue[tuple[Callable[..., Any], Future[Any]] | None]
-        self._queue = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name=f"store-{study_id}", daemon=True)
         self._thread.start()
@@ -154,26 +154,31 @@ class Store:
                 while len(batch) < _MAX_BATCH:
                     batch.append(self._queue.get_nowait())
             running = None not in batch
-            jobs = [job for job in batch if job is not None]
+            # A request that was cut off takes its operation along, unless it has begun.
+            jobs = [job for job in batch if job and job[1].set_running_or_notify_cancel()]
             if jobs:
-                self._commit(jobs)
+                self._commit_or_undo(jobs)
 
-    def _commit(self, jobs: list[tuple[Callable[..., Any], Future[Any]]]) -> None:
-        outcomes: list[tuple[Future[Any], Any, Exception | None]] = []
+    def _commit_or_undo(self, jobs: list[_Job]) -> None:
+        """Whatever goes wrong, every caller is told and the only writer lives on."""
         try:
-            before = self._last_seq()
-            self._db.execute("BEGIN IMMEDIATE")
-            for operation, future in jobs:
-                outcomes.append((future, *self._attempt(operation)))
-            new = self._rows_after(before)
-            self._db.execute("COMMIT")
-        except sqlite3.Error as error:
+            self._commit(jobs)
+        except Exception as error:
+            log.error("ratings not saved: %s", error, exc_info=not isinstance(error, sqlite3.Error))
             with suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
-            log.error("ratings not saved: %s", error)
             for _, future in jobs:
-                future.set_exception(NotSaved(str(error)))
-            return
+                if not future.done():
+                    future.set_exception(NotSaved(str(error)))
+
+    def _commit(self, jobs: list[_Job]) -> None:
+        outcomes: list[tuple[Future[Any], Any, Exception | None]] = []
+        self._db.execute("BEGIN IMMEDIATE")
+        before = self._last_seq()  # inside: another process may write to the same database
+        for operation, future in jobs:
+            outcomes.append((future, *self._attempt(operation)))
+        new = self._rows_after(before)
+        self._db.execute("COMMIT")
         if new:
             self._append_csv(new)
         for future, result, problem in outcomes:

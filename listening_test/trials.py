@@ -143,11 +143,15 @@ def current_trial(
 
 
 def serve_clip(db: sqlite3.Connection, token: str, now: float) -> str:
-    """Stimulus id behind a living token; the time of the first serving is kept."""
+    """Stimulus id behind a living token; the time of the first serving is kept.
+
+    A first serving in the future means that the clock was set back since: it counts anew, or the
+    rater would be refused until the clock has caught up.
+    """
     clip = db.execute("SELECT * FROM clips WHERE token = ?", (token,)).fetchone()
     if clip is None:
         raise Refused(404, "no_clip", "This clip is not open (any more).")
-    if clip["first_served"] is None:
+    if clip["first_served"] is None or clip["first_served"] > now:
         db.execute("UPDATE clips SET first_served = ? WHERE token = ?", (now, token))
     return str(clip["stimulus_id"])
 

@@ -9,6 +9,7 @@ until someone gives the secret of `LISTENING_TEST_SECRET`.
 
 from __future__ import annotations
 
+import base64
 import hmac
 import html
 import os
@@ -16,11 +17,31 @@ import os
 import gradio as gr
 import pandas as pd
 
-from listening_test.export import exported_frame
+from listening_test.export import exported_csv, exported_frame
 from listening_test.hosting import Studies, StudyState
-from listening_test.statistics import SCORED_TRIALS, analyse, pair_rows, system_rows
+from listening_test.statistics import (
+    SCORED_TRIALS,
+    analyse,
+    pair_rows,
+    spread_note,
+    system_rows,
+)
 
 SECRET_VARIABLE = "LISTENING_TEST_SECRET"
+# Set by the platform, where the disk does not outlive a restart.
+SPACE_VARIABLE = "SPACE_ID"
+SPACE_NOTE = (
+    "**This lab runs on a Space: its disk is emptied at every restart, and the ratings with it.** "
+    "They are not yet kept anywhere else. Whoever runs the study: download the CSV on the "
+    "Results page, often, and before every restart or change of the Space."
+)
+_SAVE = """(data) => {
+  if (!data) return;
+  const saved = document.createElement("a");
+  saved.href = "data:text/csv;base64," + data;
+  saved.download = "ratings.csv";
+  saved.click();
+}"""
 
 
 def listen_page(studies: Studies) -> None:
@@ -32,6 +53,8 @@ def listen_page(studies: Studies) -> None:
         "Each rating is on disk before the page says “saved”; you may stop at any "
         "time and go on later in the same browser."
     )
+    if os.environ.get(SPACE_VARIABLE):
+        gr.Markdown(SPACE_NOTE)
     gr.HTML(value=lambda: _cards(studies.states()), every=10, elem_id="listen-studies")
     gr.Markdown(
         "Kept: your scores and comments, when and how long you listened, under a random number. "
@@ -79,28 +102,52 @@ def results_page(studies: Studies) -> None:
     note = gr.Markdown()
     systems = gr.Dataframe(label="Mean opinion scores", interactive=False)
     pairs = gr.Dataframe(label="Differences", interactive=False)
+    download = gr.Button("Download the ratings (CSV)")
+    data = gr.Textbox(visible=False)
     show.click(
         lambda given: show_results(studies, given),
         inputs=secret,
         outputs=[note, systems, pairs],
         api_visibility="private",
     )
+    download.click(
+        lambda given: ratings_csv(studies, given),
+        inputs=secret,
+        outputs=[note, data],
+        api_visibility="private",
+    ).then(None, data, None, js=_SAVE, api_visibility="private")
+
+
+def _opened(studies: Studies, given: str) -> StudyState | str:
+    """The study whose results are asked for, or why there is nothing to see."""
+    expected = os.environ.get(SECRET_VARIABLE, "")
+    if not expected or not hmac.compare_digest(given.encode(), expected.encode()):
+        return "That is not the secret."
+    opened = [state for state in studies.states() if state.study_dir is not None]
+    return opened[0] if opened else "No study is open."
+
+
+def ratings_csv(studies: Studies, given: str) -> tuple[str, str]:
+    """A note, and all ratings with their systems as CSV in base64; empty without the secret."""
+    state = _opened(studies, given)
+    if isinstance(state, str):
+        return state, ""
+    assert state.study_dir is not None
+    frame, _ = exported_frame(state.study_dir)
+    note = f"{len(frame)} rows of **{html.escape(state.title)}**, practice included."
+    return note, base64.b64encode(exported_csv(frame).encode()).decode()
 
 
 def show_results(studies: Studies, given: str) -> tuple[str, pd.DataFrame, pd.DataFrame]:
     """A note, the systems' table and the pairs' table; empty tables without the secret."""
     nothing = pd.DataFrame()
-    expected = os.environ.get(SECRET_VARIABLE, "")
-    if not expected or not hmac.compare_digest(given.encode(), expected.encode()):
-        return "That is not the secret.", nothing, nothing
-    opened = [state for state in studies.states() if state.study_dir is not None]
-    if not opened:
-        return "No study is open.", nothing, nothing
-    state = opened[0]
+    state = _opened(studies, given)
+    if isinstance(state, str):
+        return state, nothing, nothing
     assert state.study_dir is not None
     frame, study = exported_frame(state.study_dir)
     if not frame["trial_type"].isin(SCORED_TRIALS).any():
-        return "No ratings yet.", nothing, nothing
+        return f"No ratings yet.{_warning(state)}", nothing, nothing
     result = analyse(frame, margin=study.non_inferiority_margin,
                      order=[system.name for system in study.systems])  # fmt: skip
     note = (
@@ -108,4 +155,12 @@ def show_results(studies: Studies, given: str) -> tuple[str, pd.DataFrame, pd.Da
         f"{state.planned_sessions} sessions complete. Intervals: 95 %, two-way clustered "
         "(rater and text)."
     )
+    if spread := spread_note(result):
+        note += f"\n\n{spread[0].upper()}{spread[1:]}"
+    note += _warning(state)
     return note, pd.DataFrame(system_rows(result)), pd.DataFrame(pair_rows(result))
+
+
+def _warning(state: StudyState) -> str:
+    """What is wrong with the study's CSV, where something is."""
+    return f"\n\n**Warning:** {html.escape(state.message)}" if state.message else ""

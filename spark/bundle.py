@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from spark.comparison import Comparison, Reply
+from spark.metrics.outside import outside_mass
 from spark.speech.audio import wav_bytes
 
 
@@ -49,12 +50,13 @@ def details(comparison: Comparison) -> dict[str, Any]:
 def _details(reply: Reply) -> dict[str, Any]:
     figures = reply.trace.summary()
     keys = ("kv_policy", "n_tokens", "n_control", "prompt_tokens", "prefill_ms", "decode_ms",
-            "max_outside_mass", "finish")  # fmt: skip
+            "finish")  # fmt: skip
     return {
         "name": reply.policy,
         "heard": reply.heard,
         "vocoder_ms": reply.vocoder_ms,
         "sample_rate": reply.sample_rate,
+        "outside_mass": asdict(outside_mass(reply.trace)),
         "timing_against_full": asdict(reply.timing) if reply.timing else None,
         **{key: figures[key] for key in keys},
     }

@@ -6,7 +6,6 @@ are already inside the keys, so a layer's rows are simply those it has seen, old
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -81,10 +80,6 @@ class KVCache:
         """Keys and values of one layer, (B, 2 KV, length, head_dim), a view; keys come first."""
         return self._buffer[layer, :, :, : self.lengths[layer]]
 
-    def truncate(self, length: int) -> None:
-        """Forget every row from slot `length` on, in each layer that has it."""
-        self.lengths = [min(held, length) for held in self.lengths]
-
     def fork(self, capacity: int) -> KVCache:
         """An independent copy of the rows held, with room for `capacity` rows."""
         layers, batch, _, _, head_dim = self._buffer.shape
@@ -154,7 +149,3 @@ class Pending:
         if self._groups and self._groups[-1][0] == layer:
             return self._groups.pop()[1]
         return None
-
-    def levels(self) -> Sequence[int]:
-        """Layers at which tokens wait, lowest first."""
-        return [layer for layer, _ in reversed(self._groups)]

@@ -23,7 +23,8 @@ from spark.heads import HeadKind
 from spark.metrics import mos, wer
 from spark.models import load
 from spark.models.base import SpokenLM, Vocoder
-from spark.schedule import MEASURES
+from spark.sampling import SamplingSettings
+from spark.schedule import MEASURES, Policy
 from spark.timing import timed_change
 from spark.trace import Trace
 
@@ -61,6 +62,7 @@ class Finished:
 
 Event = Progress | Answered | Replayed | Finished
 _REPORT_EVERY_S = 0.15  # a page cannot use more
+_WARM_UP_TOKENS = 6  # a text slot and a group of speech of TA4: each kind of step once
 
 
 def stream(
@@ -90,6 +92,7 @@ def stream(
     engine = Engine(lm, head=settings.head)
     prefill = engine.prefill(lm.encode_prompt(prompt))
     result = Comparison(lm.name, prompt, settings.resolved(lm))
+    _warm_up(engine, prefill, policies, sampling, stop)
     for policy in policies:
         if stop():
             break
@@ -120,6 +123,29 @@ def compare(
         if isinstance(event, Finished):
             return event.comparison
     raise AssertionError("a comparison ends with Finished")
+
+
+def _warm_up(
+    engine: Engine,
+    prefill: Prefill,
+    policies: Sequence[Policy],
+    sampling: SamplingSettings,
+    stop: Callable[[], bool],
+) -> None:
+    """Some steps of each policy and a push to the vocoder, thrown away.
+
+    The first use of weights and kernels is slow; without this the first reply timed, which is
+    full depth's, would pay for all of them.
+    """
+    for policy in policies:
+        if stop():
+            return
+        for _ in engine.generate(prefill, policy, sampling, _WARM_UP_TOKENS):
+            pass
+    if engine.lm.vocoder:
+        opening = engine.lm.vocoder.stream()
+        opening.push([0])
+        opening.flush()
 
 
 class _FirstSound:
@@ -206,7 +232,7 @@ def _listen(reply: Reply) -> None:
     if reply.pcm is None or reply.sample_rate is None:
         return
     reply.heard = wer.transcribe(reply.pcm, reply.sample_rate)
-    if wer.normalise(reply.text):
+    if wer.normalise(reply.text, longest=None):
         reply.wer_vs_text = wer.word_error_rate(reply.text, reply.heard)
     reply.mos_predicted = mos.predict(reply.pcm, reply.sample_rate)
 

@@ -22,7 +22,7 @@ from spark.heads import HeadBank, HeadKind
 from spark.modality import Modality, Slot
 from spark.models.base import SpokenLM
 from spark.sampling import SamplingSettings, draw
-from spark.schedule import KV_POLICIES, KVPolicy, Place, Policy
+from spark.schedule import KV_POLICIES, FixedExit, KVPolicy, Place, Policy
 from spark.trace import Step, Trace, WeightBytes
 
 
@@ -48,8 +48,9 @@ class Engine:
         lm: the model.
         speech_row_head: whether slots that must hold speech compute speech and control rows only.
         head: which heads decide at exit layers; where a layer has no fitted one, the untrained.
-        outside_mass: whether to log the probability that a speech-row head leaves out. It takes
-            the whole head again, outside the clock.
+        outside_mass: whether to log the probability that the base head's speech rows leave out,
+            at full depth and at exits of the untrained head (a fitted one has no rows for the
+            rest). It takes the whole head again, outside the clock.
     """
 
     def __init__(
@@ -208,7 +209,7 @@ class Generation(Iterator[Step]):
     def _step(self) -> Step:
         start = time.perf_counter()
         layout, bank = self._layout, self._engine.bank
-        forced = layout.slot is Slot.SPEECH and not layout.disagreed
+        forced = layout.slot is Slot.SPEECH and not self._surprised()
         waited = len(self._pending) > 0
         decision = self._decide(self._place(), forced)
         ids = bank.heads[decision.heads[-1]].row_ids
@@ -230,11 +231,19 @@ class Generation(Iterator[Step]):
             confidence=float(decision.sureness),
             elapsed_ms=elapsed_ms,
             heads=decision.heads,
-            full_head=bank.name(None, forced),
+            full_head=bank.full_name(decision.heads[-1], forced),
             outside_mass=self._outside(decision),
         )
         self._follow(token)
         return step
+
+    def _surprised(self) -> bool:
+        """Whether the last token left the layout, so that this step trusts it in nothing.
+
+        Such a step runs in full and on every row. A fixed exit has no such remedy: it is what
+        exits do where nothing is made good.
+        """
+        return self._layout.disagreed and not isinstance(self._policy, FixedExit)
 
     def _place(self) -> Place:
         layout = self._layout
@@ -249,8 +258,7 @@ class Generation(Iterator[Step]):
     def _decide(self, place: Place, forced: bool) -> _Decision:
         """Run the last token up to where the policy stops it, and leave its upper layers."""
         body, bank, policy = self._engine.lm.transformer, self._engine.bank, self._policy
-        # After a surprise the layout is not to be trusted: that step runs in full.
-        exits = () if self._layout.disagreed else policy.exits(place)
+        exits = () if self._surprised() else policy.exits(place)
         by_state = policy.measure == "state_similarity"
         measure = "max_prob" if policy.measure is None or by_state else policy.measure
         token = torch.tensor([[self._ids[-1]]], device=body.device)
@@ -308,8 +316,8 @@ class Generation(Iterator[Step]):
     def _outside(self, decision: _Decision) -> float:
         """Probability that the deciding speech-row head left out, nan where not measured."""
         heads = self._engine.bank.heads
-        ids = heads["speech"].row_ids
-        if not self._engine.outside_mass or decision.heads[-1] != "speech" or ids is None:
+        sliced, ids = decision.heads[-1] in ("speech", "untrained-speech"), heads["speech"].row_ids
+        if not self._engine.outside_mass or not sliced or ids is None:
             return math.nan
         return float(mass_outside(heads["full"].logits(decision.state), ids))
 

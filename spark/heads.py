@@ -192,6 +192,15 @@ class HeadBank:
             return fitted
         return "untrained-speech" if sliced else "untrained"
 
+    def full_name(self, deciding: str, speech: bool) -> str:
+        """Name of the head that full depth is charged with where the head `deciding` decided.
+
+        A fitted head without text rows stands against the base head without them, also where
+        full depth computes every row: fewer rows are no saving of depth.
+        """
+        narrow = deciding in self._fitted.values() and self.heads[deciding].row_ids is not None
+        return "speech" if narrow else self.name(None, speech)
+
     def nbytes(self) -> dict[str, int]:
         """Bytes read by one evaluation of each head."""
         return {name: head.nbytes for name, head in self.heads.items()}

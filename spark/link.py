@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,31 @@ class Linked:
     model: str
     settings: dict[str, Any]
     unread: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a control of the page takes.
+
+    Attributes:
+        label: as the page names the control.
+        choices: of a menu; empty for a number.
+        low, high: of a number, both included.
+    """
+
+    label: str
+    choices: tuple[Any, ...] = ()
+    low: float = -math.inf
+    high: float = math.inf
+
+    def refusal(self, value: Any) -> str:
+        """Why the control cannot take a value; empty where it can."""
+        if self.choices:
+            known = ", ".join(map(str, self.choices))
+            return "" if value in self.choices else f"{self.label}: {value} is none of {known}"
+        if self.low <= value <= self.high:  # false for nan
+            return ""
+        return f"{self.label}: {value:g} is not between {self.low:g} and {self.high:g}"
 
 
 def to_query(model: str, prompt: str, settings: CompareSettings) -> str:

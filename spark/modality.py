@@ -125,7 +125,8 @@ class LayoutState:
     """Where a reply stands in its layout.
 
     Attributes:
-        speaking: False where plain text is expected (before tts_start, after tts_end).
+        speaking: False where plain text is expected (before tts_start, after tts_end; a code
+            brings speech back).
         chunk: number of the group, from 0.
         disagreed: whether the last token was not what its slot expected.
     """
@@ -165,6 +166,9 @@ class LayoutState:
             self.disagreed, self.speaking = self.speaking, True
         elif token_id == words.tts_end:
             self.speaking = False
+        elif not self.speaking and words.is_speech(token_id):
+            self.disagreed, self.speaking = True, True
+            self._fill_speech(Slot.TEXT)
         elif not self.speaking or token_id in words.stop_ids:
             self.disagreed = False
         elif in_speech:

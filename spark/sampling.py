@@ -69,7 +69,8 @@ def gumbel(seed: int, position: int, ids: Tensor) -> Tensor:
         ids: token ids, any shape, int64.
 
     Returns:
-        float32, the shape of `ids`; one id has the same noise in whichever slice it comes.
+        float32, finite, the shape of `ids`; the same arguments always give the same noise, and
+        one id has the same noise in whichever slice it comes.
     """
     key = _mix(_mix((seed + _GOLDEN) & _MASK64) + position * _GOLDEN & _MASK64)
     word = ids * _signed(_GOLDEN) + _signed(key)
@@ -77,8 +78,9 @@ def gumbel(seed: int, position: int, ids: Tensor) -> Tensor:
         # >> keeps the sign in int64: the mask makes the shift a logical one.
         word = (word ^ ((word >> shift) & ((1 << (64 - shift)) - 1))) * _signed(factor)
     word = word ^ ((word >> 31) & ((1 << 33) - 1))
-    # 53 bits and a half: never 0 nor 1.
-    uniform = (((word >> 11) & ((1 << 53) - 1)).double() + 0.5) * 2.0**-53
+    # 52 bits and a half fit a double's 53 exactly, so that the result is never 0 nor 1; with 53
+    # bits the largest word would round up to 1 and its noise would be infinite.
+    uniform = (((word >> 12) & ((1 << 52) - 1)).double() + 0.5) * 2.0**-52
     return (-torch.log(-torch.log(uniform))).float()
 
 

@@ -11,11 +11,16 @@ import unicodedata
 
 from num2words import num2words
 
+_ONES = [num2words(n) for n in range(20)]
+_TENS = [num2words(n) for n in range(20, 100, 10)]
+_NUMERAL = "|".join((*_ONES, *_TENS, "hundred", "thousand"))
 _OPERATORS = (
     (re.compile(r"(?<=[\w)])\s*\+\s*(?=[\w(])"), " plus "),
     (re.compile(r"(?<=\d)\s*[-−–]\s*(?=\d)"), " minus "),
     (re.compile(r"(?<=\s)[-−–]\s+(?=\d)"), " minus "),
-    (re.compile(r"(?<=\s)[-−](?=\d)"), " minus "),
+    # Spelled out, a number on both sides tells a difference from a dash in a sentence.
+    (re.compile(rf"(\d|\)|\b(?:{_NUMERAL}))\s+[-−–]\s+(?=(?:{_NUMERAL})\b)"), r"\1 minus "),
+    (re.compile(r"(?<![^\s(])[-−](?=\d)"), " minus "),
     (re.compile(r"(?<=\d)\s*[×*]\s*(?=\d)"), " times "),
     (re.compile(r"(?<=\d)\s*[÷/]\s*(?=\d)"), " divided by "),
     (re.compile(r"="), " equals "),
@@ -26,6 +31,7 @@ _ORDINAL = re.compile(r"\b(\d+)(?:st|nd|rd|th)\b")
 _NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
 _NOT_A_WORD = re.compile(r"[^a-z' ]+")
 _LONGEST_NUMBER = 15  # digits; longer ones are read digit by digit, as a phone number would be
+LONGEST_TEXT = 1000  # characters; far more than any prompt a model here can take
 
 
 def number_words(number: str) -> str:
@@ -37,16 +43,33 @@ def number_words(number: str) -> str:
     return str(words).replace("-", " ").replace(",", "")
 
 
-def normalise(text: str) -> str:
+def _ordinal_words(digits: str) -> str:
+    """English words of "21" in "21st"; too long a number keeps its digits and loses the ending."""
+    if len(digits) > _LONGEST_NUMBER:
+        return number_words(digits)
+    return str(num2words(int(digits), to="ordinal"))
+
+
+def normalise(text: str, longest: int | None = LONGEST_TEXT) -> str:
     """Lower-case words separated by single spaces: letters a-z and inner apostrophes only.
 
     Numbers and arithmetic signs become words, accents are dropped, every other mark is a gap.
+
+    Args:
+        text: as typed, said or heard.
+        longest: characters allowed; None where the text is no visitor's, but a reply or a
+            transcript of any length.
+
+    Raises:
+        ValueError: the text is longer than that.
     """
+    if longest is not None and len(text) > longest:
+        raise ValueError(f"the text has {len(text)} characters: use at most {longest}")
     text = unicodedata.normalize("NFKD", text.replace("’", "'").replace("ʼ", "'")).lower()
     text = "".join(c for c in text if not unicodedata.combining(c))
     for pattern, words in _OPERATORS:
         text = pattern.sub(words, text)
-    text = _ORDINAL.sub(lambda m: f" {num2words(int(m[1]), to='ordinal')} ", text)
+    text = _ORDINAL.sub(lambda m: f" {_ordinal_words(m[1])} ", text)
     text = _NUMBER.sub(lambda m: f" {number_words(m[0])} ", text)
     parts = (part.strip("'") for part in _NOT_A_WORD.sub(" ", text).split())
     return " ".join(part for part in parts if part)

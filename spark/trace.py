@@ -38,7 +38,7 @@ class Step:
         elapsed_ms: wall-clock of the step, catch-up included, until the token was known.
         drift: distance between exit and full distributions; nan where not measured.
         heads: every head evaluated, in order, the deciding one last.
-        full_head: the head that full depth would have evaluated.
+        full_head: the head that full depth is charged with.
         outside_mass: full-vocabulary probability of the ids a speech-row head leaves out; nan
             where not measured. Measuring it is not part of elapsed_ms.
     """

@@ -59,7 +59,7 @@ class Transformer:
         Args:
             state: tensors by transformers' names; each is read once, so it may load lazily.
             config: own config, a transformers config, or a config.json as a mapping.
-            dtype: of the weights; that of the embedding where None.
+            dtype: of the weights; where None, each tensor keeps its own.
             device: where the weights go.
 
         Raises:

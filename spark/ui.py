@@ -8,6 +8,7 @@ them without a server.
 from __future__ import annotations
 
 import base64
+import logging
 import random
 import threading
 from collections.abc import Iterator, Mapping
@@ -37,7 +38,9 @@ MEASURE_TITLES = {
     "entropy": "1 − entropy",
     "state_similarity": "state similarity",
 }
+MOST_SEED = 2**63 - 1
 Updates = dict[Any, Any]
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -197,16 +200,20 @@ class ComparePage:
         pressed = gr.on([self.run_button.click, self.prompt.submit], self.begin, None,
                         [self.status, self.run_button, self.stop_button],
                         queue=False, **private)  # fmt: skip
-        pressed.then(self.run, {*asked, self.replays, self.blind, self.seconds}, outputs,
-                     concurrency_id=concurrency_id, concurrency_limit=1,
-                     api_visibility="private", show_progress="minimal",
-                     show_progress_on=self.status)  # fmt: skip
+        ran = pressed.then(self.run, {*asked, self.replays, self.blind, self.seconds}, outputs,
+                           concurrency_id=concurrency_id, concurrency_limit=1,
+                           api_visibility="private", show_progress="minimal",
+                           show_progress_on=self.status)  # fmt: skip
+        # What ends a run before or outside `run`: a full queue, a value that gradio refuses.
+        ran.failure(self.failed, None, [self.status, self.run_button, self.stop_button],
+                    queue=False, **private)  # fmt: skip
         self.stop_button.click(self.stop, None, self.status, queue=False, **private)
         for place, button in enumerate(self.votes):
             button.click(lambda shown, seconds, place=place: self.reveal(shown, seconds, place),
                          [self.shown, self.seconds], outputs, **private)  # fmt: skip
         self.seconds.change(self.redraw, [self.shown, self.seconds], self.depth, **private)
-        self.model.change(self.choose_model, self.model, [self.status, self.exit_layer], **private)
+        # By hand only: a link that names a model brings its exit layer along.
+        self.model.input(self.choose_model, self.model, [self.status, self.exit_layer], **private)
         for button, text in self.examples:
             button.click(None, None, self.prompt, js=f"() => {text!r}", **private)
         self.download.click(self.zipped, self.shown, self.archive, **private).then(
@@ -226,37 +233,61 @@ class ComparePage:
         return [self.status, *self.asked]
 
     def _restored(self, given: link.Linked) -> Updates:
+        """What a link asks for, as far as the controls take it, and what they do not."""
         updates: Updates = {self.prompt: given.prompt} if given.prompt else {}
-        problems = list(given.unread)
-        try:
-            CompareSettings(**given.settings).policies(self._lm)
-            CompareSettings(**given.settings).sampling()
-            updates.update({getattr(self, name): v for name, v in given.settings.items()})
-        except ValueError as error:
-            problems.append(str(error))
-        if given.model and given.model not in self.shelf.infos:
-            problems.append(f"there is no model “{given.model}”")
-        elif given.model:
-            updates[self.model] = given.model
+        problems, settings, lm = list(given.unread), dict(given.settings), self._lm
+        if given.model and given.model != lm.name:
+            try:
+                lm = self._model(given.model)
+                updates[self.model] = given.model
+                updates[self.exit_layer] = _exits(lm)
+            except ValueError as error:
+                problems.append(str(error))
+                settings.pop("exit_layer", None)  # of a model that is not taken
+        offers = self._offers(lm)
+        for name, value in settings.items():
+            if problem := offers[name].refusal(value):
+                problems.append(problem)
+            else:
+                updates[getattr(self, name)] = _exits(lm, value) if name == "exit_layer" else value
         if problems:
             text = f"The link could not be followed in full: {'; '.join(problems)}."
             updates[self.status] = cards.message(text, "alert")
         return updates
 
+    def _offers(self, lm: SpokenLM) -> dict[str, link.Offer]:
+        """What the controls that a link can set take, with this model."""
+        offers = {"exit_layer": link.Offer(str(self.exit_layer.label), tuple(lm.candidate_exits)),
+                  "seed": link.Offer(str(self.seed.label), low=0, high=MOST_SEED)}  # fmt: skip
+        for menu in ("schedule", "measure", "head"):
+            control = getattr(self, menu)
+            offers[menu] = link.Offer(control.label, tuple(value for _, value in control.choices))
+        for number in ("threshold", "temperature", "top_p"):
+            control = getattr(self, number)
+            offers[number] = link.Offer(control.label, (), control.minimum, control.maximum)
+        return offers
+
     def begin(self, request: gr.Request) -> Updates:
         """The button was pressed: from now on Stop means this run, also while it waits."""
+        if _session(request) in self._stops:  # Enter in the prompt during a run begins no other
+            return {self.status: gr.skip()}
         self._stops[_session(request)] = threading.Event()
-        return {
-            self.status: cards.message("Waiting for a turn ..."),
-            self.run_button: gr.update(interactive=False),
-            self.stop_button: gr.update(interactive=True),
-        }
+        return {self.status: cards.message("Waiting for a turn ..."), **self._busy()}
 
     def stop(self, request: gr.Request) -> str:
         """End this visitor's run at its next token; what is there is kept."""
         if event := self._stops.get(_session(request)):
             event.set()
         return cards.message("Stopping ...")
+
+    def failed(self, request: gr.Request) -> Updates:
+        """Gradio refused the run or lost it; its own notice names the cause."""
+        self._stops.pop(_session(request), None)
+        text = (
+            "This run could not be made: too many are waiting, or a setting was refused. "
+            "Nothing you typed is lost. Please try again in a moment."
+        )
+        return {self.status: cards.message(text, "alert"), **self._idle()}
 
     def run(self, form: Mapping[Any, Any], request: gr.Request) -> Iterator[Updates]:
         """Run a comparison and show it as it comes; a message, and nothing lost, if it cannot."""
@@ -272,6 +303,13 @@ class ComparePage:
             yield from follow(lm, events, form[self.seconds])
         except ValueError as error:
             yield {self.status: cards.message(str(error), "alert"), **self._idle()}
+        except Exception:
+            log.exception("a comparison failed")
+            text = (
+                "This run failed through an error of the lab, which is in its log. "
+                "Nothing you typed is lost. Please try again, or try other settings."
+            )
+            yield {self.status: cards.message(text, "alert"), **self._idle()}
         finally:
             self._stops.pop(_session(request), None)
 
@@ -289,6 +327,9 @@ class ComparePage:
         )
 
     def _model(self, name: str) -> SpokenLM:
+        """The model of that name; raises ValueError with the reason where there is none."""
+        if name not in self.shelf.infos:
+            raise ValueError(f"there is no model “{name}”")
         if reason := self.shelf.why_not(name):
             raise ValueError(reason)
         return self.shelf.get(name)
@@ -333,8 +374,9 @@ class ComparePage:
                 yield self._blind_round(event.comparison, seconds)
 
     def _blind_round(self, comparison: Comparison, seconds: bool) -> Updates:
-        if len(comparison.replies) < len(POLICIES):
-            return self._finished(Shown(comparison), seconds)
+        cut = any(reply.trace.finish == "interrupted" for reply in comparison.replies)
+        if cut or len(comparison.replies) < len(POLICIES):  # a length would tell them apart
+            return self._finished(Shown(comparison), seconds, players=True)
         order = random.SystemRandom().sample(range(len(POLICIES)), len(POLICIES))
         updates: Updates = {
             self.shown: Shown(comparison, tuple(order), blind=True),
@@ -356,10 +398,16 @@ class ComparePage:
         else:
             text = "You heard no difference."
         revealed = Shown(shown.comparison, shown.order)
-        return {**self._finished(revealed, seconds, letters=True),
+        return {**self._finished(revealed, seconds, players=True, letters=True),
                 self.status: cards.message(text)}  # fmt: skip
 
     # Updates
+
+    def _busy(self) -> Updates:
+        return {
+            self.run_button: gr.update(interactive=False),
+            self.stop_button: gr.update(interactive=True),
+        }
 
     def _idle(self) -> Updates:
         return {
@@ -377,6 +425,7 @@ class ComparePage:
             self.vote: gr.update(visible=False),
             self.results: gr.update(visible=False),
             self.address: gr.update(visible=False),
+            **self._busy(),
         }
 
     def _answered(
@@ -395,18 +444,19 @@ class ComparePage:
             updates[self.finding] = ""
         return updates
 
-    def _finished(self, shown: Shown, seconds: bool, letters: bool = False) -> Updates:
+    def _finished(
+        self, shown: Shown, seconds: bool, players: bool = False, letters: bool = False
+    ) -> Updates:
+        """The end of a run or of a blind round; `players` where the cards have none yet."""
         comparison = shown.comparison
         done = "Stopped; what was there is kept." if comparison.stopped else "Done."
-        updates = self._everything(shown, seconds, players=letters, letters=letters)
+        updates = self._everything(shown, seconds, players=players, letters=letters)
         if len(comparison.replies) < len(POLICIES):
             rest = POLICIES[len(comparison.replies) :]
             updates.update({self.heads[POLICIES.index(p)]: cards.head(p, "not run") for p in rest})
         return {**updates, self.status: cards.message(done), **self._idle()}
 
-    def _everything(
-        self, shown: Shown, seconds: bool, players: bool = True, letters: bool = False
-    ) -> Updates:
+    def _everything(self, shown: Shown, seconds: bool, players: bool, letters: bool) -> Updates:
         """All that a finished comparison shows."""
         comparison = shown.comparison
         updates: Updates = {
@@ -445,8 +495,7 @@ class ComparePage:
         if reason := self.shelf.why_not(name):
             return {self.status: cards.message(reason, "alert")}
         lm = self.shelf.get(name)
-        exits = gr.update(choices=list(lm.candidate_exits), value=lm.default_exit)
-        return {self.exit_layer: exits, self.status: cards.message(f"Model: {lm.title}")}
+        return {self.exit_layer: _exits(lm), self.status: cards.message(f"Model: {lm.title}")}
 
     def zipped(self, shown: Shown | None) -> str:
         """The comparison's zip, base64; empty while there is none to give."""
@@ -489,8 +538,14 @@ def _session(request: Any) -> str:
     return str(getattr(request, "session_hash", None) or "")
 
 
+def _exits(lm: SpokenLM, chosen: int | None = None) -> Any:
+    """The menu of exit layers for a model, set to the chosen one or to the model's own."""
+    value = lm.default_exit if chosen is None else chosen
+    return gr.update(choices=list(lm.candidate_exits), value=value)
+
+
 def _seed(value: float | None) -> int:
-    if value is None or not 0 <= value < 2**63:
+    if value is None or not 0 <= value <= MOST_SEED:
         raise ValueError("The seed must be a whole number from 0 up. Type one, for example 1.")
     return int(value)
 

@@ -17,6 +17,7 @@ from listening_test.hosting import Studies
 from spark.compare import compare
 from spark.comparison import CompareSettings
 from tests.browser import chromium, local_page
+from tests.listening import SYSTEMS, prepared_study
 from tests.tiny import tiny_lm
 
 pytestmark = pytest.mark.browser
@@ -26,12 +27,25 @@ RUN_MS = 150_000  # three replies, heard and timed, on a machine that does other
 
 
 @pytest.fixture(scope="module")
-def address():
+def study_dir(tmp_path_factory):
+    return prepared_study(tmp_path_factory.mktemp("app"), items=2, systems=SYSTEMS[:2])
+
+
+@pytest.fixture(scope="module")
+def served(study_dir):
+    """The composed app, as `app.main` makes it: its Blocks and its address."""
     lm, studies = tiny_lm(), Studies()
+    studies.open(study_dir)
     demo = app.build(lm, studies, compare(lm, EXAMPLE))
     _, address = app.launch(demo, studies, "127.0.0.1")
-    yield address.rstrip("/")
+    yield demo, address.rstrip("/")
     demo.close(verbose=False)
+    studies.close()
+
+
+@pytest.fixture(scope="module")
+def address(served):
+    return served[1]
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +149,52 @@ def test_an_impossible_seed_is_answered(page):
     assert page.locator("#seed input").input_value() == "-3"
 
 
+def test_stop_ends_a_run_and_enter_takes_nothing_from_it(page):
+    prompt = page.get_by_label("Ask, or give it a sentence")
+    page.get_by_role("button", name=re.compile("^Settings")).click()
+    page.get_by_label("Replays that time").first.fill("20")  # it would run for a long time
+    ask(page, "hello there")
+    stop, generate = (page.get_by_role("button", name=n) for n in ("Stop", "Generate all three"))
+    expect(stop).to_be_enabled()
+    expect(generate).to_be_disabled()
+    prompt.press("Shift+Enter")
+    stop.click()
+    expect(page.locator("#status")).to_contain_text("Stopped", timeout=RUN_MS)
+    expect(generate).to_be_enabled()
+    expect(stop).to_be_disabled()
+
+
+def test_a_full_queue_is_told_and_the_button_comes_back(page, served):
+    queue = served[0]._queue
+    room, queue.max_size = queue.max_size, 0
+    try:
+        ask(page, "hello there")
+        expect(page.locator("#status [role=alert]")).to_contain_text("try again in a moment")
+        expect(page.get_by_role("button", name="Generate all three")).to_be_enabled()
+    finally:
+        queue.max_size = room
+    assert page.get_by_label("Ask, or give it a sentence").input_value() == "hello there"
+
+
+def test_a_clip_is_rated_inside_the_app(page, address, study_dir):
+    page.goto(f"{address}/listen")
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name="Take the test").click()
+    rater = opened.value
+    assert rater.url == f"{address}/listen/small"
+    rater.get_by_role("button", name="I agree").click()
+    rater.get_by_role("button", name="Begin").click()
+    expect(rater.get_by_role("heading", name="Practice clip")).to_be_visible()
+    rater.get_by_role("button", name="Play").click()
+    rater.get_by_role("radio", name="4 Good").check()  # waits until the clip is heard
+    rater.get_by_role("button", name="Next").click()
+    expect(rater.get_by_text("saved ✓")).to_be_visible()
+    expect(rater.get_by_role("heading", name="Clip 1 of 4")).to_be_visible()
+    rows = (study_dir / "data" / "ratings.csv").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 2
+    expect(page.locator("#listen-studies")).to_contain_text("0 of 8 planned sessions complete")
+
+
 def test_words_of_a_prompt_are_shown_as_words(page):
     ask(page, "hello <img src=x onerror=alert(1)>")
     expect(page.get_by_role("alert")).to_contain_text("cannot read")
@@ -174,7 +234,7 @@ def test_a_link_restores_prompt_settings_and_seed(page, address):
     expect(page.locator("#seed input")).to_have_value("42")
     expect(page.get_by_label("SPAR-K: schedule")).to_have_value("odd")
     page.goto(f"{address}/?exit_layer=99")
-    expect(page.get_by_role("alert")).to_contain_text("there is no exit at layer 99")
+    expect(page.get_by_role("alert")).to_contain_text("SPAR-K: exit layer: 99 is none of 1, 2, 3")
 
 
 def test_everything_can_be_downloaded(page):

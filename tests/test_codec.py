@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spark.speech import source_filter
-from spark.speech.codec import CODE_SAMPLES, N_CODES, POINT, Codec, nearest
+from spark.speech.codec import CODE_SAMPLES, MEASURES, N_CODES, Codec, Encoder, nearest
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +51,21 @@ def test_a_code_that_is_none_is_refused(codec: Codec, code: int) -> None:
 
 
 def test_nearest_is_the_plain_search() -> None:
-    points, centres = torch.randn(50, POINT), torch.randn(33, POINT)
+    points, centres = torch.randn(50, MEASURES), torch.randn(33, MEASURES)
     plain = [min(range(33), key=lambda k: float(((p - centres[k]) ** 2).sum())) for p in points]
     assert nearest(points, centres).tolist() == plain
+
+
+def test_a_code_depends_on_its_neighbours_and_on_nothing_far() -> None:
+    torch.manual_seed(0)
+    encoder = Encoder()
+    torch.nn.init.normal_(encoder.outward.weight)
+    measures = torch.randn(1, 40, MEASURES)
+    other = measures.clone()
+    other[0, 20] += 3.0
+    with torch.no_grad():
+        moved = (encoder.refined(other) - encoder.refined(measures)).abs().sum(2)[0] > 1e-4
+    assert moved.nonzero()[:, 0].tolist() == list(range(14, 27))
 
 
 def test_pulses_are_the_sum_of_their_harmonics() -> None:

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spark.engine import Engine
-from spark.metrics.cost import traffic_bytes, traffic_ratio
+from spark.metrics.cost import full_depth_bytes, step_bytes, traffic_bytes, traffic_ratio
+from spark.metrics.outside import OutsideMass, outside_mass
 from spark.modality import Modality, Slot
 from spark.sampling import SamplingSettings
 from spark.schedule import KV_POLICIES, ConfidenceExit, FixedExit, FullDepth, Policy, Spark
@@ -57,7 +58,8 @@ def slow_count(trace: Trace) -> tuple[int, int]:
             full += LAYER
         for head in step.heads:
             read += size.get(head, EXIT)
-        full += SPEECH if step.slot is Slot.SPEECH and not surprised else FULL
+        trusted = not surprised or trace.policy == "fixed"
+        full += SPEECH if step.slot is Slot.SPEECH and trusted else FULL
         surprised = (step.modality is Modality.SPEECH) != (step.slot is Slot.SPEECH)
     for lo, hi in trace.flushes:
         read += LAYER * (hi - lo)
@@ -90,6 +92,30 @@ def test_full_depth_costs_one_and_spark_less() -> None:
     assert traffic_ratio(traced(FullDepth())) == 1.0
     assert traffic_ratio(traced(Spark(1, k=4))) < 1.0
     assert traffic_ratio(traced(ConfidenceExit("max_prob", 1.0, (1, 2, 3)))) > 1.0
+
+
+def test_fewer_rows_at_an_exit_are_no_saving_of_depth() -> None:
+    """With the whole head at full depth, an exit on speech rows is charged for its layers alone."""
+    lm = tiny_lm(0, ends=False)
+    engine = Engine(lm, speech_row_head=False)
+    start = engine.prefill(lm.encode_prompt("hello"))
+    made = engine.generate(start, Spark(2, k=4), SamplingSettings(temperature=0), 20)
+    for step in made:
+        if step.depth == 2:
+            saved = full_depth_bytes(step, made.trace.weights)
+            saved -= step_bytes(step, made.trace.weights, propagated=False)
+            assert saved == 2 * LAYER + SPEECH - EXIT
+
+
+def test_outside_mass_over_a_reply() -> None:
+    trace = traced(Spark(2))
+    found = [s.outside_mass for s in trace.steps if not math.isnan(s.outside_mass)]
+    got = outside_mass(trace)
+    assert 0 < got.n == len(found) < len(trace.steps)
+    assert got.mean == pytest.approx(sum(found) / len(found))
+    assert got.largest == max(found) == trace.summary()["max_outside_mass"]
+    trace.steps.clear()
+    assert outside_mass(trace) == OutsideMass(0, None, None)
 
 
 def test_an_empty_reply_has_no_ratio() -> None:

@@ -217,6 +217,23 @@ def test_fixed_exit_never_refreshes() -> None:
     assert reply.trace.kv_policy == "skip"
 
 
+def test_fixed_exit_stays_fixed_after_a_surprise() -> None:
+    """Whatever the layout's surprises: speech slots exit, and nothing else does."""
+    surprises = 0
+    for seed in range(8):
+        lm = tiny_lm(seed)
+        engine = Engine(lm)
+        start = engine.prefill(lm.encode_prompt("hello"))
+        hot = SamplingSettings(temperature=4.0, top_p=1.0, seed=seed)
+        state = lm.layout.start(lm.vocabulary)
+        for step in engine.generate(start, FixedExit(2), hot, 60):
+            surprises += state.disagreed
+            expected = (2, "exit2") if step.slot is Slot.SPEECH else (4, "full")
+            assert (step.depth, step.head) == expected
+            state.advance(step.token_id)
+    assert surprises > 20
+
+
 def test_confidence_charges_every_head_it_asks() -> None:
     policy = ConfidenceExit("max_prob", 1.0, (1, 2, 3))
     speech = [step for step in reply_of(policy) if step.slot is Slot.SPEECH]
@@ -289,6 +306,26 @@ def test_outside_mass_is_the_probability_left_out() -> None:
             state = after[-1][len(start.ids) + step.index - 1]
             p = engine.bank.heads["full"].logits(state).softmax(-1)
             assert step.outside_mass == pytest.approx(1 - float(p[rows].sum()), abs=1e-6)
+
+
+@torch.inference_mode()
+def test_outside_mass_is_measured_at_exits_of_the_untrained_head() -> None:
+    lm = exact_lm("qwen2", TA4, 0)
+    rows = lm.vocabulary.speech_rows()
+    greedy = SamplingSettings(temperature=0)
+    for head, measured in (("untrained", True), ("fitted", False)):
+        engine = Engine(lm, head=head)  # type: ignore[arg-type]
+        start = engine.prefill(lm.encode_prompt("hello"))
+        reply = engine.generate(start, Spark(3, k=4), greedy, 12)
+        exited = [step for step in reply if step.depth == 3]
+        after, _ = teacher_forced(lm, (*start.ids, *reply.trace.ids()))
+        assert exited
+        for step in exited:
+            state = after[3][len(start.ids) + step.index - 1]
+            p = engine.bank.heads["full"].logits(state).softmax(-1)
+            assert math.isnan(step.outside_mass) is not measured
+            if measured:
+                assert step.outside_mass == pytest.approx(1 - float(p[rows].sum()), abs=1e-6)
 
 
 def test_a_surprise_is_followed_by_a_full_step() -> None:

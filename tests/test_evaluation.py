@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from spark.evaluation import readme, report, runner
+from spark.comparison import CompareSettings
+from spark.evaluation import __main__ as evaluation
+from spark.evaluation import fingerprint, readme, report, runner, statistics
 from spark.evaluation.scoring import is_right, word_errors
 from spark.evaluation.suite import Item
+from spark.models import embedded
+from tests.tiny import tiny_lm
 
 
 def item(family: str, key: str, *slots: str) -> Item:
@@ -87,10 +93,167 @@ def test_summary_agrees_with_scipy() -> None:
     boot = stats.bootstrap(
         ((other.astype(float) - hits),), np.mean, method="percentile", rng=np.random.default_rng(2)
     ).confidence_interval
-    assert gap["ci95"] == pytest.approx([boot.low, boot.high], abs=0.01)
+    assert gap["ci95"] == pytest.approx([boot.low, boot.high], abs=0.015)
     assert summary["teacher"] is None
     measured = {what: got for what, got, _ in report.goals(summary)}
     assert measured["codec alone, WER"] == "not measured"
+
+
+@pytest.mark.parametrize(
+    ("cells", "interval"),
+    [
+        ((1, 1, 7, 21), (-0.507, -0.026)),  # Fagerland, Lydersen, Laake, Stat Med 33 (2014) 2850
+        ((36, 12, 2, 50), (0.0569, 0.3404)),  # Newcombe 1998
+    ],
+)
+def test_newcombes_interval_against_published_ones(
+    cells: tuple[int, int, int, int], interval: tuple[float, float]
+) -> None:
+    assert statistics.newcombe(*cells) == pytest.approx(interval, abs=5e-4)
+
+
+@pytest.mark.parametrize("both", [0, 7, 45])
+def test_no_discordant_pair_leaves_a_width(both: int) -> None:
+    """With none or all right it is Wilson's own end; a bootstrap gave 0 to 0."""
+    low, high = statistics.newcombe(both, 0, 0, 45)
+    assert low == pytest.approx(-high)
+    assert high > 0.03
+    if both in (0, 45):
+        assert high == pytest.approx(1.959964**2 / (45 + 1.959964**2))
+
+
+@pytest.mark.parametrize(
+    ("n", "right", "lost", "verdict"),
+    [
+        (400, 0.9, 0, True),
+        (400, 0.9, 40, False),
+        (299, 0.9, 0, None),
+        (400, 0.1, 0, None),
+    ],
+)
+def test_the_margin_is_judged_only_where_it_can_be(
+    n: int, right: float, lost: int, verdict: bool | None
+) -> None:
+    hits = [i < right * n for i in range(n)]
+    fewer = [hit and i >= lost for i, hit in enumerate(hits)]
+    summary = report.summarise(
+        lines("full", hits, [0.0] * n) + lines("spark", fewer, [0.0] * n), []
+    )
+    assert summary["policies"]["spark"]["non_inferior"] is verdict
+    measured = {what: got for what, got, _ in report.goals(summary)}
+    words = {True: ": kept", False: ": not kept", None: ": not decided"}[verdict]
+    assert measured["SPAR-K minus full depth, right as heard, all answers"].endswith(words)
+
+
+def test_every_accuracy_is_of_the_same_answers() -> None:
+    """Unseen pairs and what cannot be known count, reading aloud does not."""
+    full, spark = (lines(name, [True] * 4, [0.0] * 4) for name in ("full", "spark"))
+    for made in (full, spark):
+        made[0]["split"] = "unseen_pair"
+        made[1] |= {"family": "unknown", "split": "outside"}
+        made[2] |= {"family": "read_aloud", "split": "unseen_sentence"}
+    spark[2]["correct_heard"] = False
+    policies = report.summarise(full + spark, [])["policies"]
+    assert policies["spark"]["correct_heard"]["n"] == policies["full"]["correct_text"]["n"] == 3
+    assert policies["spark"]["against_full"]["correct_heard"]["n"] == 3
+    assert policies["spark"]["against_full"]["correct_heard"]["value"] == 0
+    assert policies["full"]["unseen_pairs_text"]["n"] == 1
+    assert policies["full"]["unseen_phrasings_text"]["n"] == 1
+
+
+def test_the_gap_in_wer_is_that_of_the_table() -> None:
+    """Long replies weigh more, and a reply without words keeps its edits."""
+    rng = np.random.default_rng(3)
+    full, other = (lines(name, [True] * 80, [0.0] * 80) for name in ("full", "spark"))
+    for line in (*full, *other):
+        line |= {"edits": int(rng.integers(0, 6)), "words": int(rng.integers(1, 30))}
+    other[0] |= {"words": 0, "edits": 4, "wer": None}
+    policies = report.summarise(full + other, [])["policies"]
+    gap = policies["spark"]["against_full"]["wer"]
+    assert gap["value"] == pytest.approx(
+        policies["spark"]["wer"]["value"] - policies["full"]["wer"]["value"]
+    )
+    assert gap["n"] == 80
+
+    def rate(e: np.ndarray, w: np.ndarray, e0: np.ndarray, w0: np.ndarray, axis: int) -> np.ndarray:
+        return e.sum(axis) / w.sum(axis) - e0.sum(axis) / w0.sum(axis)
+
+    columns = [
+        np.array([x[k] for x in made], float) for made in (other, full) for k in ("edits", "words")
+    ]
+    boot = stats.bootstrap(
+        columns, rate, paired=True, vectorized=True, method="percentile",
+        rng=np.random.default_rng(4),
+    ).confidence_interval  # fmt: skip
+    assert gap["ci95"] == pytest.approx([boot.low, boot.high], abs=0.005)
+
+
+def job(out: Path, **settings: Any) -> runner.Job:
+    return runner.Job("none", CompareSettings(**settings), None, out)
+
+
+def test_a_folder_takes_one_run_only(tmp_path: Path) -> None:
+    first, more = item("factual", "lima"), replace(item("factual", "oslo"), item_id="y")
+    results = [tmp_path / runner.ITEMS]
+    fingerprint.claim(job(tmp_path, seed=1), [first], results)
+    fingerprint.claim(job(tmp_path, seed=2), [first], results)  # no lines yet: nothing to mix
+    results[0].write_text("{}\n")
+    fingerprint.claim(job(tmp_path, seed=2), [first], results)
+    fingerprint.claim(job(tmp_path, seed=2), [more], results)  # another --limit
+    held = (tmp_path / fingerprint.RUN).read_text()
+    for other, items, words in (
+        (job(tmp_path, seed=3), [first], "seed 2, now 3.*--out, or delete"),
+        (job(tmp_path, seed=2, head="untrained"), [first], "head fitted, now untrained"),
+        (replace(job(tmp_path, seed=2), fixed_exit=5), [first], "fixed exit None, now 5"),
+        (job(tmp_path, seed=2), [replace(first, prompt="other?")], "other texts of 1 items"),
+        (job(tmp_path, seed=2), [replace(more, key="rome")], "other texts of 1 items"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            fingerprint.claim(other, items, results)
+    assert (tmp_path / fingerprint.RUN).read_text() == held
+    (tmp_path / fingerprint.RUN).unlink()
+    with pytest.raises(ValueError, match=r"no run\.json"):
+        fingerprint.claim(job(tmp_path, seed=2), [first], results)
+
+
+def test_retrained_weights_are_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights, out = tmp_path / "model", tmp_path / "out"
+    weights.mkdir()
+    (weights / "model.safetensors").write_bytes(b"early")
+    monkeypatch.setattr(embedded, "FOLDER", weights)
+    monkeypatch.setattr(runner, "_work", None)  # nothing is to be answered
+    asked = replace(job(out), model="embedded")
+    out.mkdir()
+    (out / runner.ITEMS).write_text("{}\n")
+    fingerprint.claim(asked, [], [])
+    fingerprint.claim(asked, [], [out / runner.ITEMS])
+    (weights / "model.safetensors").write_bytes(b"late")
+    assert evaluation.main(["--out", str(out), "--limit", "3"]) == 2
+    assert "other contents of model.safetensors" in capsys.readouterr().err
+    assert not (out / "summary.json").exists()
+
+
+def test_lines_say_what_speech_rows_left_out(tmp_path: Path) -> None:
+    lm = tiny_lm()
+    asked = replace(job(tmp_path, exit_layer=2, head="untrained"), fixed_exit=2)
+    made = runner.answer(lm, asked, replace(item("factual", "lima", "peru"), prompt="hello"))
+    assert [line["policy"] for line in made] == ["full", "spark", "confidence", "fixed"]
+    for line in made:
+        assert line["outside_mass_n"] > 0
+        assert 0 <= line["outside_mass_mean"] <= line["outside_mass_max"] <= 1
+
+
+def test_the_command_is_the_one_given() -> None:
+    plain = evaluation._arguments().parse_args(["--out", "x", "--workers", "2"])
+    assert evaluation.command(plain) == (
+        "python -m spark.evaluation --model embedded --suite builtin"
+    )
+    given = ["--limit", "60", "--seed", "3", "--temperature", "0.0", "--exit-layer", "9",
+             "--fixed-exit", "7", "--head", "untrained"]  # fmt: skip
+    words = evaluation.command(evaluation._arguments().parse_args(given)).split()
+    assert words[3:] == ["--model", "embedded", "--suite", "builtin", *given]
 
 
 def test_a_torn_line_is_made_again_and_whole_ones_are_kept(tmp_path: Path) -> None:
@@ -113,12 +276,39 @@ def test_figures_get_into_a_page_and_nothing_else_changes() -> None:
         "limit": None,
         "settings": {"seed": 1},
         "torch": "2",
+        "command": "python -m spark.evaluation --seed 3",
     }
     page = (
         "above\n<!-- measured: begin -->\nold\n<!-- measured: end -->\n| <!-- ours: speech -->x |\n"
+        "| <!-- ours: time -->not yet |\n| <!-- ours: fixed -->x |\n"
     )
     filled = readme.fill(page, summary)
-    assert filled.startswith("above\n<!-- measured: begin -->\n`python -m spark.evaluation")
+    assert filled.startswith(
+        "above\n<!-- measured: begin -->\n`python -m spark.evaluation --seed 3`: 30 items"
+    )
+    assert "Right: of all 30 answers" in filled
     assert "old" not in filled
     assert "WER +10.00 points (+10.00 to +10.00) |" in filled
+    assert "<!-- ours: time -->not yet |" in filled
+    assert "<!-- ours: fixed -->fixed exit: right" in filled
     assert readme.fill(filled, summary) == filled
+    decode = {"rows": [{"policy": "spark", "time_ratio": 0.931, "traffic_ratio": 0.9}],
+              "speedup_over_generate": 2.04, "device": "cpu", "dtype": "float32",
+              "threads": 1}  # fmt: skip
+    assert (
+        "<!-- ours: time -->SPAR-K takes 93.1 % of full depth's time a token and reads 90.0 % of "
+        "its weights; full depth is 2.0 times as fast as transformers' generate "
+        "(cpu, float32, threads: 1) |"
+    ) in readme.fill(filled, summary, decode)
+
+
+def test_a_fixed_exit_is_called_by_its_measured_depth() -> None:
+    full, fixed = (lines(name, [True] * 5, [0.1] * 5) for name in ("full", "fixed"))
+    for line in fixed:
+        line["mean_depth_speech"] = 7.25
+    summary = report.summarise(full + fixed, [])
+    label = "fixed exit (speech depth 7.25 of 14.00)"
+    assert readme.beside_the_paper(summary)["fixed"].startswith(label + ": right as heard")
+    (row,) = [row for row in report.goals(summary) if row[0].startswith(label)]
+    assert "+0.0 points, 95 % -" in row[1]
+    assert row[2] == "clearly worse: upper end below 0"

@@ -79,6 +79,17 @@ def test_which_head_is_asked() -> None:
     assert HeadBank(lm, False, "fitted").name(None, True) == "full"
 
 
+def test_full_depth_is_charged_with_as_many_rows_as_the_head_that_decided() -> None:
+    lm = tiny_lm(0, exits=(1, 2))
+    lm.exit_heads[2] = untrained_head(lm)  # a fitted head with every row
+    sliced, whole = HeadBank(lm, True, "fitted"), HeadBank(lm, False, "fitted")
+    for bank, unfitted in ((sliced, "speech"), (whole, "full")):
+        assert bank.full_name("exit1", True) == "speech"
+        assert bank.full_name("exit2", True) == bank.full_name("untrained", True) == unfitted
+        assert bank.full_name("full", False) == bank.full_name("untrained", False) == "full"
+    assert sliced.full_name("speech", True) == "speech"
+
+
 def test_malformed_heads_are_refused() -> None:
     head = untrained_head(tiny_lm(0))
     with pytest.raises(ValueError, match="one token id a row"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
 import time
@@ -89,7 +90,9 @@ def test_ratings_become_evidence(
         ("marmoset", "quokka"),
     }
     worse = pairs["marmoset", "quokka"]
-    assert (worse["difference"], worse["non_inferior"], worse["margin"]) == (-2, False, 0.2)
+    # Always 5 against always 3: without any spread a gap of two points is no verdict either.
+    assert (worse["difference"], worse["non_inferior"], worse["margin"]) == (-2, None, 0.2)
+    assert pairs["quokka", "zebrafish"]["non_inferior"] is True
 
 
 def test_the_blinded_file_has_no_system(rated: tuple[Path, Studies]) -> None:
@@ -160,8 +163,10 @@ def test_the_ready_study_is_decoded_once_and_opens(
 def test_a_prompt_the_model_cannot_take_names_its_item(tmp_path: Path) -> None:
     text = ready.READY_STUDY.read_text(encoding="utf-8")
     path = tmp_path / "study.yaml"
-    path.write_text(text.replace("What is the capital of Peru?", "秘鲁的首都？"), encoding="utf-8")
-    with pytest.raises(StimulusError, match="item peru: This model cannot read"):
+    path.write_text(
+        text.replace("What is the capital of Norway?", "挪威的首都？"), encoding="utf-8"
+    )
+    with pytest.raises(StimulusError, match="item norway: This model cannot read"):
         prepare(load_study(path), tmp_path / "out")
 
 
@@ -205,11 +210,53 @@ def test_results_open_only_with_the_secret(
         assert "not the secret" in note
         assert systems.empty
         assert pairs.empty
+        told, data = ui.ratings_csv(studies, given)
+        assert "not the secret" in told
+        assert data == ""
     monkeypatch.setenv(ui.SECRET_VARIABLE, "right")
     note, systems, pairs = ui.show_results(studies, "right")
     assert "27 ratings" in note
+    assert "Warning" not in note
+    assert "No spread" in note  # quokka and marmoset always get the same
     assert set(systems["system"]) == set(SYSTEMS)
     assert len(pairs) == 3
+
+
+def test_the_ratings_can_be_downloaded_with_the_secret(
+    rated: tuple[Path, Studies], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study_dir, studies = rated
+    monkeypatch.setenv(ui.SECRET_VARIABLE, "right")
+    note, data = ui.ratings_csv(studies, "right")
+    assert "30 rows" in note
+    export.export(study_dir, tmp_path)
+    assert base64.b64decode(data) == (tmp_path / "ratings.csv").read_bytes()
+
+
+def test_a_csv_that_is_behind_is_told_on_results(
+    rated: tuple[Path, Studies], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, studies = rated
+    monkeypatch.setenv(ui.SECRET_VARIABLE, "right")
+    hosted = studies.get("small")
+    assert hosted is not None
+    monkeypatch.setattr(hosted.store, "csv_error", "ratings.csv is behind the database: full")
+    note, *_ = ui.show_results(studies, "right")
+    assert "**Warning:** ratings.csv is behind the database: full" in note
+
+
+@pytest.mark.parametrize("space", [None, "someone/lab"])
+def test_a_space_says_that_its_ratings_die(
+    monkeypatch: pytest.MonkeyPatch, space: str | None
+) -> None:
+    monkeypatch.delenv(ui.SPACE_VARIABLE, raising=False)
+    if space:
+        monkeypatch.setenv(ui.SPACE_VARIABLE, space)
+    with gr.Blocks(analytics_enabled=False) as demo:
+        ui.listen_page(Studies())
+    config = json.dumps(demo.get_config_file(), default=str)
+    assert ("emptied at every restart" in config) is bool(space)
+    assert ("download the CSV" in config) is bool(space)
 
 
 def test_no_page_of_the_app_names_a_system(

@@ -305,3 +305,87 @@ def test_the_page_shows_no_length_and_no_player(page: Page, url: str) -> None:
     assert page.locator("audio[controls], canvas, progress, svg, [type=range]").count() == 0
     text = page.locator("body").inner_text().lower()
     assert not [name for name in SYSTEMS if name in text]
+
+
+def test_a_busy_device_that_notices_the_sound_late_loses_no_rating(
+    page: Page, url: str, study_dir: Path
+) -> None:
+    page.add_init_script(
+        """document.addEventListener("playing", () => {
+          const end = performance.now() + 300;  // the sound runs on meanwhile
+          while (performance.now() < end);
+        }, true);"""
+    )
+    begin(page, url)
+    before = len(stored(study_dir))
+    rate(page, "4")
+    heading(page, "Clip 1 of 4")
+    (row,) = stored(study_dir)[before:]
+    assert float(row["listened_fraction"]) > 0.9
+
+
+def test_an_answer_refused_as_not_heard_is_kept_and_can_be_given_again(
+    page: Page, url: str, study_dir: Path
+) -> None:
+    clips: list[str] = []
+    page.on("request", lambda request: "/clip/" in request.url and clips.append(request.url))
+    begin(page, url)
+    before = len(stored(study_dir))
+    refusal = {"error": "not_heard", "message": "Please listen to the whole clip."}
+    page.route("**/rating", lambda route: route.fulfill(status=409, json=refusal), times=1)
+    page.keyboard.press("Space")
+    expect(page.get_by_role("radio").first).to_be_enabled()
+    page.get_by_text("Comment (optional)").click()
+    page.get_by_label("What did you notice?").fill("a click")
+    page.get_by_role("radio", name="2 Poor").check()
+    page.get_by_role("button", name="Next").click()
+    expect(page.get_by_role("alert")).to_contain_text("play the clip once more, to its end")
+    heading(page, "Practice clip")
+    expect(page.get_by_role("radio", name="2 Poor")).to_be_checked()
+    expect(page.get_by_role("radio").first).to_be_disabled()
+    expect(page.get_by_role("button", name="Next")).to_be_disabled()
+    page.get_by_role("button", name="Play").click()
+    expect(page.get_by_role("button", name="Next")).to_be_enabled()
+    page.get_by_role("button", name="Next").click()
+    heading(page, "Clip 1 of 4")
+    (row,) = stored(study_dir)[before:]
+    assert (row["score"], row["comment"]) == ("2", "a click")
+    assert clips[1].startswith(clips[0])  # loaded anew, so that the server's clock starts again
+
+
+def test_the_scale_stays_shut_while_a_rating_is_on_its_way(page: Page, url: str) -> None:
+    begin(page, url)
+    page.route("**/rating", lambda route: None)  # never answered
+    rate(page, "4")
+    expect(page.get_by_text("saving …")).to_be_visible()
+    page.get_by_role("button", name="Play").click()
+    page.evaluate("() => new Promise((r) => document.getElementById('audio').onended = r)")
+    expect(page.get_by_role("radio").first).to_be_disabled()
+    expect(page.get_by_role("button", name="Next")).to_be_disabled()
+    page.unroute_all(behavior="ignoreErrors")
+
+
+@pytest.mark.parametrize("how", ["silence", "a proxy's page"])
+def test_only_an_answer_of_the_server_counts_as_saved(
+    page: Page, url: str, study_dir: Path, how: str
+) -> None:
+    # Twenty seconds are long for a test: any wait of the page for an answer is cut to half one.
+    page.add_init_script(
+        "const wait = AbortSignal.timeout.bind(AbortSignal);"
+        "AbortSignal.timeout = (ms) => { window.asked = ms; return wait(500); };"
+    )
+    begin(page, url)
+    before = len(stored(study_dir))
+
+    def astray(route: Route) -> None:
+        if how != "silence":
+            route.fulfill(status=200, body="<h1>Please log in</h1>")
+
+    page.route("**/rating", astray, times=1)
+    rate(page, "3")
+    expect(page.get_by_role("alert")).to_contain_text("not saved yet")
+    if how == "silence":
+        expect(page.get_by_role("alert")).to_contain_text("does not answer in time")
+    heading(page, "Clip 1 of 4")
+    assert page.evaluate("window.asked") == 20_000
+    assert len(stored(study_dir)) == before + 1

@@ -219,6 +219,33 @@ def test_too_little_data_gives_null_and_never_a_number() -> None:
     json.dumps(result, allow_nan=False)
 
 
+@pytest.mark.parametrize("shift", [0.0, 1.0, 0.1])
+def test_equal_scores_are_no_certainty(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], shift: float
+) -> None:
+    """Three raters, two texts, always the same score: nothing tells how sure that is."""
+    frame = crossed(np.random.default_rng(4), 3, 2, ("a", "b")).assign(score=3.1)
+    frame.loc[frame["system"] == "a", "score"] += shift
+    result = analyse(frame, margin=0.2)
+    assert result["systems"]["a"]["ci95"] is result["systems"]["a"]["ci95_naive"] is None
+    assert result["systems"]["a"]["no_spread"] is True
+    (pair,) = result["pairs"]
+    assert pair["difference"] == pytest.approx(shift)
+    assert pair["no_spread"] is True
+    for name in ("ci95", "non_inferior", "b_non_inferior", "p_non_inferior", "equivalent"):
+        assert pair[name] is None
+    json.dumps(result, allow_nan=False)
+    assert command.main([str(write(tmp_path, frame))]) == 0
+    told = capsys.readouterr().out
+    assert "none: no spread" in told
+    assert "nothing tells how sure their mean is" in told
+    spread = analyse(crossed(np.random.default_rng(4), 3, 2, ("a", "b")))
+    assert spread["pairs"][0]["no_spread"] is False
+    unpaired = analyse(frame.drop(index=0), margin=0.2)["pairs"][0]
+    assert unpaired["no_spread"] is True
+    assert unpaired["non_inferior"] is None
+
+
 def test_coverage_and_false_positives_smoke() -> None:
     """200 simulated tests, 24 raters x 8 texts: the honest interval covers, the naive does not."""
     rng = np.random.default_rng(11)

@@ -422,3 +422,75 @@ def test_a_folder_that_cannot_hold_a_store_is_told_at_once(tmp_path: Path) -> No
     (tmp_path / "data").write_text("a file where the folder should be")
     with pytest.raises(NotSaved, match="cannot keep ratings"):
         opened(tmp_path / "data")
+
+
+def test_a_clock_set_back_refuses_nobody_for_long(clock: Clock) -> None:
+    state = clock.start("key")
+    clock.serve(state["clip"])
+    clock.now -= 3600
+    with pytest.raises(Refused, match="whole clip"):
+        clock.rate("key", state, "r")
+    clock.serve(state["clip"])  # the page loads the clip again
+    with pytest.raises(Refused, match="whole clip"):  # and it must be heard again
+        clock.rate("key", state, "r")
+    clock.now += 0.2
+    assert clock.rate("key", state, "r")["state"] == "trial"
+
+
+def test_a_request_cut_off_while_it_waits_is_dropped_and_the_writer_lives_on(
+    tmp_path: Path,
+) -> None:
+    store, gate, ran = opened(tmp_path), threading.Event(), []
+    first = store.run(lambda db: gate.wait(5))
+    time.sleep(0.05)  # the writer is at work on the first
+    cancelled = store.run(lambda db: ran.append("cancelled"))
+    kept = store.run(lambda db: ran.append("kept"))
+    assert cancelled.cancel()
+    assert not first.cancel()  # too late: it is under way, and its caller's answer is set
+    gate.set()
+    kept.result(5)
+    assert first.result(5)
+    assert ran == ["kept"]
+    assert store.run(lambda db: "alive").result(5) == "alive"
+    store.close()
+
+
+def test_a_defect_of_the_store_itself_is_told_and_survived(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = opened(tmp_path)
+    with monkeypatch.context() as broken:
+        broken.setattr(store, "_rows_after", lambda seq: [][0])
+        with pytest.raises(NotSaved):
+            store.run(lambda db: db.execute("INSERT INTO meta VALUES ('lost', 'x')")).result(5)
+    names = store.run(lambda db: [r[0] for r in db.execute("SELECT name FROM meta")]).result(5)
+    assert "lost" not in names
+    store.close()
+
+
+def test_two_processes_on_one_folder_write_each_its_own_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = Clock(opened(tmp_path), tiny_study()), Clock(opened(tmp_path), tiny_study())
+    first, second = one.start("a"), two.start("b")
+    for clock, state in ((one, first), (two, second)):
+        clock.serve(state["clip"])
+        clock.now += 1
+    real, asked, appended = one.store._last_seq, threading.Event(), []
+
+    def slow() -> int:
+        found = real()
+        asked.set()
+        time.sleep(0.3)  # enough for the other to commit, if it were its turn
+        return found
+
+    monkeypatch.setattr(one.store, "_last_seq", slow)
+    monkeypatch.setattr(one.store, "_append_csv", appended.extend)
+    with ThreadPoolExecutor(1) as pool:
+        mine = pool.submit(one.rate, "a", first, "r1")
+        assert asked.wait(5)
+        two.rate("b", second, "r2")
+        mine.result(10)
+    assert [row["rating_id"] for row in appended] == ["r1"]
+    one.store.close()
+    two.store.close()

@@ -112,6 +112,23 @@ def test_the_end_of_speech_in_a_speech_slot_is_a_surprise() -> None:
     assert (state.disagreed, state.speaking, state.slot) == (True, False, Slot.TEXT)
 
 
+@pytest.mark.parametrize("before", [(TEXT, CODE, END), (TEXT, CODE, CODE, CODE, CODE, END)])
+def test_codes_after_the_end_of_speech_bring_it_back(before: tuple[int, ...]) -> None:
+    state = after(Interleave(1, 4).start(WORDS), *before, TEXT)
+    assert (state.speaking, state.slot) == (False, Slot.TEXT)
+    after(state, CODE)
+    assert (state.disagreed, state.speaking) == (True, True)
+    assert (state.slot, state.position_in_chunk) == (Slot.SPEECH, 1)
+    chunk = state.chunk
+    after(state, CODE, CODE, CODE)
+    assert (state.disagreed, state.slot, state.chunk) == (False, Slot.TEXT, chunk + 1)
+
+
+def test_filler_after_the_end_of_speech_does_not() -> None:
+    state = after(Interleave(1, 4).start(WORDS), TEXT, CODE, END, FILLER)
+    assert (state.speaking, state.disagreed, state.slot) == (False, False, Slot.TEXT)
+
+
 @given(
     st.lists(st.sampled_from([TEXT, CODE, PAD, FILLER, START, END]), max_size=60),
     st.integers(1, 13),

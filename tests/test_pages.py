@@ -2,6 +2,7 @@
 
 import re
 import sys
+from dataclasses import replace
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 
@@ -184,6 +185,57 @@ def test_a_broken_link_keeps_what_can_be_read(page):
     assert "between 0 and 1" in updates[page.status]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("schedule", "k5", "SPAR-K: schedule: k5 is none of triple, even, odd, k4, k6"),
+        ("exit_layer", "9", "SPAR-K: exit layer: 9 is none of 1, 2, 3"),
+        ("head", "x", "x is none of fitted, untrained"),
+        ("measure", "luck", "luck is none of max_prob"),
+        ("temperature", "5", "5 is not between 0 and 2"),
+        ("top_p", "0.01", "0.01 is not between 0.05 and 1"),
+        ("threshold", "nan", "nan is not between 0 and 1"),
+        ("seed", "-3", "Seed: -3 is not between 0"),
+    ],
+)
+def test_a_link_gives_no_control_a_value_it_rejects(page, name, value, says):
+    query = {name: value, "prompt": "hi"}
+    if name != "seed":
+        query["seed"] = "7"
+    updates = page.load(SimpleNamespace(session_hash="v", query_params=query))
+    assert says in updates[page.status]
+    assert getattr(page, name) not in updates
+    assert updates[page.prompt] == "hi"
+    assert updates.get(page.seed) == (None if name == "seed" else 7)  # the rest is taken over
+
+
+def test_a_link_to_another_model_is_checked_against_that_model(lm):
+    deep = replace(tiny_lm(layers=6), name="deep")
+    barred = ModelInfo("big", "Big model", False, "it needs a GPU")
+    shelf = Shelf(lm, [barred])
+    shelf.infos["deep"], shelf._loaded["deep"] = ModelInfo("deep", "Deep", True), deep
+    with gr.Blocks():
+        page = ComparePage(shelf)
+
+    def opened(**query):
+        return page.load(SimpleNamespace(session_hash="v", query_params=query))
+
+    updates = opened(model="deep", exit_layer="5")
+    assert page.status not in updates
+    assert updates[page.model] == "deep"
+    assert updates[page.exit_layer]["value"] == 5
+    assert updates[page.exit_layer]["choices"] == list(deep.candidate_exits)
+    updates = opened(model="deep", exit_layer="6")
+    assert "6 is none of 1, 2, 3, 4, 5" in updates[page.status]
+    assert updates[page.exit_layer]["value"] == deep.default_exit
+    updates = opened(model="big", exit_layer="3", seed="4")
+    assert "Big model cannot run here: it needs a GPU" in updates[page.status]
+    assert updates[page.seed] == 4
+    assert page.model not in updates
+    assert page.exit_layer not in updates
+    assert "there is no model “none”" in opened(model="none")[page.status]
+
+
 def test_an_example_is_in_the_page_from_its_first_byte(lm, comparison):
     with gr.Blocks() as demo:
         page = ComparePage(Shelf(lm, []), comparison)
@@ -257,6 +309,66 @@ def test_stop_keeps_what_is_there(page):
     assert "<audio" in last[page.players[0]]
     assert "not run" in last[page.heads[2]]
     assert last[page.shown].comparison.stopped
+
+
+def test_enter_during_a_run_takes_nothing_from_stop(page):
+    page.begin(REQUEST)
+    last = {}
+    for number, update in enumerate(page.run(form(page, seed=4), REQUEST)):
+        last.update(update)
+        if number == 0:
+            assert page.begin(REQUEST) == {page.status: gr.skip()}
+            page.stop(REQUEST)
+    assert last[page.shown].comparison.stopped
+    assert len(last[page.shown].comparison.replies) < 3
+    updates, last = run(page)  # the next run has a Stop of its own
+    assert updates[0][page.stop_button]["interactive"] is True
+    assert not last[page.shown].comparison.stopped
+
+
+def test_an_error_nobody_expected_leaves_a_page_that_works(page, monkeypatch, caplog):
+    def broken(*given, **more):
+        yield compare.Progress("full", None)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(compare, "stream", broken)
+        _, last = run(page)
+    assert "role='alert'" in last[page.status]
+    assert "Nothing you typed is lost" in last[page.status]
+    assert last[page.run_button]["interactive"] is True
+    assert last[page.stop_button]["interactive"] is False
+    assert "Traceback" in caplog.text
+    assert "Done" in run(page)[1][page.status]
+
+
+def test_a_run_that_gradio_refuses_leaves_a_page_that_works(page):
+    page.begin(REQUEST)
+    page.stop(REQUEST)
+    updates = page.failed(REQUEST)
+    assert "try again" in updates[page.status]
+    assert updates[page.run_button]["interactive"] is True
+    assert not run(page)[1][page.shown].comparison.stopped  # its Stop went with it
+
+
+def test_a_blind_run_stopped_within_a_reply_opens_no_vote(page, monkeypatch):
+    real = compare.stream
+
+    def stopped_in_the_third(*given, stop, **more):
+        for event in real(*given, stop=stop, **more):
+            yield event
+            if isinstance(event, compare.Progress) and event.policy == "confidence":
+                page.stop(REQUEST)
+
+    monkeypatch.setattr(compare, "stream", stopped_in_the_third)
+    _, last = run(page, blind=True, seed=4)
+    shown = last[page.shown]
+    assert len(shown.comparison.replies) == 3
+    assert shown.comparison.replies[2].trace.finish == "interrupted"
+    assert not shown.blind
+    assert last[page.vote]["visible"] is False
+    assert "Stopped" in last[page.status]
+    for place, name in enumerate(("full", "spark")):
+        assert f"data-policy='{name}'" in last[page.players[place]]  # kept, as it says
 
 
 def test_a_stop_while_waiting_runs_nothing(page):

@@ -18,7 +18,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from spark.sampling import SamplingSettings, draw, filtered, gumbel
+from spark.sampling import SamplingSettings, _mix, draw, filtered, gumbel
 
 chosen = st.builds(
     SamplingSettings,
@@ -115,9 +115,33 @@ def test_noise_is_splitmix64() -> None:
     assert mix(gold) == 0xE220A8397B1DCDAF  # SplitMix64's first output from state 0
     for seed, position, token in ((0, 0, 0), (1, 7, 158_257), (-5, 2**40, 3)):
         word = mix(mix(mix(seed + gold) + position * gold) + token * gold)
-        uniform = ((word >> 11) + 0.5) / 2**53
+        uniform = ((word >> 12) + 0.5) / 2**52
         noise = float(gumbel(seed, position, torch.tensor([token])))
         assert noise == pytest.approx(-math.log(-math.log(uniform)), rel=1e-6)
+
+
+@pytest.mark.parametrize("wanted", [0, 2**64 - 1])
+def test_noise_is_finite_for_the_smallest_and_largest_word(wanted: int) -> None:
+    """SplitMix64 is a bijection, so an id with that word can be found by going backwards."""
+
+    def unshift(z: int, by: int) -> int:
+        found = z
+        for _ in range(64 // by):
+            found = z ^ (found >> by)
+        return found
+
+    def unmix(z: int) -> int:
+        z = unshift(z, 31) * pow(0x94D049BB133111EB, -1, 2**64) % 2**64
+        z = unshift(z, 27) * pow(0xBF58476D1CE4E5B9, -1, 2**64) % 2**64
+        return unshift(z, 30)
+
+    gold = 0x9E3779B97F4A7C15
+    key = _mix(_mix(1 + gold) + 7 * gold & (2**64 - 1))
+    token = (unmix(wanted) - key) * pow(gold, -1, 2**64) % 2**64
+    noise = gumbel(1, 7, torch.tensor([token - 2**64 if token >> 63 else token]))
+    assert noise.isfinite().all()
+    edge = -math.log(-math.log(2.0**-53)) if wanted == 0 else 53 * math.log(2)
+    assert float(noise) == pytest.approx(edge, rel=1e-6)
 
 
 def test_noise_follows_gumbels_law() -> None:

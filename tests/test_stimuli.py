@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import pyloudnorm
 import pytest
 import soundfile
 
+from listening_test import key
 from listening_test import prepare as command
 from listening_test.prepared import NotPrepared, load_prepared
-from listening_test.stimuli import KEY_VARIABLE, StimulusError, level, prepare
+from listening_test.stimuli import StimulusError, level, prepare, stimulus_id
 from listening_test.study import load_study
 from tests.listening import RATE, SYSTEMS, prepared_study, tone_bursts, write_study
 
@@ -84,8 +86,18 @@ def test_ids_are_stable_and_keyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     first, again = ids("one"), ids("one")
     assert first == again
     assert len(set(first)) == len(first)
-    monkeypatch.setenv(KEY_VARIABLE, "a secret")
+    secret = tmp_path / "one" / "key" / "secret"
+    assert len(secret.read_bytes()) == 32
+    assert secret.stat().st_mode & 0o777 == 0o600
+    # What the study file says is no key: another folder has other ids.
     assert not set(ids("two")) & set(first)
+    guessed = stimulus_id(b"small/1", "small", SYSTEMS[0], "text-0")
+    assert guessed not in first
+    monkeypatch.setenv(key.VARIABLE, "a secret")
+    third = ids("three")
+    assert not set(third) & set(first)
+    assert ids("four") == third
+    assert not (tmp_path / "four" / "key" / "secret").exists()
 
 
 def test_identical_sound_of_two_systems_becomes_a_null_pair(tmp_path: Path) -> None:
@@ -155,3 +167,80 @@ def test_missing_clips_and_other_versions_are_refused(
     study.write_text(study.read_text().replace("A small test", "Another test"))
     assert command.main([str(study), "--out", str(tmp_path / "out")]) == 2
     assert "ratings of another version" in capsys.readouterr().err
+
+
+def rated_study(folder: Path) -> tuple[Path, Path]:
+    """A study file and its prepared folder, which holds ratings."""
+    study = write_study(folder)
+    prepare(load_study(study), folder / "out")
+    (folder / "out" / "data").mkdir()
+    (folder / "out" / "data" / "ratings.sqlite3").touch()
+    return study, folder / "out"
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_other_sound_never_goes_under_ids_that_were_rated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study, out = rated_study(tmp_path)
+    before = contents(out / "serve")
+    assert command.main([str(study), "--out", str(out)]) == 0
+    assert contents(out / "serve") == before  # the same sound: nothing to refuse
+    soundfile.write(tmp_path / SYSTEMS[1] / "text-1.wav", tone_bursts(5), RATE, subtype="PCM_16")
+    capsys.readouterr()
+    assert command.main([str(study), "--out", str(out)]) == 2
+    told = capsys.readouterr().err
+    assert "1 of 10 clips sound different now (first: quokka/text-1)" in told
+    assert "new folder" in told
+    assert contents(out / "serve") == before
+    assert command.main([str(study), "--out", str(tmp_path / "new")]) == 0
+
+
+def test_ratings_under_another_secret_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, out = rated_study(tmp_path)
+    before = contents(out)
+    monkeypatch.setenv(key.VARIABLE, "another secret")
+    with pytest.raises(key.KeyMismatch, match="other stimulus ids"):
+        prepare(load_study(study), out)
+    left = contents(out)
+    assert {path: left[path] for path in before} == before
+    monkeypatch.delenv(key.VARIABLE)
+    (out / "key" / "secret").write_bytes(b"")
+    with pytest.raises(key.KeyMismatch, match="damaged"):
+        prepare(load_study(study), out)
+
+
+def test_a_kill_in_the_last_step_leaves_no_sound_without_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, out = load_study(write_study(tmp_path)), tmp_path / "out"
+    real, left = os.replace, 0
+
+    class Killed(BaseException):
+        pass
+
+    def replace(source: Path, target: Path) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    for moves in range(5):  # the secret, two files of the key, the folder served
+        left = moves
+        try:
+            prepare(study, out)
+        except Killed:
+            assert not (out / "serve").exists()
+        else:
+            assert {path.stem for path in (out / "serve" / "audio").iterdir()} == {
+                row["stimulus_id"] for row in key_rows(out)
+            }
+            return
+    pytest.fail("the study was never prepared")

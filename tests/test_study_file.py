@@ -8,6 +8,11 @@ import pytest
 
 from listening_test.ready import READY_STUDY
 from listening_test.study import ACR_LABELS, StudyError, load_study
+from spark.comparison import CompareSettings
+from spark.evaluation.suite import builtin
+from spark.text import normalise
+from spark.training import questions
+from spark.ui import EXAMPLES
 
 GOOD = """\
 id: demo
@@ -100,3 +105,25 @@ def test_the_ready_study_is_valid_and_mixes_answers_with_reading(tmp_path: Path)
     read_aloud = sum(prompt.lower().startswith("say:") for prompt in prompts)
     assert 0 < read_aloud < len(prompts)
     assert study.practice
+
+
+def test_the_ready_study_is_heard_nowhere_else_first() -> None:
+    study = load_study(READY_STUDY)
+    clips = [*study.practice, *study.items]
+    texts = {normalise(clip.prompt or "") for clip in clips}
+    assert len(texts) == len(clips) == 9
+    assert not texts & {normalise(text) for text, _ in EXAMPLES}
+    assert not texts & {normalise(item.prompt) for item in builtin()}
+    assert study.seed != CompareSettings().seed
+
+
+def test_the_ready_study_asks_what_the_model_is_taught() -> None:
+    asked = {
+        normalise(template.format(**dict(zip("xy", fact.slots, strict=False))))
+        for fact in questions.facts()
+        if not fact.held_out
+        for template in questions.templates(fact, unseen=False)
+    }
+    for item in load_study(READY_STUDY).items:
+        text = normalise(item.prompt or "")
+        assert text in asked or text.startswith("say "), item.prompt

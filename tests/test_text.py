@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spark.text import normalise
+from spark.text import LONGEST_TEXT, normalise
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,17 @@ from spark.text import normalise
         ("'quoted' rock 'n' roll", "quoted rock n roll"),
         ("0043 1234567890123456", "forty three one two three four five six seven eight nine zero "
          "one two three four five six"),
+        ("-3 plus 5", "minus three plus five"),
+        ("(-3) + 5", "minus three plus five"),
+        ("What is (−3)?", "what is minus three"),
+        ("7 - five", "seven minus five"),
+        ("seven - five", "seven minus five"),
+        ("twenty-one - eleven – 2", "twenty one minus eleven minus two"),
+        ("well - known", "well known"),
+        ("three of us - two boys", "three of us two boys"),
+        ("pages 10-12, a -ness", "pages ten minus twelve a ness"),
+        ("12345678901234567th", "one two three four five six seven eight nine zero one two three "
+         "four five six seven"),
         ("?!…", ""),
     ],
 )  # fmt: skip
@@ -37,3 +48,16 @@ def test_normalised_text_is_plain_and_stable(text: str) -> None:
     words = normalise(text)
     assert set(words) <= set("abcdefghijklmnopqrstuvwxyz' ")
     assert normalise(words) == words
+
+
+@pytest.mark.parametrize("ending", ["", "th", ".5", "%"])
+def test_any_number_up_to_the_longest_text_has_words(ending: str) -> None:
+    digits = "1" * (LONGEST_TEXT - len(ending))
+    assert normalise(digits + ending).split()[:400] == ["one"] * 400
+
+
+def test_too_long_a_text_is_refused_before_anything_else() -> None:
+    with pytest.raises(ValueError, match="5000 characters: use at most 1000"):
+        normalise("1" * 5000)
+    assert normalise("1" * 5000, longest=None).split() == ["one"] * 5000
+    assert normalise("1" * 5000 + "th", longest=None).split() == ["one"] * 5000

@@ -12,8 +12,17 @@ from transformers import Qwen2ForCausalLM
 
 from spark.modality import Interleave, Modality
 from spark.models.embedded import _Words
+from spark.speech import codec
 from spark.speech.codec import CODE_SAMPLES, FRAME_RATE
-from spark.training import language_model, mixture, questions, teacher
+from spark.training import __main__ as stages
+from spark.training import (
+    codebook,
+    initial_weights,
+    language_model,
+    mixture,
+    questions,
+    teacher,
+)
 from spark.training.sequences import PREFACE, Spoken, Writer, padded, train_tokenizer, with_preface
 
 TEXTS = [fact.answer for fact in questions.facts()] + ["the tide turns at noon"] * 3
@@ -82,7 +91,9 @@ def test_padding_and_targets(writer: Writer) -> None:
 
 def test_the_mixture_never_draws_a_held_out_pair(writer: Writer) -> None:
     answers = {text: spoken(text) for text in {*TEXTS, questions.unknown_fact().answer}}
-    source = mixture.Mixture(writer, [spoken("the tide turns at noon")], answers, seed=1)
+    source = mixture.Mixture(
+        writer, [spoken("the tide turns at noon")], answers, mixture.Shares(), seed=1
+    )
     source.rng = random.Random(4)
     held_out = {fact.answer for fact in questions.facts() if fact.held_out and fact.kind == "sum"}
     questions_drawn = [source._question() for _ in range(5000)]
@@ -110,3 +121,87 @@ def test_a_grown_model_computes_the_same() -> None:
     fresh = deep.model.layers[2].mlp.down_proj.weight.grad
     assert fresh is not None
     assert fresh.abs().sum() > 0
+
+
+@pytest.fixture(scope="module")
+def untrained() -> Qwen2ForCausalLM:
+    """As training begins it, with 2,000 text ids."""
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(language_model.configuration(2300, layers=3))
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=initial_weights.EMBEDDING)
+    initial_weights.lay_copying(model, text=2000, theta=language_model.ROPE_THETA)
+    return model.eval()
+
+
+def test_an_untrained_model_copies_already(untrained: Qwen2ForCausalLM) -> None:
+    said = torch.randint(2000, (16, 12))
+    ids = torch.cat([said, torch.full((16, 1), 2100), said], dim=1)
+    with torch.no_grad():
+        guessed = untrained(ids).logits[:, 13:-1].argmax(-1)
+    assert (guessed == said[:, 1:]).float().mean() > 0.25  # by chance one in 2,300
+
+
+def test_it_looks_for_the_latest_text_over_speech_and_pads(untrained: Qwen2ForCausalLM) -> None:
+    said = torch.randint(2000, (16, 6))
+    speech = torch.randint(2100, 2300, (16, 6, 4))
+    reply = torch.cat([said[:, :, None], speech], dim=2).flatten(1)
+    ids = torch.cat([said, torch.full((16, 1), 2050), reply], dim=1)
+    untrained.set_attn_implementation("eager")
+    with torch.no_grad():
+        first = untrained(ids, output_attentions=True).attentions[0][:, 2]  # (16, T, T)
+    places = torch.arange(7, ids.shape[1], 5)
+    on_latest = first[:, places + 4, places]
+    assert on_latest.mean() > 0.6
+
+
+def test_near_codes_start_alike() -> None:
+    torch.manual_seed(0)
+    points = torch.randn(500, 12).repeat_interleave(2, 0) + 0.2 * torch.randn(1000, 12)
+    rows = initial_weights.relate_codes(points, 64)
+    near = torch.cosine_similarity(rows[::2], rows[1::2], dim=1)
+    strangers = torch.cosine_similarity(rows, rows.roll(333, 0), dim=1)
+    assert near.mean() > strangers.mean() + 0.5
+
+
+def test_the_codebook_s_gradient_reaches_the_encoder_and_its_table_is_the_same_map() -> None:
+    torch.manual_seed(0)
+    spectra = torch.randn(60, 8) @ torch.randn(8, codec.FRAMES * codec.N_MELS) - 3.0
+    pitches = torch.where(torch.rand(60, codec.FRAMES) < 0.5, 170.0, -170.0)
+    model = codec.Codec()
+    codebook.fit_components(model.encoder, spectra, pitches)
+    measures = model.encoder.measures(spectra, pitches)[None]
+    auto = codebook.Autoencoder(model)
+    auto.losses(spectra[None], measures, pitches[None]).sum().backward()
+    assert model.encoder.outward.weight.grad is not None
+    assert model.encoder.outward.weight.grad.abs().sum() > 0
+    table = model.decoder.inward.weight.detach().clone()
+    auto.tabulate()
+    codes = model.encoder(measures)
+    with torch.no_grad():
+        heard, _ = model.decoder.features(codes)
+        meant, _ = model.decoder.features_of(table[codes] + auto.into(model.encoder.points[codes]))
+    torch.testing.assert_close(heard, meant)
+
+
+def test_training_puts_a_model_in_place_only_when_it_is_whole(tmp_path: Path) -> None:
+    work, app = tmp_path / "work", tmp_path / "app"
+    for name in ("deep/model.safetensors", "deep/config.json", "data/tokenizer.json"):
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        (work / name).write_text("new")
+    (work / "codec.safetensors").write_text("new")
+    app.mkdir()
+    (app / "model-00001-of-00003.safetensors").write_text("old")
+    (app / "README.md").write_text("card")
+    model = stages.assemble(work)
+    assert (app / "model-00001-of-00003.safetensors").exists()
+    stages.publish(model, app)
+    names = {path.name for path in app.iterdir()}
+    assert names == {"README.md", "model.safetensors", "config.json", "tokenizer.json",
+                     "codec.safetensors"}  # fmt: skip
+
+
+def test_a_second_start_keeps_the_codebook(tmp_path: Path) -> None:
+    rows = stages.stages(tmp_path, hours=1, sentences=10, workers=1)
+    assert not any(stages.finished(row, tmp_path) for row in rows)
+    (tmp_path / "codebook.safetensors").touch()
+    assert [row[0] for row in rows if stages.finished(row, tmp_path)] == ["codebook"]

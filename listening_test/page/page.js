@@ -6,6 +6,7 @@
 
 const LEVELS = [5, 4, 3, 2, 1];
 const RETRY_MS = [1000, 2000, 4000, 8000, 15000];
+const ANSWER_MS = 20000;
 const $ = (id) => document.getElementById(id);
 const name = `listening-test/${location.pathname}`;
 
@@ -41,21 +42,32 @@ function uuid() {  // version 4; crypto.randomUUID is missing on plain http
 // ---- talking to the server
 async function ask(path, body) {
   const key = store.get("session");
-  const response = await fetch(path, {
-    method: body ? "POST" : "GET",
-    cache: "no-store",
-    headers: {
-      ...(key && { "X-Session": key }), ...(body && { "Content-Type": "application/json" }),
-    },
-    body: body && JSON.stringify(body),
-  });
-  let reply = {};
-  try { reply = await response.json(); } catch { /* a proxy's error page */ }
-  if (!response.ok) {
-    const error = new Error(reply.message || `The server answered ${response.status}.`);
-    error.code = reply.error;
+  let response;
+  let reply = null;
+  try {
+    response = await fetch(path, {
+      method: body ? "POST" : "GET",
+      cache: "no-store",
+      headers: {
+        ...(key && { "X-Session": key }), ...(body && { "Content-Type": "application/json" }),
+      },
+      body: body && JSON.stringify(body),
+      signal: AbortSignal.timeout?.(ANSWER_MS),  // old browsers wait on
+    });
+    reply = await response.json();
+  } catch (error) {
+    if (error.name === "TimeoutError") {
+      const late = new Error(`The server did not answer within ${ANSWER_MS / 1000} seconds.`);
+      throw Object.assign(late, { code: "late" });
+    }
+    if (!response) throw error;
+    // A proxy's page, or an answer cut off: nothing that the server said.
+  }
+  if (!response.ok || !reply) {
+    const error = new Error(reply?.message || `The server answered ${response.status}.`);
+    error.code = reply?.error;
     // What the server refused for good is not tried again; anything else may pass.
-    error.final = response.status < 500 && response.status !== 429 && Boolean(reply.error);
+    error.final = response.status < 500 && response.status !== 429 && Boolean(error.code);
     throw error;
   }
   return reply;
@@ -105,6 +117,7 @@ const audio = $("audio");
 let trial = null;
 let heard = null;  // counters of the trial on the screen
 let sending = false;
+let fromStart = false;  // play was pressed, and the sound has not begun
 
 function freshCounters() {
   return {
@@ -151,6 +164,7 @@ async function togglePlay() {
   trouble("");
   if (audio.error) audio.load();  // it stays broken until it is asked for again
   audio.currentTime = 0;
+  fromStart = true;
   try { await audio.play(); } catch (error) {
     if (error.name !== "AbortError") await notPlayed();
   }
@@ -167,7 +181,9 @@ async function notPlayed() {
 
 audio.addEventListener("playing", () => {
   if (heard.from === null) {
-    heard.from = audio.currentTime;
+    // A busy device says this late, when the sound has been running for a while already.
+    heard.from = fromStart ? 0 : audio.currentTime;
+    fromStart = false;
     heard.plays += 1;
     heard.firstPlay ??= performance.now();
   }
@@ -179,8 +195,9 @@ audio.addEventListener("ended", () => {
   // From its start to its end: the button always starts at 0, and there is no way to seek.
   heard.complete = true;
   playing(false);
-  if ($("scale").disabled) {
+  if ($("scale").disabled && !sending) {
     $("scale").disabled = false;
+    $("next").disabled = !chosen();
     $("hint").textContent = "You can rate it now, or play it again.";
   }
 });
@@ -193,6 +210,8 @@ document.addEventListener("visibilitychange", () => {
     heard.hiddenAt = null;
   }
 });
+
+const chosen = () => document.querySelector("#answers input:checked");
 
 function choose(score) {
   const input = document.querySelector(`#answers input[value="${score}"]`);
@@ -229,10 +248,9 @@ function rating(score) {
 
 $("form").addEventListener("submit", async (event) => {
   event.preventDefault();
-  const chosen = document.querySelector("#answers input:checked");
-  if (sending || !chosen || $("scale").disabled) return;
+  if (sending || !chosen() || $("scale").disabled) return;
   audio.pause();
-  const body = rating(Number(chosen.value));
+  const body = rating(Number(chosen().value));
   store.set("pending", JSON.stringify(body));
   await send(body);
 });
@@ -255,14 +273,33 @@ async function send(body) {
     sending = false;
     savedLine("not saved", true);
     await resume();
-    trouble(error.message);
+    trouble(error.code === "not_heard" && keep(body)
+      ? `${error.message} Your answer is still here: play the clip once more, to its end, and `
+        + "press Next."
+      : error.message);
   }
 }
 
+// Puts an answer back into the form of its trial, and has the clip sent anew, since the server
+// counts from there (a browser would play the copy it has); false if the trial is not up.
+function keep(body) {
+  if ($("trial").hidden || trial.clip !== body.clip) return false;
+  document.querySelector(`#answers input[value="${body.score}"]`).checked = true;
+  $("comment").value = body.comment;
+  $("more").open = Boolean(body.comment);
+  heard.changes = 1 + body.changed_n;
+  audio.src = `clip/${trial.clip}?again=${body.rating_id}`;
+  return true;
+}
+
+const NOT_SAVED = {
+  not_saved: "The server could not write it",
+  late: "The server does not answer in time",
+};
+
 function notSaved(error) {
   savedLine("not saved yet", true);
-  const why = error.code === "not_saved" ? "The server could not write it"
-    : "The server cannot be reached";
+  const why = NOT_SAVED[error.code] ?? "The server cannot be reached";
   const text = `Your last rating is not saved yet. ${why}. Keep this page open: it tries again `
     + "by itself.";
   if ($("trial").hidden) waiting(text); else trouble(text);

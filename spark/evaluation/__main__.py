@@ -13,7 +13,7 @@ from pathlib import Path
 
 from spark.compare import CompareSettings
 from spark.evaluation import report, runner
-from spark.evaluation.suite import builtin, limited
+from spark.evaluation.suite import Item, builtin, limited
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -31,19 +31,40 @@ def _arguments() -> argparse.ArgumentParser:
     return parser
 
 
+def command(given: argparse.Namespace) -> str:
+    """The command that gives the same figures: what was asked, but for folder and processes."""
+    usual = vars(_arguments().parse_args([]))
+    words = [f"python -m spark.evaluation --model {given.model} --suite {given.suite}"]
+    words += [
+        f"--{name.replace('_', '-')} {value}"
+        for name, value in vars(given).items()
+        if name not in ("model", "suite", "out", "workers") and value != usual[name]
+    ]
+    return " ".join(words)
+
+
+def _run(job: runner.Job, items: Sequence[Item], workers: int | None) -> None:
+    """Runs what is missing, with a line of progress."""
+    begun = time.time()
+    for done, tasks in runner.run(job, items, workers):
+        left = (time.time() - begun) / done * (tasks - done)
+        print(f"\r{done} of {tasks}, {left / 60:.1f} min left ", end="", file=sys.stderr)
+    print(file=sys.stderr)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs or resumes an evaluation and prints its tables."""
+    """Runs or resumes an evaluation and prints its tables; 2 after a message about a refusal."""
     given = _arguments().parse_args(arguments)
     settings = CompareSettings(
         seed=given.seed, temperature=given.temperature, exit_layer=given.exit_layer, head=given.head
     )
     items = limited(builtin(), given.limit)
     job = runner.Job(given.model, settings, given.fixed_exit, given.out)
-    begun = time.time()
-    for done, tasks in runner.run(job, items, given.workers):
-        left = (time.time() - begun) / done * (tasks - done)
-        print(f"\r{done} of {tasks}, {left / 60:.1f} min left ", end="", file=sys.stderr)
-    print(file=sys.stderr)
+    try:
+        _run(job, items, given.workers)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     wanted = {item.item_id for item in items}
     lines, said = (
         [line for line in runner.read_lines(given.out / name) if line["item_id"] in wanted]
@@ -51,8 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     summary = report.summarise(lines, said)
     summary |= {
+        "command": command(given),
         "model": given.model, "suite": given.suite, "items": len(items), "limit": given.limit,
-        "settings": asdict(settings), "torch": version("torch"),
+        "settings": asdict(settings), "fixed_exit": given.fixed_exit, "torch": version("torch"),
     }  # fmt: skip
     (given.out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     print(report.table(report.goals(summary), ("what", "measured", "bar")), end="\n\n")

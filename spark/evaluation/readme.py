@@ -1,7 +1,8 @@
 """Writes an evaluation's tables into README.md and the model card, between their marks.
 
-`python -m spark.evaluation.readme DIR` reads DIR/summary.json; figures get into those pages no
-other way. Knows the summary only.
+`python -m spark.evaluation.readme DIR` reads DIR/summary.json and, where it is there, the
+DIR/decode.json that `python -m benchmarks.decode --out DIR/decode.json` writes; figures get into
+those pages no other way. Knows these two files only.
 """
 
 from __future__ import annotations
@@ -21,17 +22,16 @@ _BLOCK = re.compile(r"(<!-- measured: begin[^>]*-->\n).*?(<!-- measured: end -->
 
 def tables(summary: dict[str, Any]) -> str:
     """The command, the goals and the policies, in Markdown."""
-    command = f"python -m spark.evaluation --model {summary['model']} --suite {summary['suite']}"
-    if summary["limit"] is not None:
-        command += f" --limit {summary['limit']}"
+    answers = summary["policies"]["full"]["correct_heard"]
     goals = report.table(
         report.goals(summary), ("full depth, where not said otherwise", "measured", "bar")
     )
     policies = report.table(report.policy_rows(summary), report.POLICY_HEADER)
     return (
-        f"`{command}`: {summary['items']} items, paired over policies, seed "
-        f"{summary['settings']['seed']}, torch {summary['torch']}. Heard by pocketsphinx; the "
-        f"teacher is flite's slt saying the right answers.\n\n{goals}\n\n{policies}\n"
+        f"`{summary['command']}`: {summary['items']} items, paired over policies, seed "
+        f"{summary['settings']['seed']}, torch {summary['torch']}. Right: of all "
+        f"{answers['n'] if answers else 0} answers, reading aloud apart. Heard by pocketsphinx; "
+        f"the teacher is flite's slt saying the right answers.\n\n{goals}\n\n{policies}\n"
     )
 
 
@@ -48,35 +48,50 @@ def beside_the_paper(summary: dict[str, Any]) -> dict[str, str]:
     spark, fixed, sure = (summary["policies"].get(n) for n in ("spark", "fixed", "confidence"))
 
     def both(figures: dict[str, Any] | None) -> str:
-        heard = _gap(figures, "correct_heard_answers", 100, " points")
+        heard = _gap(figures, "correct_heard", 100, " points")
         return f"right as heard {heard}, WER {_gap(figures, 'wer', 100, ' points')}"
 
     return {
-        "accuracy": f"right as heard {_gap(spark, 'correct_heard_answers', 100, ' points')}",
+        "accuracy": f"right as heard {_gap(spark, 'correct_heard', 100, ' points')}",
         "speech": f"predicted MOS {_gap(spark, 'mos_predicted', 1, '')}, "
         f"WER {_gap(spark, 'wer', 100, ' points')}",
-        "fixed": f"at half depth: {both(fixed)}",
+        "fixed": f"{report.depth_label(summary)}: {both(fixed)}",
         "confidence": both(sure),
     }
 
 
-def fill(page: str, summary: dict[str, Any]) -> str:
+def time_saved(decode: dict[str, Any]) -> str:
+    """The decode benchmark's last line, in words."""
+    spark = next(row for row in decode["rows"] if row["policy"] == "spark")
+    return (
+        f"SPAR-K takes {100 * spark['time_ratio']:.1f} % of full depth's time a token and reads "
+        f"{100 * spark['traffic_ratio']:.1f} % of its weights; full depth is "
+        f"{decode['speedup_over_generate']:.1f} times as fast as transformers' generate "
+        f"({decode['device']}, {decode['dtype']}, threads: {decode['threads']})"
+    )
+
+
+def fill(page: str, summary: dict[str, Any], decode: dict[str, Any] | None = None) -> str:
     """The page with its measured block and its cells replaced; other text untouched."""
     page = _BLOCK.sub(lambda m: f"{m[1]}{tables(summary)}{m[2]}", page)
-    for name, text in beside_the_paper(summary).items():
+    cells = beside_the_paper(summary) | ({"time": time_saved(decode)} if decode else {})
+    for name, text in cells.items():
         mark = f"<!-- ours: {name} -->"
         page = re.sub(rf"{mark}[^|\n]*", f"{mark}{text} ", page)
     return page
 
 
 def main() -> None:
+    """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="of an evaluation")
     given = parser.parse_args()
     summary = json.loads((given.folder / "summary.json").read_text())
+    timed = given.folder / "decode.json"
+    decode = json.loads(timed.read_text()) if timed.is_file() else None
     for name in PAGES:
         path = ROOT / name
-        path.write_text(fill(path.read_text("utf-8"), summary), "utf-8")
+        path.write_text(fill(path.read_text("utf-8"), summary, decode), "utf-8")
         print(path.relative_to(ROOT))
 
 

@@ -1,100 +1,49 @@
 """Tables of an evaluation: accuracy, word errors, predicted MOS, cost, paired with full depth.
 
-Intervals: Wilson for a share; percentile bootstrap over items (2,000 draws, fixed seed) for means
-and paired differences. What was not measured is None. Knows lines only, no model.
+"Right" is always a share of the same replies: every answer, reading aloud apart. Intervals are
+those of `statistics`; what was not measured is None. Knows lines only, no model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from statsmodels.stats.proportion import proportion_confint
+from spark.evaluation.statistics import (
+    Line,
+    corpus_wer,
+    mean,
+    paired_mean,
+    paired_share,
+    paired_wer,
+    share,
+)
 
-Line = dict[str, Any]
-QUESTIONS = ("reasoning", "factual", "dialogue")
 MARGIN = 0.05  # non-inferiority margin of heard accuracy, as a share
-_DRAWS = 2000
-
-
-def share(lines: Sequence[Line], field: str) -> dict[str, Any] | None:
-    """A share with its Wilson 95 % interval."""
-    if not lines:
-        return None
-    hits = sum(bool(line[field]) for line in lines)
-    low, high = proportion_confint(hits, len(lines), method="wilson")
-    return {"value": hits / len(lines), "ci95": [float(low), float(high)], "n": len(lines)}
-
-
-def _draws(n: int) -> NDArray[np.int64]:
-    return np.random.default_rng(0).integers(n, size=(_DRAWS, n))
-
-
-def _interval(values: NDArray[np.float64]) -> list[float]:
-    return [float(v) for v in np.percentile(values, [2.5, 97.5])]
-
-
-def corpus_wer(lines: Sequence[Line], edits: str = "edits", words: str = "words") -> Any:
-    """All edits over all reference words, with a bootstrap interval over items."""
-    if not lines or not sum(line[words] for line in lines):
-        return None
-    e = np.array([line[edits] for line in lines], float)
-    w = np.array([line[words] for line in lines], float)
-    index = _draws(len(lines))
-    value = float(e.sum() / w.sum())
-    above = sum(1 for a, b in zip(e, w, strict=True) if b and a / b > 0.5)
-    spread = _interval(e[index].sum(1) / np.maximum(w[index].sum(1), 1))
-    return {"value": value, "ci95": spread, "n": len(lines), "above_half": above / len(lines)}
-
-
-def mean(lines: Sequence[Line], field: str) -> float | None:
-    """Mean over the lines where the field was measured."""
-    values = [line[field] for line in lines if line.get(field) is not None]
-    return float(np.mean(values)) if values else None
-
-
-def paired(lines: Sequence[Line], base: Sequence[Line], field: str) -> dict[str, Any] | None:
-    """Mean of `field` minus the base's on the same items, with a bootstrap interval."""
-    theirs = {line["item_id"]: line[field] for line in base}
-    gaps = np.array([
-        float(line[field]) - float(theirs[line["item_id"]])
-        for line in lines
-        if line[field] is not None and theirs.get(line["item_id"]) is not None
-    ])  # fmt: skip
-    if not len(gaps):
-        return None
-    spread = _interval(gaps[_draws(len(gaps))].mean(1))
-    return {"value": float(gaps.mean()), "ci95": spread, "n": len(gaps)}
-
-
-def _where(lines: Sequence[Line], keep: Callable[[Line], bool]) -> list[Line]:
-    return [line for line in lines if keep(line)]
+# Below these the margin is not judged: an interval of 5 points needs some hundred answers, and
+# a model that is hardly ever right at full depth has nothing to lose.
+FEWEST, LEAST_RIGHT = 300, 0.2
 
 
 def of_policy(lines: Sequence[Line], full: Sequence[Line]) -> dict[str, Any]:
     """All figures of one policy (or of the teacher) beside full depth's."""
-    asked = _where(lines, lambda x: x["family"] in QUESTIONS and x["split"] != "unseen_pair")
-    aloud = _where(lines, lambda x: x["family"] == "read_aloud")
-    families = dict.fromkeys(line["family"] for line in lines)
+    answers, aloud = _answers(lines), [x for x in lines if x["family"] == "read_aloud"]
     figures = {
-        "correct_text": share(asked, "correct_text"),
-        "correct_heard": share(asked, "correct_heard"),
-        "unseen_pairs_text": share(
-            _where(lines, lambda x: x["split"] == "unseen_pair"), "correct_text"
-        ),
+        "correct_text": share(answers, "correct_text"),
+        "correct_heard": share(answers, "correct_heard"),
+        "unseen_phrasings_text": share(_of(lines, "split", "unseen_phrasing"), "correct_text"),
+        "unseen_pairs_text": share(_of(lines, "split", "unseen_pair"), "correct_text"),
         "families": {
             family: {
-                field: share(_where(lines, lambda x, f=family: x["family"] == f), field)  # type: ignore[misc]
+                field: share(_of(lines, "family", family), field)
                 for field in ("correct_text", "correct_heard")
             }
-            for family in families
+            for family in dict.fromkeys(line["family"] for line in lines)
         },
         "read_aloud_text_wer": corpus_wer(aloud, "text_edits", "text_words"),
         "wer": corpus_wer(lines),
         "wer_read_aloud": corpus_wer(aloud),
-        "wer_answers": corpus_wer(_where(lines, lambda x: x["family"] != "read_aloud")),
+        "wer_answers": corpus_wer(answers),
         "mos_predicted": mean(lines, "mos_predicted"),
         "mean_depth_speech": mean(lines, "mean_depth_speech"),
         "mean_depth_text": mean(lines, "mean_depth_text"),
@@ -102,15 +51,36 @@ def of_policy(lines: Sequence[Line], full: Sequence[Line]) -> dict[str, Any]:
         "ms_per_token": mean(lines, "ms_per_token"),
         "stopped": share(lines, "stopped") if lines and "finish" in lines[0] else None,
     }
-    if full is not lines:
-        gaps = {field: paired(lines, full, field) for field in ("correct_heard", "mos_predicted")}
-        gaps["wer"] = paired(lines, full, "wer")
-        judged = _where(lines, lambda x: x["family"] != "read_aloud")
-        gap = paired(judged, full, "correct_heard")
-        gaps["correct_heard_answers"] = gap
-        figures["against_full"] = gaps
-        figures["non_inferior"] = gap["ci95"][0] > -MARGIN if gap else None
-    return figures
+    return figures if full is lines else figures | _against(lines, full)
+
+
+def _against(lines: Sequence[Line], full: Sequence[Line]) -> dict[str, Any]:
+    """Differences from full depth on the same items, and whether accuracy keeps the margin."""
+    gap = paired_share(_answers(lines), _answers(full), "correct_heard")
+    return {
+        "against_full": {
+            "correct_heard": gap,
+            "mos_predicted": paired_mean(lines, full, "mos_predicted"),
+            "wer": paired_wer(lines, full),
+        },
+        "non_inferior": non_inferior(gap, share(_answers(full), "correct_heard")),
+    }
+
+
+def non_inferior(gap: dict[str, Any] | None, full: dict[str, Any] | None) -> bool | None:
+    """Whether the gap's lower end is above the margin; None where that cannot be decided."""
+    if gap is None or full is None or gap["n"] < FEWEST or full["value"] < LEAST_RIGHT:
+        return None
+    return bool(gap["ci95"][0] > -MARGIN)
+
+
+def _answers(lines: Sequence[Line]) -> list[Line]:
+    """The one population of every accuracy: all replies that answer something."""
+    return [line for line in lines if line["family"] != "read_aloud"]
+
+
+def _of(lines: Sequence[Line], field: str, value: str) -> list[Line]:
+    return [line for line in lines if line[field] == value]
 
 
 def summarise(items: Sequence[Line], teacher: Sequence[Line]) -> dict[str, Any]:
@@ -145,32 +115,67 @@ def _plain(value: float | None) -> str:
     return "not measured" if value is None else f"{value:.2f}"
 
 
+def _gap(figures: dict[str, Any] | None) -> str:
+    """The accuracy gap to full depth in words."""
+    gap = (figures or {}).get("against_full", {}).get("correct_heard")
+    if not gap:
+        return "not measured"
+    low, high = (100 * end for end in gap["ci95"])
+    return f"{100 * gap['value']:+.1f} points, 95 % {low:+.1f} to {high:+.1f}, n = {gap['n']}"
+
+
+def _verdict(figures: dict[str, Any] | None) -> str:
+    verdict = (figures or {}).get("non_inferior")
+    return {True: "kept", False: "not kept", None: "not decided"}[verdict]
+
+
+def depth_label(summary: dict[str, Any]) -> str:
+    """The fixed exit by the mean speech depth that was measured."""
+    policies = summary["policies"]
+    depth, full = (_get(policies.get(name), "mean_depth_speech") for name in ("fixed", "full"))
+    if depth is None or full is None:
+        return "fixed exit"
+    return f"fixed exit (speech depth {depth:.2f} of {full:.2f})"
+
+
 def goals(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     """(what, measured, bar) for the embedded model's goals, in words."""
     policies, said, codec = summary["policies"], summary["teacher"], summary["codec"]
     full, spark, fixed = (policies.get(name) for name in ("full", "spark", "fixed"))
     hears = _get(said, "correct_heard")
-    bar = None if hears is None else 0.9 * hears
-    ours, theirs = _get(full, "wer"), _get(said, "wer")
-    gap = (spark or {}).get("against_full", {}).get("correct_heard_answers")
-    gap_text = "not measured" if not gap else (
-        f"{100 * gap['value']:+.1f} points, 95 % {100 * gap['ci95'][0]:+.1f} to "
-        f"{100 * gap['ci95'][1]:+.1f}, n = {gap['n']}"
-    )  # fmt: skip
-    damage = (fixed or {}).get("against_full", {}).get("correct_heard")
-    damage_text = f"{100 * damage['value']:+.1f} points" if damage else "not measured"
-    voice = _get(full, "mos_predicted"), _plain(_get(said, "mos_predicted"))
-    hears_text = f"{_percent(bar)}, that is 90 % of the teacher's {_percent(hears)}"
+    bar = _percent(None if hears is None else 0.9 * hears)
+    ours, theirs = _get(full, "wer"), _percent(_get(said, "wer"))
+    voice = _plain(_get(full, "mos_predicted")), _plain(_get(said, "mos_predicted"))
+    kept = (
+        f"lower end above {-100 * MARGIN:.0f} points; decided from {FEWEST} answers and "
+        f"{100 * LEAST_RIGHT:.0f} % right at full depth on"
+    )
     return [
-        ("right in text, unseen phrasings", _percent(_get(full, "correct_text")), "95 %"),
+        (
+            "right in text, unseen phrasings",
+            _percent(_get(full, "unseen_phrasings_text")),
+            "95 %",
+        ),
         ("right in text, unseen pairs", _percent(_get(full, "unseen_pairs_text")), "no bar"),
-        ("right as heard", _percent(_get(full, "correct_heard")), hears_text),
+        (
+            "right as heard, all answers",
+            _percent(_get(full, "correct_heard")),
+            f"{bar}, that is 90 % of the teacher's {_percent(hears)}",
+        ),
         ("read aloud, WER of text", _percent(_get(full, "read_aloud_text_wer")), "5 %"),
-        ("speech against own text, WER", _percent(ours), f"{_percent(theirs)} + 10 points"),
-        ("codec alone, WER", _percent(_get(codec, "wer")), f"{_percent(theirs)} + 5 points"),
-        ("predicted MOS (DNSMOS P.808)", _plain(voice[0]), f"{voice[1]} - 0.3"),
-        ("SPAR-K minus full depth, right as heard", gap_text, "lower end above -5 points"),
-        ("half depth minus full depth, right as heard", damage_text, "clearly worse"),
+        ("speech against own text, WER", _percent(ours), f"{theirs} + 10 points"),
+        ("codec alone, WER", _percent(_get(codec, "wer")), f"{theirs} + 5 points"),
+        ("predicted MOS (DNSMOS P.808)", voice[0], f"{voice[1]} - 0.3"),
+        (
+            "SPAR-K minus full depth, right as heard, all answers",
+            f"{_gap(spark)}: {_verdict(spark)}",
+            kept,
+        ),
+        (
+            f"{depth_label(summary)} minus full depth, right as heard, all answers",
+            _gap(fixed),
+            "clearly worse: upper end below 0",
+        ),
     ]
 
 

@@ -1,6 +1,7 @@
 """Runs every item under every policy and writes each line as it is done.
 
-Lines that exist are not made again, so a killed run goes on where it stopped. Worker processes
+Lines that exist are not made again, so a killed run goes on where it stopped; `fingerprint` sees
+to it that they were made under the same conditions. Worker processes
 take whole items, so that all policies of an item share one prefill. With the teacher installed it
 says the same answers, straight and through the codec, into teacher.jsonl.
 Knows nothing of tables (`report` does).
@@ -20,9 +21,11 @@ import torch
 
 from spark.compare import CompareSettings
 from spark.engine import Engine
+from spark.evaluation.fingerprint import claim
 from spark.evaluation.scoring import is_right, word_errors
 from spark.evaluation.suite import Item
 from spark.metrics import mos, wer
+from spark.metrics.outside import outside_mass
 from spark.models import load
 from spark.models.base import Pcm, SpokenLM
 from spark.schedule import FixedExit, Policy
@@ -45,8 +48,9 @@ class Job:
 
 def policies_of(job: Job, lm: SpokenLM) -> tuple[Policy, ...]:
     """Full depth, SPAR-K, confidence exit, and a fixed exit without refresh."""
-    half = job.fixed_exit or lm.transformer.num_layers // 2
-    return (*job.settings.policies(lm), FixedExit(half))
+    half = lm.transformer.num_layers // 2
+    layer = half if job.fixed_exit is None else job.fixed_exit
+    return (*job.settings.policies(lm), FixedExit(layer))
 
 
 def heard_line(item: Item, policy: str, text: str, pcm: Pcm | None, rate: int) -> dict[str, Any]:
@@ -76,7 +80,7 @@ def heard_line(item: Item, policy: str, text: str, pcm: Pcm | None, rate: int) -
 
 def answer(lm: SpokenLM, job: Job, item: Item) -> list[dict[str, Any]]:
     """One line a policy."""
-    engine = Engine(lm, head=job.settings.head, outside_mass=False)
+    engine = Engine(lm, head=job.settings.head)
     prefill = engine.prefill(lm.encode_prompt(item.prompt))
     lines = []
     for policy in policies_of(job, lm):
@@ -91,6 +95,12 @@ def answer(lm: SpokenLM, job: Job, item: Item) -> list[dict[str, Any]]:
         figures = trace.summary()
         kept = ("mean_depth_text", "mean_depth_speech", "traffic_ratio", "ms_per_token", "audio_s")
         line |= {name: figures[name] for name in kept}
+        outside = outside_mass(trace)
+        line |= {
+            "outside_mass_n": outside.n,
+            "outside_mass_mean": outside.mean,
+            "outside_mass_max": outside.largest,
+        }
         line |= {"seed": job.settings.seed, "finish": trace.finish}
         lines.append(line)
     return lines
@@ -145,9 +155,14 @@ def _work(task: tuple[Item, bool]) -> tuple[bool, list[dict[str, Any]]]:
 
 
 def run(job: Job, items: Sequence[Item], workers: int | None = None) -> Iterator[tuple[int, int]]:
-    """Runs what is not done yet; yields (tasks done, tasks in all)."""
+    """Runs what is not done yet; yields (tasks done, tasks in all).
+
+    Raises:
+        ValueError: the folder holds another run, or the model cannot take the settings.
+    """
     job.out.mkdir(parents=True, exist_ok=True)
     paths = {False: job.out / ITEMS, True: job.out / TEACHER}
+    claim(job, items, list(paths.values()))
     done = {teaching: _done(path) for teaching, path in paths.items()}
     wanted = {False: _POLICIES, True: taught(job)}
     tasks = [

@@ -24,7 +24,7 @@ class Errors:
 
 def word_errors(reference: str, heard: str) -> Errors:
     """Edits that turn `reference` into `heard`, both normalised."""
-    reference, heard = normalise(reference), normalise(heard)
+    reference, heard = normalise(reference, longest=None), normalise(heard, longest=None)
     if not reference or not heard:
         return Errors(max(len(reference.split()), len(heard.split())), len(reference.split()))
     counts = jiwer.process_words(reference, heard)
@@ -50,7 +50,7 @@ def is_right(item: Item, reply: str) -> bool:
     as a whole (twenty is not in twenty one; "five" named in the question does not count). In a
     difference the minus sign between the operands is no part of a number.
     """
-    words = normalise(reply).split()
+    words = normalise(reply, longest=None).split()
     if item.family in ("read_aloud", "dialogue", "unknown"):
         return words == item.key.split()
     if item.family == "reasoning":

@@ -48,7 +48,7 @@ def transcribe(pcm: Pcm, sample_rate: int) -> str:
         decoder.process_raw(samples.tobytes(), full_utt=True)
         decoder.end_utt()
         heard = decoder.hyp()
-        return normalise(heard.hypstr) if heard else ""
+        return normalise(heard.hypstr, longest=None) if heard else ""
 
 
 def word_error_rate(reference: str, heard: str) -> float:
@@ -59,7 +59,7 @@ def word_error_rate(reference: str, heard: str) -> float:
     Raises:
         ValueError: the reference has no words.
     """
-    reference, heard = normalise(reference), normalise(heard)
+    reference, heard = normalise(reference, longest=None), normalise(heard, longest=None)
     if not reference:
         raise ValueError("a word error rate needs a reference with at least one word")
     return float(jiwer.wer(reference, heard)) if heard else 1.0
@@ -71,7 +71,8 @@ def aligned(reference: str, heard: str) -> list[tuple[Op, str, str]]:
     Returns:
         (operation, reference word, heard word); a word that is missing on one side is "".
     """
-    wanted, got = normalise(reference).split(), normalise(heard).split()
+    wanted = normalise(reference, longest=None).split()
+    got = normalise(heard, longest=None).split()
     if not wanted or not got:
         rest: list[tuple[Op, str, str]] = [("delete", word, "") for word in wanted]
         return rest + [("insert", "", word) for word in got]

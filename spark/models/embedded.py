@@ -18,13 +18,13 @@ from spark.heads import base_hash, load_heads
 from spark.modality import Interleave, Vocabulary
 from spark.models.base import PromptError, SpokenLM
 from spark.speech.codec import N_CODES, Codec
-from spark.text import normalise
+from spark.text import LONGEST_TEXT, normalise
 from spark.transformer import Transformer
 
 FOLDER = Path(__file__).resolve().parents[2] / "assets" / "embedded"
 MOST_WORDS = 30  # of a prompt, as words are counted after digits are spelled out
 MOST_TOKENS = 500  # of a reply: 16 s of speech
-_CANDIDATES = (5, 7, 9, 11, 12)
+EXIT_LAYERS = (5, 7, 9, 11, 12)
 _FILES = ("config.json", "tokenizer.json", "codec.safetensors", "model.safetensors.index.json")
 
 
@@ -59,7 +59,7 @@ def load(folder: Path = FOLDER, dtype: torch.dtype = torch.float32) -> SpokenLM:
         encode_prompt=words.encode_prompt,
         decode_text=words.decode_text,
         max_tokens=MOST_TOKENS,
-        candidate_exits=_CANDIDATES,
+        candidate_exits=EXIT_LAYERS,
         default_exit=11,
         exit_heads={layer: head.to("cpu", dtype) for layer, head in fitted.items()},
         vocoder=Codec.load(folder / "codec.safetensors"),
@@ -101,9 +101,15 @@ def checked_words(text: str) -> list[str]:
     """The prompt's words, or a PromptError that says what to type instead."""
     if not text.strip():
         raise PromptError("Type a question, or a sentence after “say:”.")
+    if len(text) > LONGEST_TEXT:
+        raise PromptError(
+            f"That is {len(text)} characters; type a question or one sentence, "
+            f"at most {MOST_WORDS} words."
+        )
     words = normalise(text).split()
     letters = sum(c.isalpha() for c in text)
-    foreign = sum(c.isalpha() and not normalise(c) for c in text)
+    unknown = {c for c in set(text) if c.isalpha() and not normalise(c)}
+    foreign = sum(c in unknown for c in text)
     if foreign > 0.3 * max(letters, 1):
         raise PromptError("This model reads English only: use the letters a to z and digits.")
     if not words:

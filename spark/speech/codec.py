@@ -1,9 +1,10 @@
 """The embedded model's codec: 16 kHz speech <-> one of 2,048 codes for every 40 ms.
 
-Encoder: log mel spectra and pitch of 40 ms -> principal components -> nearest of the codebook's
-points (k-means). Decoder: causal ConvNeXt blocks (Liu et al. 2022, arXiv 2201.03545) that see one
-code ahead and predict pitch and two filters for `source_filter`. Decoding always runs in granules
-of four codes, so that a stream and a whole clip give the same samples, bit for bit.
+Encoder: log mel spectra and pitch of 40 ms -> principal components -> ConvNeXt blocks (Liu et al.
+2022, arXiv 2201.03545) -> nearest of the codebook's points (VQ-VAE, arXiv 1711.00937). Decoder:
+causal blocks of the same kind that see one code ahead and predict pitch and two filters for
+`source_filter`. Decoding always runs in granules of four codes, so that a stream and a whole clip
+give the same samples, bit for bit.
 Knows nothing of language models or of how it was trained.
 """
 
@@ -30,54 +31,62 @@ GRANULE = 4  # codes decoded at a time: one chunk of the TA4 layout
 LOOK_AHEAD = 1  # codes the decoder sees beyond the one it speaks
 N_MELS = 80
 COMPONENTS = 32  # principal components of a code's mel spectra
-POINT = COMPONENTS + 4  # and two values each of pitch and voicing
+MEASURES = COMPONENTS + 4  # and two values each of pitch and voicing
 _FLOOR = -7.5  # of a log mel magnitude: the teacher's noise floor, so that silence is one sound
-# How much pitch (octaves) and voicing weigh against log mel spectra in a code's distance.
+# How much pitch (octaves) and voicing weigh against log mel spectra before the encoder.
 _PITCH_WEIGHT, _VOICING_WEIGHT = 25.0, 6.0
 _F0_RANGE = (80.0, 400.0)
 
 
 class Block(nn.Module):
-    """Causal ConvNeXt block on (B, T, C): depthwise convolution, then a pointwise bottleneck.
+    """ConvNeXt block on (B, T, C): depthwise convolution, then a pointwise bottleneck.
 
-    The caller may hand in the last kernel - 1 inputs as `past`; they are silence without it.
+    A window of `kernel` inputs, the last `ahead` of them in the future; causal without. The caller
+    may hand in the last kernel - 1 inputs as `past` of a causal block; they are silence without it.
     """
 
-    def __init__(self, width: int, kernel: int) -> None:
+    def __init__(self, width: int, kernel: int, expansion: int = 3, ahead: int = 0) -> None:
         super().__init__()
-        self.reach = kernel - 1
+        self.reach, self.ahead = kernel - 1, ahead
         self.depthwise = nn.Conv1d(width, width, kernel, groups=width)
         self.norm = nn.LayerNorm(width)
-        self.up = nn.Linear(width, 3 * width)
-        self.down = nn.Linear(3 * width, width)
+        self.up = nn.Linear(width, expansion * width)
+        self.down = nn.Linear(expansion * width, width)
         self.scale = nn.Parameter(torch.full((width,), 0.1))
 
     def forward(self, x: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Returns the block's output (B, T, C) and its last kernel - 1 inputs."""
         if past is None:
-            past = x.new_zeros(x.shape[0], self.reach, x.shape[2])
-        line = torch.cat([past, x], dim=1)
+            past = x.new_zeros(x.shape[0], self.reach - self.ahead, x.shape[2])
+        line = torch.cat([past, x, x.new_zeros(x.shape[0], self.ahead, x.shape[2])], dim=1)
         y = self.norm(self.depthwise(line.transpose(1, 2)).transpose(1, 2))
         y = self.down(functional.gelu(self.up(y)))
         return x + self.scale * y, line[:, -self.reach :]
 
 
 class Encoder(nn.Module):
-    """Samples and pitch -> codes, by nearest point; all its weights are buffers."""
+    """Samples and pitch -> codes; sees six codes to either side, since encoding need not stream."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 192) -> None:
         super().__init__()
         mel = mel_filter_bank(N_BINS, N_MELS, 0.0, 8000.0, SAMPLE_RATE, "slaney", "slaney")
         self.mel: Tensor
         self.mean: Tensor
         self.basis: Tensor
         self.centre: Tensor
-        self.points: Tensor
+        self.deviation: Tensor
         self.register_buffer("mel", torch.tensor(mel, dtype=torch.float32), persistent=False)
         self.register_buffer("mean", torch.zeros(FRAMES * N_MELS))
         self.register_buffer("basis", torch.zeros(FRAMES * N_MELS, COMPONENTS))
         self.register_buffer("centre", torch.zeros(()))  # mean pitch, log2 Hz
-        self.register_buffer("points", torch.zeros(N_CODES, POINT))
+        self.register_buffer("deviation", torch.ones(()))  # of the components
+        self.inward = nn.Linear(MEASURES, width)
+        self.blocks = nn.ModuleList(Block(width, 5, expansion=2, ahead=2) for _ in range(3))
+        self.norm = nn.LayerNorm(width)
+        self.outward = nn.Linear(width, MEASURES)
+        nn.init.zeros_(self.outward.weight)
+        nn.init.zeros_(self.outward.bias)
+        self.points = nn.Parameter(torch.randn(N_CODES, MEASURES))
 
     def log_mel(self, samples: Tensor) -> Tensor:
         """Log mel magnitudes (B, samples / 160, N_MELS) of samples (B, n) in [-1, 1]."""
@@ -87,18 +96,25 @@ class Encoder(nn.Module):
         magnitudes = torch.fft.rfft(frames * window).abs() @ self.mel
         return torch.log(magnitudes.clamp_min(1e-5)).clamp_min(_FLOOR)
 
-    def project(self, spectra: Tensor, signed_f0: Tensor) -> Tensor:
-        """Points (codes, POINT) of spectra (codes, 4 N_MELS) and pitch (codes, 4), negative where
-        unvoiced: what the codebook's distance is measured in."""
+    def measures(self, spectra: Tensor, signed_f0: Tensor) -> Tensor:
+        """Inputs (codes, MEASURES) from spectra (codes, 4 N_MELS) and pitch (codes, 4), negative
+        where unvoiced."""
         voiced = (signed_f0 > 0).float()[:, 1::2]
         octaves = torch.log2(signed_f0.abs())[:, 1::2] - self.centre
         parts = ((spectra - self.mean) @ self.basis, octaves * voiced * _PITCH_WEIGHT)
-        return torch.cat([*parts, voiced * _VOICING_WEIGHT], dim=1)
+        return torch.cat([*parts, voiced * _VOICING_WEIGHT], dim=1) / self.deviation
 
-    def forward(self, samples: Tensor, signed_f0: Tensor) -> Tensor:
-        """Codes (n / 640,) of samples (n,) in [-1, 1] and pitch (n / 160,)."""
-        spectra = self.log_mel(samples[None])[0].reshape(-1, FRAMES * N_MELS)
-        return nearest(self.project(spectra, signed_f0.reshape(-1, FRAMES)), self.points)
+    def refined(self, measures: Tensor) -> Tensor:
+        """Measures (B, codes, MEASURES) moved in view of their neighbours, to be quantised."""
+        x = self.inward(measures)
+        for block in self.blocks:
+            x, _ = block(x)
+        return measures + self.outward(self.norm(x))
+
+    def forward(self, measures: Tensor) -> Tensor:
+        """Codes (B, codes) of measures (B, codes, MEASURES)."""
+        refined = self.refined(measures)
+        return nearest(refined.flatten(0, 1), self.points).reshape(refined.shape[:2])
 
 
 def nearest(points: Tensor, centres: Tensor) -> Tensor:
@@ -121,14 +137,20 @@ class Decoder(nn.Module):
         self.fine = nn.ModuleList(Block(fine_width, 7) for _ in range(3))
         self.norm = nn.LayerNorm(fine_width)
         self.outward = nn.Linear(fine_width, 1 + 2 * N_BINS)
+        nn.init.constant_(self.outward.bias[1:], -3.0)  # speech is far below one
         self.sizes = (1, N_BINS, N_BINS)
 
     def features(
         self, codes: Tensor, past: list[Tensor] | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         """Normed features (B, 4 codes, fine width) and the blocks' memory."""
+        return self.features_of(self.inward(codes), past)
+
+    def features_of(
+        self, x: Tensor, past: list[Tensor] | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The same from the codes' embeddings (B, codes, width)."""
         memory: list[Tensor] = []
-        x = self.inward(codes)
         for block in (*self.coarse, None, *self.fine):
             if block is None:
                 x = self.spread(x).reshape(x.shape[0], FRAMES * x.shape[1], -1)
@@ -174,7 +196,11 @@ class Codec(nn.Module):
         """
         padded = np.pad(samples, (0, -len(samples) % CODE_SAMPLES)).astype(np.float32) / 32768
         f0 = np.pad(signed_f0, (0, len(padded) // HOP - len(signed_f0)), mode="edge")
-        return [int(code) for code in self.encoder(torch.from_numpy(padded), torch.from_numpy(f0))]
+        spectra = self.encoder.log_mel(torch.from_numpy(padded)[None])[0]
+        measures = self.encoder.measures(
+            spectra.reshape(-1, FRAMES * N_MELS), torch.from_numpy(f0).reshape(-1, FRAMES)
+        )
+        return [int(code) for code in self.encoder(measures[None])[0]]
 
     def stream(self) -> CodecStream:
         """A fresh stream: push codes, get samples."""

@@ -70,7 +70,7 @@ class SourceState:
 
 def initial_state(f0: Tensor, noise_offset: int = 0) -> SourceState:
     """Silence before the first frame; `f0` (B, 1) in Hz."""
-    silence = torch.zeros(f0.shape[0], DELAY)
+    silence = torch.zeros(f0.shape[0], DELAY, device=f0.device)
     return SourceState(
         f0, torch.zeros_like(f0, dtype=torch.float64), silence, silence, silence, noise_offset
     )
@@ -96,11 +96,11 @@ class SourceFilter(torch.nn.Module):
     def _excitation(self, f0: Tensor, state: SourceState) -> tuple[Tensor, Tensor, Tensor]:
         """Pulses and noise (B, frames * HOP), and the period count at the end (B, 1)."""
         before = torch.cat([state.f0, f0[:, :-1]], dim=1)  # (B, frames)
-        step = torch.arange(1, HOP + 1, dtype=torch.float64) / HOP
+        step = torch.arange(1, HOP + 1, dtype=torch.float64, device=f0.device) / HOP
         pitch = before[:, :, None] + (f0 - before)[:, :, None] * step  # (B, frames, HOP)
         pitch = pitch.reshape(f0.shape[0], -1)
         cycles = state.cycles + torch.cumsum(pitch / SAMPLE_RATE, dim=1)
-        index = (state.samples + torch.arange(pitch.shape[1])) % _NOISE_LENGTH
+        index = (state.samples + torch.arange(pitch.shape[1], device=f0.device)) % _NOISE_LENGTH
         noise = self.noise[index].expand(f0.shape[0], -1)
         return pulse_train(pitch, cycles), noise, torch.remainder(cycles[:, -1:], 1.0)
 

@@ -14,41 +14,58 @@ from pathlib import Path
 
 from spark.models.embedded import FOLDER
 
-# Shares of the time: decoder, shallow stage, full depth, exit heads.
-_SHARES = {"decoder": 0.20, "shallow": 0.25, "deep": 0.48, "heads": 0.07}
-_SHALLOW = 5  # layers of the first stage: early steps cost a third of full depth's
+# Shares of the time: the codec's two, then text alone, with speech, full depth, exit heads.
+_SHARES = {"codebook": 0.10, "decoder": 0.25, "written": 0.05, "shallow": 0.35, "deep": 0.20,
+           "heads": 0.05}  # fmt: skip
+_SHALLOW = 5  # layers of the first stages: a step costs a third of full depth's
 
 
 def stages(work: Path, hours: float, sentences: int, workers: int) -> list[list[str]]:
     """The commands, in order, each `python -m` of a module of this package and its arguments."""
     minutes = {name: str(60 * hours * share) for name, share in _SHARES.items()}
     said, codebook, codec = work / "said", work / "codebook.safetensors", work / "codec.safetensors"
-    data, shallow, deep = work / "data", work / "shallow", work / "deep"
+    data, written, shallow, deep = (work / part for part in ("data", "written", "shallow", "deep"))
     common = ["--data", data, "--workers", workers]
     rows = [
         ["recordings", "--out", said, "--count", sentences],
-        ["codebook", "--said", said, "--out", codebook],
+        ["codebook", "--said", said, "--out", codebook, "--minutes", minutes["codebook"]],
         ["decoder", "--said", said, "--codebook", codebook, "--out", codec,
          "--minutes", minutes["decoder"]],
         ["codes", "--said", said, "--codebook", codebook, "--out", data],
-        ["language_model", *common, "--out", shallow, "--layers", _SHALLOW,
-         "--minutes", minutes["shallow"], "--peak-rate", "3e-3"],
+        ["language_model", *common, "--out", written, "--layers", _SHALLOW, "--written",
+         "--minutes", minutes["written"]],
+        ["language_model", *common, "--out", shallow, "--layers", _SHALLOW, "--start", written,
+         "--minutes", minutes["shallow"]],
         ["language_model", *common, "--out", deep, "--start", shallow,
          "--minutes", minutes["deep"]],
     ]  # fmt: skip
     return [[str(part) for part in row] for row in rows]
 
 
-def publish(work: Path, folder: Path) -> None:
-    """Copies weights, tokenizer and codec to where the app reads them."""
+def finished(stage: list[str], work: Path) -> bool:
+    """Whether a stage that cannot resume has left its result; the others find their own place."""
+    results = {"codebook": work / "codebook.safetensors", "codes": work / "data" / "aloud.npz"}
+    return stage[0] in results and results[stage[0]].exists()
+
+
+def assemble(work: Path) -> Path:
+    """Gathers weights, tokenizer and codec in one folder."""
+    folder = work / "model"
+    folder.mkdir(exist_ok=True)
+    for path in [*(work / "deep").glob("model*.safetensors*"), work / "deep" / "config.json"]:
+        shutil.copy(path, folder)
+    shutil.copy(work / "data" / "tokenizer.json", folder)
+    shutil.copy(work / "codec.safetensors", folder)
+    return folder
+
+
+def publish(model: Path, folder: Path) -> None:
+    """Puts a finished model where the app reads it, in place of the old one."""
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.safetensors*"):
         old.unlink()
-    for path in (work / "deep").glob("model*.safetensors*"):
+    for path in model.iterdir():
         shutil.copy(path, folder)
-    shutil.copy(work / "deep" / "config.json", folder)
-    shutil.copy(work / "data" / "tokenizer.json", folder)
-    shutil.copy(work / "codec.safetensors", folder)
 
 
 def main() -> None:
@@ -60,12 +77,15 @@ def main() -> None:
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     for stage in stages(given.work, given.hours, given.sentences, given.workers):
+        if finished(stage, given.work):
+            continue
         print("==", *stage, flush=True)
         subprocess.run([sys.executable, "-m", f"spark.training.{stage[0]}", *stage[1:]], check=True)
-    publish(given.work, FOLDER)
+    model = assemble(given.work)
     minutes = str(60 * given.hours * _SHARES["heads"])
-    heads = ["--data", str(given.work / "data"), "--minutes", minutes]
+    heads = ["--data", str(given.work / "data"), "--model", str(model), "--minutes", minutes]
     subprocess.run([sys.executable, "-m", "spark.training.exit_heads", *heads], check=True)
+    publish(model, FOLDER)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spark.speech.codec import CODE_SAMPLES, FRAMES, LOOK_AHEAD, N_MELS, POINT, Codec
+from spark.speech.codec import CODE_SAMPLES, FRAMES, LOOK_AHEAD, N_MELS, Codec
 from spark.speech.source_filter import DELAY, HOP, initial_state
-from spark.training import recordings
+from spark.training import hardware, recordings
 from spark.training.pitch import pitch
 
 CROP = 32  # codes: 1.28 s
@@ -70,7 +70,7 @@ def spectral_loss(output: Tensor, target: Tensor) -> Tensor:
     """Log-magnitude L1 plus spectral convergence, mean over RESOLUTIONS (arXiv 1910.11480)."""
     total = output.new_zeros(())
     for n_fft, hop in RESOLUTIONS:
-        window = torch.hann_window(n_fft)
+        window = torch.hann_window(n_fft, device=output.device)
         a, b = (
             torch.stft(x, n_fft, hop, window=window, return_complex=True).abs()
             for x in (output, target)
@@ -78,6 +78,13 @@ def spectral_loss(output: Tensor, target: Tensor) -> Tensor:
         logs = (torch.log(a + _FLOOR) - torch.log(b + _FLOOR)).abs().mean()
         total = total + logs + torch.linalg.norm(a - b) / torch.linalg.norm(b).clamp_min(1.0)
     return total / len(RESOLUTIONS)
+
+
+def octaves_off(f0: Tensor, signed_f0: Tensor) -> Tensor:
+    """Mean distance of pitch (B, frames) in Hz from the measured; unvoiced frames hardly count."""
+    weight = torch.where(signed_f0 > 0, 1.0, 0.05)
+    octaves = (torch.log2(f0) - torch.log2(signed_f0.abs())).abs()
+    return (octaves * weight).sum() / weight.sum()
 
 
 class Trainee(nn.Module):
@@ -94,26 +101,13 @@ class Trainee(nn.Module):
         features, _ = codec.decoder.features(codes)
         f0, pulse, hiss = codec.decoder.controls(features)
         target = signed_f0.abs()
-        weight = torch.where(signed_f0 > 0, 1.0, 0.05)[:, :-late]
-        octaves = (torch.log2(f0[:, late:]) - torch.log2(target[:, :-late])).abs()
-        pitched = (octaves * weight).sum() / weight.sum()
+        pitched = octaves_off(f0[:, late:], signed_f0[:, :-late])
         log_mel = codec.encoder.log_mel(waves)[:, :-late]
         mel = (self.mel(features)[:, late:] - log_mel).abs().mean()
         driven = torch.cat([target[:, :1].expand(-1, late), target[:, :-late]], dim=1)
         sound, _ = codec.synthesis(driven, pulse, hiss, initial_state(driven[:, :1], noise))
         sound = sound[:, late * HOP + DELAY :]
         return torch.stack([spectral_loss(sound, waves[:, : sound.shape[1]]), mel, pitched])
-
-
-def begin(codec: Codec) -> None:
-    """Starts the code table from the codebook's points, so that near codes start alike."""
-    torch.manual_seed(0)
-    points = codec.encoder.points
-    scaled = (points - points.mean(0)) / points.std()
-    with torch.no_grad():
-        table = codec.decoder.inward.weight
-        table.copy_(scaled @ torch.randn(POINT, table.shape[1]) / math.sqrt(POINT))
-        codec.decoder.outward.bias[1:] = -3.0  # speech is far below one
 
 
 @dataclass
@@ -128,7 +122,7 @@ class Progress:
 
     def add(self, losses: Tensor) -> None:
         self.step += 1
-        self.running = 0.98 * self.running + 0.02 * losses.detach()
+        self.running = 0.98 * self.running + 0.02 * losses.detach().cpu()
         self.weight = 0.98 * self.weight + 0.02
 
     def line(self, elapsed: float) -> str:
@@ -142,13 +136,16 @@ class Progress:
 def train(said: Path, codebook: Path, out: Path, minutes: float, most: int) -> None:
     """Trains until `minutes` are spent, earlier runs included; saves now and then."""
     codec = Codec.load(codebook).train()
-    begin(codec)
+    torch.manual_seed(0)
     clips = Clips(codec, said, most, seed=1)
-    trainee = Trainee(codec)
+    where = hardware.device()
+    trainee = Trainee(codec).to(where)
     optimiser = torch.optim.AdamW(trainee.parameters(), betas=(0.8, 0.98), weight_decay=1e-3)
     state_path, progress = out.with_suffix(".state"), Progress()
     if state_path.exists():
-        state = torch.load(state_path, weights_only=True)
+        state = torch.load(state_path, weights_only=True, map_location=where)
+        if not torch.equal(state["trainee"]["codec.encoder.points"], codec.encoder.points):
+            raise ValueError(f"{state_path} belongs to another codebook: remove it to start anew")
         trainee.load_state_dict(state["trainee"])
         optimiser.load_state_dict(state["optimiser"])
         progress = Progress(state["step"], state["spent"])
@@ -157,9 +154,10 @@ def train(said: Path, codebook: Path, out: Path, minutes: float, most: int) -> N
         falling = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * elapsed / (60 * minutes)))
         for group in optimiser.param_groups:
             group["lr"] = PEAK_RATE * min(1, (progress.step + 1) / 100) * falling
-        losses = trainee.losses(*clips.batch(), int(clips.rng.integers(1 << 16)))
+        waves, pitches, codes = (part.to(where) for part in clips.batch())
+        losses = trainee.losses(waves, pitches, codes, int(clips.rng.integers(1 << 16)))
         optimiser.zero_grad()
-        (losses * torch.tensor(_WEIGHTS)).sum().backward()
+        (losses * losses.new_tensor(_WEIGHTS)).sum().backward()
         nn.utils.clip_grad_norm_(trainee.parameters(), 2.0)
         optimiser.step()
         progress.add(losses)

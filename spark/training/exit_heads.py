@@ -23,6 +23,7 @@ from spark.models.base import SpokenLM
 from spark.training import mixture
 from spark.training.sequences import Writer, load_tokenizer, padded
 
+SPOKEN = mixture.Shares(aloud=0.6, aloud_written=0.0, answer_spoken=0.4, answer_written=0.0)
 RATE = 2e-3
 
 
@@ -132,10 +133,7 @@ def fit(data: Path, model: Path, minutes: float, tokens: int = 3072) -> dict[int
     torch.manual_seed(0)
     fitting = Fitting(embedded.load(model))
     writer = Writer(load_tokenizer(data / "tokenizer.json"))
-    aloud = mixture.load_codes(data / "aloud.npz")
-    answers = {row.text: row for row in mixture.load_codes(data / "answers.npz")}
-    source = mixture.Mixture(writer, aloud, answers, seed=77)
-    source.shares = mixture.Shares(0.6, 0.0, 0.4, 0.0)
+    source = mixture.of(data, writer, SPOKEN, seed=77)
     stream = source.batches(tokens)
     begun, shown = time.time(), time.time()
     while (progress := (time.time() - begun) / (60 * minutes)) < 1:

@@ -17,13 +17,16 @@ import torch
 from torch import Tensor, distributed, nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from spark.speech.codec import N_CODES, POINT, Codec
-from spark.training import mixture
+from spark.models import embedded
+from spark.speech.codec import Codec
+from spark.training import hardware, mixture
+from spark.training.initial_weights import EMBEDDING, lay_copying, relate_codes
 from spark.training.sequences import Writer, load_tokenizer, padded
 
 LAYERS, WIDTH, HEADS, KV_HEADS, INNER = 14, 256, 4, 2, 512
-PEAK_RATE = 2e-3
-WARM_UP = 80  # steps
+ROPE_THETA = 10000.0
+PEAK_RATE = 1.5e-3
+WARM_UP = 100  # steps
 DECAY = 0.3  # the last share of the time, in which the rate falls to nearly nothing
 
 
@@ -37,6 +40,8 @@ class Settings:
     peak_rate: float
     layers: int
     start: Path | None
+    written: bool
+    early_exit_loss: float
 
 
 def configuration(vocabulary: int, layers: int = LAYERS) -> Qwen2Config:
@@ -45,7 +50,7 @@ def configuration(vocabulary: int, layers: int = LAYERS) -> Qwen2Config:
         vocab_size=vocabulary, hidden_size=WIDTH, intermediate_size=INNER,
         num_hidden_layers=layers, num_attention_heads=HEADS, num_key_value_heads=KV_HEADS,
         max_position_embeddings=2048, rms_norm_eps=1e-6, tie_word_embeddings=False,
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
     )  # fmt: skip
 
 
@@ -69,35 +74,45 @@ def grow(shallow: Qwen2ForCausalLM, layers: int) -> Qwen2ForCausalLM:
     return deep
 
 
-def relate_codes(table: Tensor, first: int, points: Tensor) -> None:
-    """Starts the rows of near codes alike: their codebook points projected, and a little noise."""
-    scaled = (points - points.mean(0)) / points.std(0).clamp_min(0.2 * points.std())
-    rows = 0.02 * scaled @ torch.randn(POINT, table.shape[1]) / POINT**0.5
-    with torch.no_grad():
-        table[first : first + N_CODES] = rows + 0.01 * torch.randn(N_CODES, table.shape[1])
+def loss_of(
+    model: Qwen2ForCausalLM, ids: Tensor, targets: Tensor, exit_layer: int = 0, weight: float = 0.0
+) -> Tensor:
+    """Summed cross-entropy over the targets that count; only their rows reach the head.
 
-
-def loss_of(model: Qwen2ForCausalLM, ids: Tensor, targets: Tensor) -> Tensor:
-    """Summed cross-entropy over the targets that count; only their rows reach the head."""
-    states = model.model(input_ids=ids, use_cache=False).last_hidden_state  # (B, T, D)
+    With a `weight`, that times the loss after `exit_layer` layers through the same norm and head
+    is added, at text and speech alike (early-exit loss as in LayerSkip, arXiv 2404.16710).
+    """
     counted = targets != -100
-    logits = model.lm_head(states[counted])
-    return nn.functional.cross_entropy(logits.float(), targets[counted], reduction="sum")
+    out = model.model(input_ids=ids, use_cache=False, output_hidden_states=weight > 0)
+    loss = _entropy(model, out.last_hidden_state[counted], targets[counted])
+    if weight > 0:
+        early = model.model.norm(out.hidden_states[exit_layer][counted])
+        loss = loss + weight * _entropy(model, early, targets[counted])
+    return loss
+
+
+def _entropy(model: Qwen2ForCausalLM, states: Tensor, targets: Tensor) -> Tensor:
+    logits = model.lm_head(states).float()
+    return nn.functional.cross_entropy(logits, targets, reduction="sum")
 
 
 def begin(settings: Settings, writer: Writer) -> Qwen2ForCausalLM:
     """A fresh model, or one grown from the shallower model in `settings.start`."""
     size = writer.tokenizer.get_vocab_size()
     if settings.start is not None:
-        state = torch.load(settings.start / "state.pt", weights_only=True)["model"]
+        state = torch.load(settings.start / "state.pt", weights_only=True, map_location="cpu")[
+            "model"
+        ]
         old = 1 + max(int(name.split(".")[2]) for name in state if ".layers." in name)
         shallow = Qwen2ForCausalLM(configuration(size, old))
         shallow.load_state_dict(state)
         return grow(shallow, settings.layers)
     model = Qwen2ForCausalLM(configuration(size, settings.layers))
     points = Codec.load(settings.data / "codebook.safetensors").encoder.points
-    for table in (model.model.embed_tokens.weight, model.lm_head.weight):
-        relate_codes(table, writer.audio, points)
+    with torch.no_grad():
+        table = nn.init.normal_(model.model.embed_tokens.weight, std=EMBEDDING)
+        table[writer.audio : writer.filler] = relate_codes(points, WIDTH)
+    lay_copying(model, text=writer.bot, theta=ROPE_THETA)
     return model
 
 
@@ -145,7 +160,7 @@ class Trainer:
     def resume(self) -> None:
         """Goes on from the last checkpoint, if there is one."""
         if self.path.exists():
-            state = torch.load(self.path, weights_only=True)
+            state = torch.load(self.path, weights_only=True, map_location=self.model.device)
             self.model.load_state_dict(state["model"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.step, self.spent, self.seen = state["step"], state["spent"], state["seen"]
@@ -161,13 +176,19 @@ class Trainer:
         falling = max(0.02, min(1.0, (1.0 - progress) / DECAY))
         return self.settings.peak_rate * min(1.0, (self.step + 1) / WARM_UP) * falling
 
+    def exit_layer(self) -> int:
+        """The exit that this step's early-exit loss looks at: each candidate in turn."""
+        return embedded.EXIT_LAYERS[self.step % len(embedded.EXIT_LAYERS)]
+
     def train_on(self, ids: Tensor, targets: Tensor, progress: float) -> float:
         """One step; the mean loss of this worker's targets."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate(progress)
-        fast_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        with torch.autocast("cpu", torch.bfloat16, enabled=fast_bf16):
-            loss = loss_of(self.model, ids, targets)
+        where = self.model.device
+        ids, targets = ids.to(where), targets.to(where)
+        with torch.autocast(where.type, torch.bfloat16, enabled=hardware.fast_bf16(where)):
+            weight = self.settings.early_exit_loss
+            loss = loss_of(self.model, ids, targets, self.exit_layer(), weight)
         self.optimiser.zero_grad()
         loss.backward()
         counted = int((targets != -100).sum())
@@ -197,11 +218,12 @@ def work(rank: int, settings: Settings) -> None:
     torch.manual_seed(0)
     writer = Writer(load_tokenizer(settings.data / "tokenizer.json"))
     model = begin(settings, writer)
+    if settings.workers == 1:
+        nn.Module.to(model, hardware.device())
     trainer = Trainer(settings, model, optimiser_of(model, settings.peak_rate))
     trainer.resume()
-    aloud = mixture.load_codes(settings.data / "aloud.npz")
-    answers = {row.text: row for row in mixture.load_codes(settings.data / "answers.npz")}
-    source = mixture.Mixture(writer, aloud, answers, seed=1000 * trainer.step + rank)
+    shares = mixture.WRITTEN if settings.written else mixture.Shares()
+    source = mixture.of(settings.data, writer, shares, seed=1000 * trainer.step + rank)
     stream = source.batches(settings.tokens)
     begun, shown, saved = time.time() - trainer.spent, 0.0, time.time()
     running, weight = 0.0, 0.0
@@ -229,11 +251,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="tokenizer.json and codes")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=60.0, help="in all, earlier runs included")
-    parser.add_argument("--tokens", type=int, default=1536, help="ids a step and worker")
+    parser.add_argument("--tokens", type=int, default=640, help="ids a step and worker")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--peak-rate", type=float, default=PEAK_RATE)
     parser.add_argument("--layers", type=int, default=LAYERS)
     parser.add_argument("--start", type=Path, help="folder of a shallower model to grow from")
+    parser.add_argument("--written", action="store_true", help="text alone: the first stage")
+    parser.add_argument("--early-exit-loss", type=float, default=0.0, help="its weight")
     arguments = parser.parse_args()
     settings = Settings(**vars(arguments))
     settings.out.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ from spark.training.questions import Fact
 from spark.training.sequences import Exchange, Spoken, Writer
 
 UNKNOWN_SHARE = 0.08  # of questions
+LIST_SHARE = 0.5  # of written copies are lists of words instead of sentences
 CUT_SHARE = 0.4  # of spoken answers end with their text: the answer is learnt at half the price
 
 
@@ -25,10 +26,13 @@ CUT_SHARE = 0.4  # of spoken answers end with their text: the answer is learnt a
 class Shares:
     """How often each kind of exchange is drawn."""
 
-    aloud: float = 0.20
-    aloud_written: float = 0.30
-    answer_spoken: float = 0.12
-    answer_written: float = 0.38
+    aloud: float = 0.35
+    aloud_written: float = 0.20
+    answer_spoken: float = 0.15
+    answer_written: float = 0.30
+
+
+WRITTEN = Shares(aloud=0.0, aloud_written=0.5, answer_spoken=0.0, answer_written=0.5)
 
 
 def save_codes(path: Path, rows: list[Spoken]) -> None:
@@ -58,11 +62,16 @@ class Mixture:
     """Draws exchanges; `aloud` are sentences with codes, `answers` the spoken answers by text."""
 
     def __init__(
-        self, writer: Writer, aloud: list[Spoken], answers: dict[str, Spoken], seed: int
+        self,
+        writer: Writer,
+        aloud: list[Spoken],
+        answers: dict[str, Spoken],
+        shares: Shares,
+        seed: int,
     ) -> None:
         self.writer, self.aloud, self.answers = writer, aloud, answers
         self.rng = random.Random(seed)
-        self.shares = Shares()
+        self.shares = shares
         kinds: dict[str, list[Fact]] = {}
         for fact in questions.facts():
             if not fact.held_out:
@@ -87,9 +96,8 @@ class Mixture:
             spoken = rng.choice(self.aloud)
             return writer.spoken(questions.ask_aloud(spoken.text, rng), spoken)
         if luck < shares.aloud + shares.aloud_written:
-            text = (
-                sentences.word_list(rng) if rng.random() < 0.3 else rng.choice(sentences.examples())
-            )
+            listed = rng.random() < LIST_SHARE
+            text = sentences.word_list(rng) if listed else rng.choice(sentences.examples())
             return writer.written(questions.ask_aloud(text, rng), text)
         prompt, answer = self._question()
         if luck < 1 - shares.answer_written:
@@ -109,3 +117,12 @@ class Mixture:
                 groups[-1].append(row)
             self.rng.shuffle(groups)
             yield from groups
+
+
+def of(folder: Path, writer: Writer, shares: Shares, seed: int) -> Mixture:
+    """The mixture over a folder's codes; text alone needs none."""
+    if not shares.aloud + shares.answer_spoken:
+        return Mixture(writer, [], {}, shares, seed)
+    aloud = load_codes(folder / "aloud.npz")
+    answers = {row.text: row for row in load_codes(folder / "answers.npz")}
+    return Mixture(writer, aloud, answers, shares, seed)

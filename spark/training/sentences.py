@@ -69,10 +69,10 @@ def definitions() -> tuple[str, ...]:
 
 
 def word_list(rng: random.Random) -> str:
-    """Three to seven words drawn evenly over the lexicon's classes, so that rare ones are met."""
+    """One to ten words drawn evenly over the lexicon's classes, so that rare ones are met."""
     by_class = _by_class()
     sizes = rng.choices(
-        list(by_class), weights=(3, 3, 6, 2, 2)[: len(by_class)], k=rng.randint(3, 7)
+        list(by_class), weights=(3, 3, 6, 2, 2)[: len(by_class)], k=rng.randint(1, 10)
     )
     return " ".join(rng.choice(by_class[size]) for size in sizes)
 

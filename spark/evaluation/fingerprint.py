@@ -1,0 +1,96 @@
+"""What a folder of results was made with, so that two runs never mix in it.
+
+`run.json` holds the settings, hashes of the model's files and of each item's texts. A run may
+resume, or take in more items; under other conditions it is refused. Knows files, runs no model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spark import models
+from spark.evaluation.suite import Item
+
+if TYPE_CHECKING:
+    from spark.evaluation.runner import Job
+
+RUN = "run.json"
+_WEIGHTS = (".safetensors", ".json")
+
+
+def claim(job: Job, items: Sequence[Item], results: Sequence[Path]) -> None:
+    """Make the job's folder its own, or find that it is already.
+
+    Args:
+        job: what is asked for.
+        items: to be answered; those of an earlier run stay on record.
+        results: files with lines; without any the folder is free.
+
+    Raises:
+        ValueError: the folder holds lines made under other conditions.
+    """
+    path, wanted = job.out / RUN, conditions(job, items)
+    if any(file.exists() and file.stat().st_size for file in results):
+        remedy = f"name another folder with --out, or delete {job.out} to start anew"
+        if not path.exists():
+            raise ValueError(f"{job.out} holds results but no {RUN} that says of what: {remedy}")
+        held = json.loads(path.read_text("utf-8"))
+        if found := differences(held, wanted):
+            what = "; ".join(found)
+            raise ValueError(f"{job.out} holds results made otherwise ({what}): {remedy}")
+        wanted["items"] = held["items"] | wanted["items"]
+    part = path.with_suffix(".part")  # a kill leaves the old file or the new one, never half
+    part.write_text(json.dumps(wanted, indent=1) + "\n", "utf-8")
+    os.replace(part, path)
+
+
+def conditions(job: Job, items: Sequence[Item]) -> dict[str, Any]:
+    """Everything that lines of one folder must share."""
+    settings = json.loads(json.dumps(asdict(job.settings)))  # as it will be read back
+    return {
+        "model": job.model,
+        "settings": {**settings, "fixed_exit": job.fixed_exit},
+        "weights": _weights(job.model),
+        "items": {item.item_id: _digest(json.dumps(asdict(item)).encode()) for item in items},
+    }
+
+
+def differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """What keeps two runs apart, in words; items that only one of them has do not."""
+    found = []
+    if held["model"] != wanted["model"]:
+        found.append(f"model {held['model']}, now {wanted['model']}")
+    found += [
+        f"{name.replace('_', ' ')} {held['settings'].get(name)}, now {value}"
+        for name, value in wanted["settings"].items()
+        if held["settings"].get(name) != value
+    ]
+    files = {*held["weights"], *wanted["weights"]}
+    changed = [f for f in sorted(files) if held["weights"].get(f) != wanted["weights"].get(f)]
+    if changed:
+        found.append(f"other contents of {', '.join(changed)}")
+    texts = sum(held["items"].get(i, text) != text for i, text in wanted["items"].items())
+    if texts:
+        found.append(f"other texts of {texts} items")
+    return found
+
+
+def _weights(model: str) -> dict[str, str]:
+    """Hashes of the files a model is loaded from, by name; empty where it has no folder."""
+    family = models._FAMILIES.get(model)
+    folder: Path | None = getattr(import_module(family[1]), "FOLDER", None) if family else None
+    if folder is None:
+        return {}
+    files = sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS)
+    return {path.name: _digest(path.read_bytes()) for path in files}
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
