@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from num2words import num2words
+import inflect
 
-_ONES = [num2words(n) for n in range(20)]
-_TENS = [num2words(n) for n in range(20, 100, 10)]
+_WORDS = inflect.engine()
+_ONES = [str(_WORDS.number_to_words(str(n))) for n in range(20)]
+_TENS = [str(_WORDS.number_to_words(str(n))) for n in range(20, 100, 10)]
 _NUMERAL = "|".join((*_ONES, *_TENS, "hundred", "thousand"))
 _OPERATORS = (
     (re.compile(r"(?<=[\w)])\s*\+\s*(?=[\w(])"), " plus "),
@@ -38,8 +39,8 @@ def number_words(number: str) -> str:
     """English words of a decimal number such as "1,204" or "3.5" (no sign, no hyphens)."""
     plain = number.replace(",", "")
     if len(plain.split(".")[0]) > _LONGEST_NUMBER:
-        return " ".join(num2words(int(digit)) for digit in plain if digit.isdigit())
-    words = num2words(float(plain) if "." in plain else int(plain))
+        return " ".join(_ONES[int(digit)] for digit in plain if digit.isdigit())
+    words = _WORDS.number_to_words(plain)
     return str(words).replace("-", " ").replace(",", "")
 
 
@@ -47,7 +48,7 @@ def _ordinal_words(digits: str) -> str:
     """English words of "21" in "21st"; too long a number keeps its digits and loses the ending."""
     if len(digits) > _LONGEST_NUMBER:
         return number_words(digits)
-    return str(num2words(int(digits), to="ordinal"))
+    return str(_WORDS.number_to_words(_WORDS.ordinal(str(int(digits)))))
 
 
 def normalise(text: str, longest: int | None = LONGEST_TEXT) -> str:
