@@ -26,6 +26,7 @@ from listening_test.statistics import (
     spread_note,
     system_rows,
 )
+from spark.download import save_script
 
 SECRET_VARIABLE = "LISTENING_TEST_SECRET"
 # Set by the platform, where the disk does not outlive a restart.
@@ -35,13 +36,6 @@ SPACE_NOTE = (
     "They are not yet kept anywhere else. Whoever runs the study: download the CSV on the "
     "Results page, often, and before every restart or change of the Space."
 )
-_SAVE = """(data) => {
-  if (!data) return;
-  const saved = document.createElement("a");
-  saved.href = "data:text/csv;base64," + data;
-  saved.download = "ratings.csv";
-  saved.click();
-}"""
 
 
 def listen_page(studies: Studies) -> None:
@@ -115,7 +109,7 @@ def results_page(studies: Studies) -> None:
         inputs=secret,
         outputs=[note, data],
         api_visibility="private",
-    ).then(None, data, None, js=_SAVE, api_visibility="private")
+    ).then(None, data, None, js=save_script("text/csv", "ratings.csv"), api_visibility="private")
 
 
 def _opened(studies: Studies, given: str) -> StudyState | str:

@@ -19,6 +19,7 @@ import gradio as gr
 
 from spark import about, bundle, cards, compare, link, plots
 from spark.comparison import SCHEDULES, CompareSettings, Comparison, Reply
+from spark.download import save_script
 from spark.heads import HeadKind
 from spark.models.base import SpokenLM
 from spark.schedule import MEASURES
@@ -217,7 +218,11 @@ class ComparePage:
         for button, text in self.examples:
             button.click(None, None, self.prompt, js=f"() => {text!r}", **private)
         self.download.click(self.zipped, self.shown, self.archive, **private).then(
-            None, self.archive, None, js=_SAVE, **private
+            None,
+            self.archive,
+            None,
+            js=save_script("application/zip", "spar-k-comparison.zip"),
+            **private,
         )
         self.copy.click(self.linked, set(asked), self.address, **private).then(
             None, self.address, self.address, js=_COPY, **private
@@ -520,13 +525,6 @@ def about_page(shelf: Shelf) -> None:
         gr.Markdown(about.MODEL + about.models_table(list(shelf.infos.values())) + about.CITE)
 
 
-_SAVE = """(data) => {
-  if (!data) return;
-  const saved = document.createElement("a");
-  saved.href = "data:application/zip;base64," + data;
-  saved.download = "spar-k-comparison.zip";
-  saved.click();
-}"""
 _COPY = """(query) => {
   const address = location.origin + location.pathname + query;
   navigator.clipboard?.writeText(address).catch(() => {});

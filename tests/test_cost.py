@@ -100,11 +100,12 @@ def test_fewer_rows_at_an_exit_are_no_saving_of_depth() -> None:
     engine = Engine(lm, speech_row_head=False)
     start = engine.prefill(lm.encode_prompt("hello"))
     made = engine.generate(start, Spark(2, k=4), SamplingSettings(temperature=0), 20)
-    for step in made:
-        if step.depth == 2:
-            saved = full_depth_bytes(step, made.trace.weights)
-            saved -= step_bytes(step, made.trace.weights, propagated=False)
-            assert saved == 2 * LAYER + SPEECH - EXIT
+    shallow = [step for step in made if step.depth == 2]
+    assert shallow
+    for step in shallow:
+        saved = full_depth_bytes(step, made.trace.weights)
+        saved -= step_bytes(step, made.trace.weights, propagated=False)
+        assert saved == 2 * LAYER + SPEECH - EXIT
 
 
 def test_outside_mass_over_a_reply() -> None:

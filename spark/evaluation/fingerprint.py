@@ -11,7 +11,6 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,8 +83,7 @@ def differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 def _weights(model: str) -> dict[str, str]:
     """Hashes of the files a model is loaded from, by name; empty where it has no folder."""
-    family = models._FAMILIES.get(model)
-    folder: Path | None = getattr(import_module(family[1]), "FOLDER", None) if family else None
+    folder = models.folder(model)
     if folder is None:
         return {}
     files = sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS)

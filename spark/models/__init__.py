@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from spark.models.base import SpokenLM
@@ -58,3 +59,9 @@ def load(name: str, **options: Any) -> SpokenLM:
         raise ValueError(f"the model {name!r} cannot run here: {known[name].reason}")
     model: SpokenLM = import_module(_FAMILIES[name][1]).load(**options)
     return model
+
+
+def folder(name: str) -> Path | None:
+    """Where a known model's files lie; None where its family has no folder of its own."""
+    family = _FAMILIES.get(name)
+    return getattr(import_module(family[1]), "FOLDER", None) if family else None
