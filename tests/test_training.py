@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from pathlib import Path
 
@@ -17,13 +18,22 @@ from spark.speech.codec import CODE_SAMPLES, FRAME_RATE
 from spark.training import __main__ as stages
 from spark.training import (
     codebook,
+    hints,
     initial_weights,
     language_model,
     mixture,
     questions,
     teacher,
 )
-from spark.training.sequences import PREFACE, Spoken, Writer, padded, train_tokenizer, with_preface
+from spark.training.sequences import (
+    PREFACE,
+    Spoken,
+    Writer,
+    padded,
+    phones_of_codes,
+    train_tokenizer,
+    with_preface,
+)
 
 TEXTS = [fact.answer for fact in questions.facts()] + ["the tide turns at noon"] * 3
 
@@ -37,7 +47,8 @@ def spoken(text: str, rate: float = 0.3) -> Spoken:
     """A text whose words are `rate` seconds long, with codes 0, 1, 2, ..."""
     words = np.array([[0.32 + rate * i, 0.32 + rate * (i + 1)] for i in range(len(text.split()))])
     length = int((words[-1, 1] + 0.2) * FRAME_RATE)
-    return Spoken(text, np.arange(length, dtype=np.int16), words.astype(np.float32))
+    phones = np.ones(length, np.int8)
+    return Spoken(text, np.arange(length, dtype=np.int16), words.astype(np.float32), phones)
 
 
 def test_the_teacher_times_every_word() -> None:
@@ -107,7 +118,60 @@ def test_codes_survive_their_file(tmp_path: Path) -> None:
     assert [row.text for row in again] == [row.text for row in rows]
     for a, b in zip(again, rows, strict=True):
         np.testing.assert_array_equal(a.codes, b.codes)
+        np.testing.assert_array_equal(a.phones, b.phones)
         np.testing.assert_allclose(a.words, b.words)
+
+
+def test_the_teacher_names_its_phones() -> None:
+    names = [teacher.PHONES[i] for i in teacher.pronounce("noon")]
+    assert names == ["n", "uw", "n"]
+    said = with_preface(teacher.speak("noon"))
+    assert said.phone_ends[-1] <= len(said.samples) / teacher.SAMPLE_RATE + 0.02
+    by_code = phones_of_codes(said, len(said.samples) // CODE_SAMPLES)
+    heard = [teacher.PHONES[i] for i, _ in itertools.groupby(by_code)]
+    assert heard == ["pau", "n", "uw", "n", "pau"]
+
+
+def test_hints_ask_for_each_word_once_and_for_every_code(writer: Writer) -> None:
+    said = {"noon": [3, 4, 3], "tide": [5, 6, 7]}
+    words = hints.Hints(8, writer, said)
+    row = spoken("the tide turns at noon")
+    row.phones[:] = np.arange(len(row.phones)) % len(teacher.PHONES)
+    exchanges = [writer.spoken("say noon", row), writer.written("say tide", "tide")]
+    ids, _ = padded(exchanges, writer.pad)
+    spelt, sounds = words.targets(exchanges, ids.shape[1])
+    for line, known in ((0, ["noon", "tide", "noon"]), (1, ["tide", "tide"])):
+        at = np.flatnonzero(spelt[line, :, 0] != -100)
+        assert len(at) == len(known)
+        for position, word in zip(at, known, strict=True):
+            assert ids[line, position] == writer.word(word)[-1]
+            asked = [i for i in spelt[line, position].tolist() if i != -100]
+            assert asked == [*said[word], len(teacher.PHONES)]
+    coded = (ids[0] >= writer.audio) & (ids[0] < writer.filler)
+    labels = sounds[0, np.flatnonzero(coded) - 1]
+    assert labels.tolist() == row.phones.tolist()
+    assert int((sounds != -100).sum()) == len(row.codes)
+
+
+def test_hints_can_be_learnt_and_leave_no_trace_in_the_model(writer: Writer) -> None:
+    torch.manual_seed(0)
+    heads = hints.Hints(256, writer, {"noon": [3, 4, 3]})
+    size = writer.tokenizer.get_vocab_size()
+    model = Qwen2ForCausalLM(language_model.configuration(size, layers=2))
+    exchanges = [writer.spoken("say noon", spoken("the tide turns at noon"))]
+    ids, targets = (torch.from_numpy(x) for x in padded(exchanges, writer.pad))
+    hinted = heads.targets(exchanges, ids.shape[1])
+    optimiser = torch.optim.Adam([*model.parameters(), *heads.parameters()], lr=1e-2)
+    losses = []
+    for _ in range(20):
+        plain = language_model.loss_of(model, ids, targets).detach()
+        whole = language_model.loss_of(model, ids, targets, hints=heads, hinted=hinted)
+        optimiser.zero_grad()
+        whole.backward()
+        optimiser.step()
+        losses.append(float(whole.detach() - plain))
+    assert losses[-1] < 0.2 * losses[0]
+    assert not [name for name in model.state_dict() if "spelt" in name or "sounds" in name]
 
 
 def test_a_grown_model_computes_the_same() -> None:

@@ -1,4 +1,4 @@
-"""Prepares the language model's data: the tokenizer, and codes of all recordings and answers.
+"""Prepares the language model's data: tokenizer, pronunciations, codes of recordings and answers.
 
 `python -m spark.training.codes --said DIR --codebook FILE --out DIR`. Answers are spoken by the
 teacher here, since there are few. Knows nothing of the network.
@@ -7,6 +7,7 @@ teacher here, since there are few. Knows nothing of the network.
 from __future__ import annotations
 
 import argparse
+import json
 import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from spark.speech.codec import Codec
 from spark.training import mixture, questions, recordings, sentences, teacher
 from spark.training.pitch import pitch
-from spark.training.sequences import Spoken, train_tokenizer, with_preface
+from spark.training.sequences import Spoken, phones_of_codes, train_tokenizer, with_preface
 from spark.training.teacher import Utterance
 
 
@@ -37,8 +38,17 @@ def encoded(codec: Codec, said: Iterable[tuple[str, Utterance]]) -> list[Spoken]
     for text, utterance in said:
         longer = with_preface(utterance)
         codes = np.array(codec.encode(longer.samples, pitch(longer.samples)), np.int16)
-        rows.append(Spoken(text, codes, longer.words))
+        phones = phones_of_codes(longer, len(codes))
+        rows.append(Spoken(text, codes, longer.words, phones))
     return rows
+
+
+def pronunciations() -> dict[str, list[int]]:
+    """The phones of every word that training meets in writing."""
+    asked = (word for fact in questions.facts() for slot in fact.slots for word in slot.split())
+    said = (word for fact in questions.facts() for word in fact.answer.split())
+    words = dict.fromkeys([*sentences.lexicon(), *asked, *said])
+    return {word: teacher.pronounce(word) for word in words}
 
 
 def main() -> None:
@@ -51,6 +61,7 @@ def main() -> None:
     train_tokenizer(tokenizer_texts()).save(str(arguments.out / "tokenizer.json"))
     codec = Codec.load(arguments.codebook)
     codec.save(arguments.out / "codebook.safetensors")
+    (arguments.out / "pronunciations.json").write_text(json.dumps(pronunciations()))
     facts = [*questions.facts(), questions.unknown_fact()]
     answers = dict.fromkeys(fact.answer for fact in facts)
     rows = encoded(codec, ((text, teacher.speak(text)) for text in answers))

@@ -8,8 +8,10 @@ are processes with one thread each that average their gradients.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +22,9 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from spark.models import embedded
 from spark.speech.codec import Codec
 from spark.training import hardware, mixture
+from spark.training.hints import Hints, middle
 from spark.training.initial_weights import EMBEDDING, lay_copying, relate_codes
-from spark.training.sequences import Writer, load_tokenizer, padded
+from spark.training.sequences import Exchange, Writer, load_tokenizer, padded
 
 LAYERS, WIDTH, HEADS, KV_HEADS, INNER = 14, 256, 4, 2, 512
 ROPE_THETA = 10000.0
@@ -75,19 +78,31 @@ def grow(shallow: Qwen2ForCausalLM, layers: int) -> Qwen2ForCausalLM:
 
 
 def loss_of(
-    model: Qwen2ForCausalLM, ids: Tensor, targets: Tensor, exit_layer: int = 0, weight: float = 0.0
+    model: Qwen2ForCausalLM,
+    ids: Tensor,
+    targets: Tensor,
+    *,
+    exit_layer: int = 0,
+    weight: float = 0.0,
+    hints: Hints | None = None,
+    hinted: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Summed cross-entropy over the targets that count; only their rows reach the head.
 
     With a `weight`, that times the loss after `exit_layer` layers through the same norm and head
-    is added, at text and speech alike (early-exit loss as in LayerSkip, arXiv 2404.16710).
+    is added, at text and speech alike (early-exit loss as in LayerSkip, arXiv 2404.16710); with
+    `hints`, their loss on the targets `hinted`.
     """
     counted = targets != -100
-    out = model.model(input_ids=ids, use_cache=False, output_hidden_states=weight > 0)
+    deep = weight > 0 or hints is not None
+    out = model.model(input_ids=ids, use_cache=False, output_hidden_states=deep)
     loss = _entropy(model, out.last_hidden_state[counted], targets[counted])
     if weight > 0:
         early = model.model.norm(out.hidden_states[exit_layer][counted])
         loss = loss + weight * _entropy(model, early, targets[counted])
+    if hints is not None and hinted is not None:
+        half = out.hidden_states[middle(model.config.num_hidden_layers)]
+        loss = loss + hints.loss(half, out.last_hidden_state, *hinted)
     return loss
 
 
@@ -96,24 +111,31 @@ def _entropy(model: Qwen2ForCausalLM, states: Tensor, targets: Tensor) -> Tensor
     return nn.functional.cross_entropy(logits, targets, reduction="sum")
 
 
-def begin(settings: Settings, writer: Writer) -> Qwen2ForCausalLM:
-    """A fresh model, or one grown from the shallower model in `settings.start`."""
+def begin(settings: Settings, writer: Writer) -> Trainer:
+    """A fresh model and hints, or those grown from the shallower model in `settings.start`."""
     size = writer.tokenizer.get_vocab_size()
+    said = json.loads((settings.data / "pronunciations.json").read_text())
+    hints = Hints(WIDTH, writer, said)
     if settings.start is not None:
-        state = torch.load(settings.start / "state.pt", weights_only=True, map_location="cpu")[
-            "model"
-        ]
-        old = 1 + max(int(name.split(".")[2]) for name in state if ".layers." in name)
+        path = settings.start / "state.pt"
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        old = 1 + max(int(name.split(".")[2]) for name in state["model"] if ".layers." in name)
         shallow = Qwen2ForCausalLM(configuration(size, old))
-        shallow.load_state_dict(state)
-        return grow(shallow, settings.layers)
-    model = Qwen2ForCausalLM(configuration(size, settings.layers))
-    points = Codec.load(settings.data / "codebook.safetensors").encoder.points
-    with torch.no_grad():
-        table = nn.init.normal_(model.model.embed_tokens.weight, std=EMBEDDING)
-        table[writer.audio : writer.filler] = relate_codes(points, WIDTH)
-    lay_copying(model, text=writer.bot, theta=ROPE_THETA)
-    return model
+        shallow.load_state_dict(state["model"])
+        model = grow(shallow, settings.layers)
+        hints.load_state_dict(state["hints"])
+    else:
+        model = Qwen2ForCausalLM(configuration(size, settings.layers))
+        points = Codec.load(settings.data / "codebook.safetensors").encoder.points
+        with torch.no_grad():
+            table = nn.init.normal_(model.model.embed_tokens.weight, std=EMBEDDING)
+            table[writer.audio : writer.filler] = relate_codes(points, WIDTH)
+        lay_copying(model, text=writer.bot, theta=ROPE_THETA)
+    if settings.workers == 1:
+        nn.Module.to(model, hardware.device())
+        hints.to(hardware.device())
+    trained = nn.ModuleList([model, hints])
+    return Trainer(settings, model, hints, optimiser_of(trained, settings.peak_rate))
 
 
 def optimiser_of(model: nn.Module, rate: float) -> torch.optim.AdamW:
@@ -144,14 +166,18 @@ def save(model: Qwen2ForCausalLM, out: Path) -> None:
 
 @dataclass
 class Trainer:
-    """A model with its optimiser and how far it has come."""
+    """A model with its hints and optimiser, and how far it has come."""
 
     settings: Settings
     model: Qwen2ForCausalLM
+    hints: Hints
     optimiser: torch.optim.AdamW
     step: int = 0
     spent: float = 0.0  # seconds in earlier runs
     seen: int = 0  # ids, padding included
+
+    def __post_init__(self) -> None:
+        self.trained = nn.ModuleList([self.model, self.hints])
 
     @property
     def path(self) -> Path:
@@ -162,12 +188,14 @@ class Trainer:
         if self.path.exists():
             state = torch.load(self.path, weights_only=True, map_location=self.model.device)
             self.model.load_state_dict(state["model"])
+            self.hints.load_state_dict(state["hints"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.step, self.spent, self.seen = state["step"], state["spent"], state["seen"]
 
     def checkpoint(self, elapsed: float) -> None:
         partial = self.path.with_suffix(".partial")
-        state = {"model": self.model.state_dict(), "optimiser": self.optimiser.state_dict()}
+        parts = {"model": self.model, "hints": self.hints, "optimiser": self.optimiser}
+        state = {name: part.state_dict() for name, part in parts.items()}
         torch.save(state | {"step": self.step, "spent": elapsed, "seen": self.seen}, partial)
         partial.rename(self.path)
 
@@ -180,20 +208,24 @@ class Trainer:
         """The exit that this step's early-exit loss looks at: each candidate in turn."""
         return embedded.EXIT_LAYERS[self.step % len(embedded.EXIT_LAYERS)]
 
-    def train_on(self, ids: Tensor, targets: Tensor, progress: float) -> float:
-        """One step; the mean loss of this worker's targets."""
+    def train_on(self, batch: Sequence[Exchange], progress: float) -> float:
+        """One step; the mean loss of this worker's targets, hints and early exits included."""
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate(progress)
         where = self.model.device
-        ids, targets = ids.to(where), targets.to(where)
+        ids, targets = (torch.from_numpy(x).to(where) for x in padded(batch, self.hints.writer.pad))
+        spelt, sounds = self.hints.targets(batch, ids.shape[1])
         with torch.autocast(where.type, torch.bfloat16, enabled=hardware.fast_bf16(where)):
-            weight = self.settings.early_exit_loss
-            loss = loss_of(self.model, ids, targets, self.exit_layer(), weight)
+            loss = loss_of(
+                self.model, ids, targets,
+                exit_layer=self.exit_layer(), weight=self.settings.early_exit_loss,
+                hints=self.hints, hinted=(spelt.to(where), sounds.to(where)),
+            )  # fmt: skip
         self.optimiser.zero_grad()
         loss.backward()
         counted = int((targets != -100).sum())
-        average_gradients(self.model, counted)
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        average_gradients(self.trained, counted)
+        nn.utils.clip_grad_norm_(self.trained.parameters(), 1.0)
         self.optimiser.step()
         self.step += 1
         self.seen += ids.numel() * self.settings.workers
@@ -217,10 +249,7 @@ def work(rank: int, settings: Settings) -> None:
         distributed.init_process_group("gloo", rank=rank, world_size=settings.workers)
     torch.manual_seed(0)
     writer = Writer(load_tokenizer(settings.data / "tokenizer.json"))
-    model = begin(settings, writer)
-    if settings.workers == 1:
-        nn.Module.to(model, hardware.device())
-    trainer = Trainer(settings, model, optimiser_of(model, settings.peak_rate))
+    trainer = begin(settings, writer)
     trainer.resume()
     shares = mixture.WRITTEN if settings.written else mixture.Shares()
     source = mixture.of(settings.data, writer, shares, seed=1000 * trainer.step + rank)
@@ -228,8 +257,7 @@ def work(rank: int, settings: Settings) -> None:
     begun, shown, saved = time.time() - trainer.spent, 0.0, time.time()
     running, weight = 0.0, 0.0
     while not _over(elapsed := time.time() - begun, settings):
-        ids, targets = (torch.from_numpy(x) for x in padded(next(stream), writer.pad))
-        loss = trainer.train_on(ids, targets, elapsed / (60 * settings.minutes))
+        loss = trainer.train_on(next(stream), elapsed / (60 * settings.minutes))
         running, weight = 0.97 * running + 0.03 * loss, 0.97 * weight + 0.03
         if rank == 0 and time.time() - shown > 30:
             shown = time.time()
@@ -243,7 +271,7 @@ def work(rank: int, settings: Settings) -> None:
             trainer.checkpoint(elapsed)
     if rank == 0:
         trainer.checkpoint(elapsed)
-        save(model, settings.out)
+        save(trainer.model, settings.out)
 
 
 def main() -> None:

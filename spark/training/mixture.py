@@ -26,10 +26,10 @@ CUT_SHARE = 0.4  # of spoken answers end with their text: the answer is learnt a
 class Shares:
     """How often each kind of exchange is drawn."""
 
-    aloud: float = 0.35
-    aloud_written: float = 0.20
+    aloud: float = 0.32
+    aloud_written: float = 0.15
     answer_spoken: float = 0.15
-    answer_written: float = 0.30
+    answer_written: float = 0.38
 
 
 WRITTEN = Shares(aloud=0.0, aloud_written=0.5, answer_spoken=0.0, answer_written=0.5)
@@ -43,17 +43,20 @@ def save_codes(path: Path, rows: list[Spoken]) -> None:
         codes=np.concatenate([row.codes for row in rows]),
         ends=np.cumsum([len(row.codes) for row in rows]),
         words=np.concatenate([row.words for row in rows]),
+        phones=np.concatenate([row.phones for row in rows]),
     )
 
 
 def load_codes(path: Path) -> list[Spoken]:
     """Inverse of `save_codes`."""
     with np.load(path) as kept:
-        texts, codes, ends, words = (kept[k] for k in ("texts", "codes", "ends", "words"))
+        texts, codes, ends, words, phones = (
+            kept[k] for k in ("texts", "codes", "ends", "words", "phones")
+        )
     rows, start, first = [], 0, 0
     for text, end in zip(map(str, texts), ends, strict=True):
         last = first + len(text.split())
-        rows.append(Spoken(text, codes[start:end], words[first:last]))
+        rows.append(Spoken(text, codes[start:end], words[first:last], phones[start:end]))
         start, first = int(end), last
     return rows
 
@@ -77,7 +80,7 @@ class Mixture:
             if not fact.held_out:
                 kinds.setdefault(fact.kind, []).append(fact)
         self.kinds = list(kinds.values())
-        self.weights = [len(facts) ** 0.5 for facts in self.kinds]
+        self.weights = [len(facts) ** 0.7 for facts in self.kinds]
         self.unknown = questions.unknown_fact()
 
     def _question(self) -> tuple[str, str]:

@@ -49,6 +49,9 @@ def record(texts: list[str], path: Path) -> None:
         samples=np.concatenate([said.samples for _, said in kept]),
         ends=np.cumsum([len(said.samples) for _, said in kept]),
         words=np.concatenate([said.words for _, said in kept]),
+        phones=np.concatenate([said.phones for _, said in kept]),
+        phone_ends=np.concatenate([said.phone_ends for _, said in kept]),
+        phone_stops=np.cumsum([len(said.phones) for _, said in kept]),
     )
     partial.rename(path)
 
@@ -58,11 +61,22 @@ def read(folder: Path) -> Iterator[tuple[str, teacher.Utterance]]:
     for path in sorted(folder.glob("shard-*.npz")):
         with np.load(path) as shard:
             samples, ends, words, texts = (shard[k] for k in ("samples", "ends", "words", "texts"))
-        start = first = 0
-        for text, end in zip(map(str, texts), ends, strict=True):
+            phones, phone_ends, phone_stops = (
+                shard[k] for k in ("phones", "phone_ends", "phone_stops")
+            )
+        start = first = sound = 0
+        for text, end, stop in zip(map(str, texts), ends, phone_stops, strict=True):
             last = first + len(text.split())
-            yield text, teacher.Utterance(samples[start:end], words[first:last])
-            start, first = int(end), last
+            yield (
+                text,
+                teacher.Utterance(
+                    samples[start:end],
+                    words[first:last],
+                    phones[sound:stop],
+                    phone_ends[sound:stop],
+                ),
+            )
+            start, first, sound = int(end), last, int(stop)
 
 
 def main() -> None:

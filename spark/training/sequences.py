@@ -46,12 +46,23 @@ class Spoken:
     text: str
     codes: np.ndarray  # int16 (codes,)
     words: np.ndarray  # float32 (words, 2)
+    phones: np.ndarray  # int8 (codes,): what is spoken in the middle of each code
 
 
 def with_preface(said: Utterance) -> Utterance:
     """The utterance after PREFACE codes of silence."""
-    silence = np.zeros(PREFACE * CODE_SAMPLES, np.int16)
-    return Utterance(np.concatenate([silence, said.samples]), said.words + PREFACE / FRAME_RATE)
+    silence, late = np.zeros(PREFACE * CODE_SAMPLES, np.int16), PREFACE / FRAME_RATE
+    return Utterance(
+        np.concatenate([silence, said.samples]), said.words + late, said.phones,
+        said.phone_ends + late,
+    )  # fmt: skip
+
+
+def phones_of_codes(said: Utterance, codes: int) -> np.ndarray:
+    """The phone in the middle of each code: int8 (codes,); after the last phone, the last."""
+    middles = (np.arange(codes) + 0.5) / FRAME_RATE
+    which = np.searchsorted(said.phone_ends, middles)
+    return said.phones[np.minimum(which, len(said.phones) - 1)]
 
 
 @dataclass(frozen=True)
@@ -60,6 +71,7 @@ class Exchange:
 
     ids: list[int]
     start: int
+    phones: np.ndarray | None = None  # of each code, where there are any
 
 
 class Writer:
@@ -118,7 +130,7 @@ class Writer:
         reply = self.reply(spoken)
         if groups is not None:
             reply = reply[: groups * (GROUP + 1)]
-        return Exchange(before + reply, len(before))
+        return Exchange(before + reply, len(before), spoken.phones)
 
     def written(self, prompt: str, answer: str) -> Exchange:
         """A text-only exchange: the answer without speech."""

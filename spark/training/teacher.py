@@ -7,12 +7,18 @@ Knows nothing of codes or models.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 
 SAMPLE_RATE = 16_000
+_NAMES = (  # flite's, for American English; "pau" is a pause
+    "pau aa ae ah ao aw ax ay b ch d dh eh er ey f g hh ih iy jh k l m n ng ow oy p r s sh t th "
+    "uh uw v w y z zh"
+)
+PHONES = tuple(_NAMES.split())
 _LIBRARIES = ("libflite.so.1", "libflite_usenglish.so.1", "libflite_cmulex.so.1")
 _VOICE = "libflite_cmu_us_slt.so.1"
 _START = b"daughter1.R:SylStructure.daughter1.daughter1.R:Segment.p.end"
@@ -22,10 +28,15 @@ REMEDY = "flite is not installed: `apt-get install libflite1` (it is needed for 
 
 @dataclass(frozen=True)
 class Utterance:
-    """What the teacher said: int16 mono (n,), and the time in seconds of each word, (words, 2)."""
+    """What the teacher said: int16 mono (n,), and the time in seconds of each word, (words, 2).
+
+    `phones` are indices into PHONES, int8 (p,), and `phone_ends` the times at which each ends.
+    """
 
     samples: np.ndarray
     words: np.ndarray
+    phones: np.ndarray
+    phone_ends: np.ndarray
 
 
 class _Wave(ctypes.Structure):
@@ -57,7 +68,13 @@ def _flite() -> tuple[ctypes.CDLL, ctypes.c_void_p]:
         ("relation_head", pointer, [pointer]),
         ("item_next", pointer, [pointer]),
         ("ffeature_float", ctypes.c_float, [pointer, ctypes.c_char_p]),
+        ("ffeature_string", ctypes.c_char_p, [pointer, ctypes.c_char_p]),
         ("delete_utterance", None, [pointer]),
+        ("lex_lookup", pointer, [pointer, ctypes.c_char_p, ctypes.c_char_p, pointer]),
+        ("val_car", pointer, [pointer]),
+        ("val_cdr", pointer, [pointer]),
+        ("val_string", ctypes.c_char_p, [pointer]),
+        ("delete_val", None, [pointer]),
     ):
         function = getattr(base, name)
         function.restype, function.argtypes = result, arguments
@@ -74,7 +91,7 @@ def available() -> bool:
 
 
 def speak(text: str) -> Utterance:
-    """The teacher says `text`; a time pair for each white-space word.
+    """The teacher says `text`; a time pair for each white-space word, and its phones.
 
     Raises RuntimeError, with the remedy, where flite is not installed.
     """
@@ -84,9 +101,48 @@ def speak(text: str) -> Utterance:
     if wave.sample_rate != SAMPLE_RATE or wave.num_channels != 1:
         raise RuntimeError(f"flite gave {wave.sample_rate} Hz, {wave.num_channels} channels")
     samples = np.ctypeslib.as_array(wave.samples, (wave.num_samples,)).copy()
-    times, item = [], library.relation_head(library.utt_relation(utterance, b"Token"))
-    while item:
-        times.append([library.ffeature_float(item, path) for path in (_START, _END)])
-        item = library.item_next(item)
+    times = [
+        [library.ffeature_float(item, path) for path in (_START, _END)]
+        for item in _items(library, utterance, b"Token")
+    ]
+    phones = [
+        (PHONES.index(library.ffeature_string(item, b"name").decode()),
+         library.ffeature_float(item, b"end"))
+        for item in _items(library, utterance, b"Segment")
+    ]  # fmt: skip
     library.delete_utterance(utterance)
-    return Utterance(samples, np.array(times, np.float32).reshape(-1, 2))
+    names, ends = zip(*phones, strict=True) if phones else ((), ())
+    return Utterance(
+        samples,
+        np.array(times, np.float32).reshape(-1, 2),
+        np.array(names, np.int8),
+        np.array(ends, np.float32),
+    )
+
+
+def _items(library: ctypes.CDLL, utterance: int, relation: bytes) -> Iterator[int]:
+    """The items of one of an utterance's relations, in order."""
+    item = library.relation_head(library.utt_relation(utterance, relation))
+    while item:
+        yield item
+        item = library.item_next(item)
+
+
+@cache
+def _lexicon() -> ctypes.c_void_p:
+    lexicon = ctypes.CDLL(_LIBRARIES[-1]).cmu_lex_init
+    lexicon.restype = ctypes.c_void_p
+    return ctypes.c_void_p(lexicon())
+
+
+def pronounce(word: str) -> list[int]:
+    """The phones (indices into PHONES) of a word alone, by the CMU lexicon or flite's rules."""
+    library, _ = _flite()
+    head = cell = library.lex_lookup(_lexicon(), word.encode("ascii", "ignore"), None, None)
+    phones = []
+    while cell:
+        name = library.val_string(library.val_car(cell)).decode().rstrip("012")  # stress
+        phones.append(PHONES.index(name))
+        cell = library.val_cdr(cell)
+    library.delete_val(head)
+    return phones
