@@ -72,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, default=Path("build/training"))
     parser.add_argument("--hours", type=float, default=6.0, help="of training, data apart")
-    parser.add_argument("--sentences", type=int, default=14_000, help="read by the teacher")
+    parser.add_argument("--sentences", type=int, default=21_000, help="read by the teacher")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)

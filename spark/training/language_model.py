@@ -147,12 +147,14 @@ def optimiser_of(model: nn.Module, rate: float) -> torch.optim.AdamW:
 
 def average_gradients(model: nn.Module, counted: int) -> None:
     """Divides summed gradients by all workers' count of targets."""
-    total = torch.tensor(float(counted))
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    if not distributed.is_initialized():
+        torch._foreach_div_(gradients, counted)
+        return
+    total = torch.tensor(float(counted))
     flat = torch.cat([gradient.flatten() for gradient in gradients])
-    if distributed.is_initialized():
-        distributed.all_reduce(total)
-        distributed.all_reduce(flat)
+    distributed.all_reduce(total)
+    distributed.all_reduce(flat)
     parts = (flat / total).split([gradient.numel() for gradient in gradients])
     for gradient, part in zip(gradients, parts, strict=True):
         gradient.copy_(part.view_as(gradient))

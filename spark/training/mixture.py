@@ -19,6 +19,7 @@ from spark.training.sequences import Exchange, Spoken, Writer
 
 UNKNOWN_SHARE = 0.08  # of questions
 LIST_SHARE = 0.5  # of written copies are lists of words instead of sentences
+HARD = {"sum": 3, "difference": 3, "capital": 2}  # asked so many times more than their number says
 CUT_SHARE = 0.4  # of spoken answers end with their text: the answer is learnt at half the price
 
 
@@ -26,10 +27,10 @@ CUT_SHARE = 0.4  # of spoken answers end with their text: the answer is learnt a
 class Shares:
     """How often each kind of exchange is drawn."""
 
-    aloud: float = 0.32
-    aloud_written: float = 0.15
-    answer_spoken: float = 0.15
-    answer_written: float = 0.38
+    aloud: float = 0.20
+    aloud_written: float = 0.10
+    answer_spoken: float = 0.12
+    answer_written: float = 0.58
 
 
 WRITTEN = Shares(aloud=0.0, aloud_written=0.5, answer_spoken=0.0, answer_written=0.5)
@@ -80,7 +81,7 @@ class Mixture:
             if not fact.held_out:
                 kinds.setdefault(fact.kind, []).append(fact)
         self.kinds = list(kinds.values())
-        self.weights = [len(facts) ** 0.7 for facts in self.kinds]
+        self.weights = [len(f) ** 0.7 * HARD.get(f[0].kind, 1) for f in self.kinds]
         self.unknown = questions.unknown_fact()
 
     def _question(self) -> tuple[str, str]:
