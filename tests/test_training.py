@@ -164,8 +164,10 @@ def test_hints_can_be_learnt_and_leave_no_trace_in_the_model(writer: Writer) -> 
     optimiser = torch.optim.Adam([*model.parameters(), *heads.parameters()], lr=1e-2)
     losses = []
     for _ in range(20):
-        plain = language_model.loss_of(model, ids, targets).detach()
-        whole = language_model.loss_of(model, ids, targets, hints=heads, hinted=hinted)
+        plain = language_model.loss_of(model, ids, targets, writer.audio).detach()
+        whole = language_model.loss_of(
+            model, ids, targets, writer.audio, hints=heads, hinted=hinted
+        )
         optimiser.zero_grad()
         whole.backward()
         optimiser.step()
@@ -181,10 +183,23 @@ def test_a_grown_model_computes_the_same() -> None:
     ids = torch.randint(300, (2, 11))
     with torch.no_grad():
         torch.testing.assert_close(deep(ids).logits, shallow(ids).logits, atol=1e-5, rtol=0)
-    language_model.loss_of(deep, ids, ids).backward()
+    language_model.loss_of(deep, ids, ids, 200).backward()
     fresh = deep.model.layers[2].mlp.down_proj.weight.grad
     assert fresh is not None
     assert fresh.abs().sum() > 0
+
+
+def test_text_weighs_more_than_speech() -> None:
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(language_model.configuration(300, layers=2))
+    ids = torch.randint(300, (2, 11))
+    with torch.no_grad():
+        plain = torch.nn.functional.cross_entropy(
+            model(ids).logits.flatten(0, 1), ids.flatten(), reduction="none"
+        )
+        weighed = language_model.loss_of(model, ids, ids, 150)
+    weights = 1 + (language_model.TEXT_WEIGHT - 1) * (ids.flatten() < 150)
+    torch.testing.assert_close(weighed, (plain * weights).sum())
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ class Hints(nn.Module):
         self.spelt = nn.Linear(width, LONGEST * (_END + 1))
         self.sounds = nn.Linear(width, len(PHONES))
         self.writer = writer
-        self.pieces = [writer.tokenizer.id_to_token(i) for i in range(writer.bot)]
+        self.pieces = [str(writer.tokenizer.id_to_token(i)) for i in range(writer.bot)]
         self.pronunciations = {word: _target(said) for word, said in pronunciations.items()}
 
     def word_ends(self, ids: Sequence[int]) -> list[tuple[int, str]]:

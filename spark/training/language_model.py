@@ -30,6 +30,7 @@ LAYERS, WIDTH, HEADS, KV_HEADS, INNER = 14, 256, 4, 2, 512
 ROPE_THETA = 10000.0
 PEAK_RATE = 1.5e-3
 WARM_UP = 100  # steps
+TEXT_WEIGHT = 3.0  # of a text or control target's loss: few among codes, and any slip is heard
 DECAY = 0.3  # the last share of the time, in which the rate falls to nearly nothing
 
 
@@ -81,6 +82,7 @@ def loss_of(
     model: Qwen2ForCausalLM,
     ids: Tensor,
     targets: Tensor,
+    speech: int,
     *,
     exit_layer: int = 0,
     weight: float = 0.0,
@@ -89,26 +91,28 @@ def loss_of(
 ) -> Tensor:
     """Summed cross-entropy over the targets that count; only their rows reach the head.
 
-    With a `weight`, that times the loss after `exit_layer` layers through the same norm and head
-    is added, at text and speech alike (early-exit loss as in LayerSkip, arXiv 2404.16710); with
-    `hints`, their loss on the targets `hinted`.
+    Ids from `speech` up are speech; those below weigh TEXT_WEIGHT. With a `weight`, that times the
+    loss after `exit_layer` layers through the same norm and head is added, at text and speech
+    alike (early-exit loss as in LayerSkip, arXiv 2404.16710); with `hints`, their loss on the
+    targets `hinted`.
     """
     counted = targets != -100
     deep = weight > 0 or hints is not None
     out = model.model(input_ids=ids, use_cache=False, output_hidden_states=deep)
-    loss = _entropy(model, out.last_hidden_state[counted], targets[counted])
+    loss = _entropy(model, out.last_hidden_state[counted], targets[counted], speech)
     if weight > 0:
         early = model.model.norm(out.hidden_states[exit_layer][counted])
-        loss = loss + weight * _entropy(model, early, targets[counted])
+        loss = loss + weight * _entropy(model, early, targets[counted], speech)
     if hints is not None and hinted is not None:
         half = out.hidden_states[middle(model.config.num_hidden_layers)]
         loss = loss + hints.loss(half, out.last_hidden_state, *hinted)
     return loss
 
 
-def _entropy(model: Qwen2ForCausalLM, states: Tensor, targets: Tensor) -> Tensor:
+def _entropy(model: Qwen2ForCausalLM, states: Tensor, targets: Tensor, speech: int) -> Tensor:
     logits = model.lm_head(states).float()
-    return nn.functional.cross_entropy(logits, targets, reduction="sum")
+    losses = nn.functional.cross_entropy(logits, targets, reduction="none")
+    return (losses * torch.where(targets < speech, TEXT_WEIGHT, 1.0)).sum()
 
 
 def begin(settings: Settings, writer: Writer) -> Trainer:
@@ -196,8 +200,11 @@ class Trainer:
 
     def checkpoint(self, elapsed: float) -> None:
         partial = self.path.with_suffix(".partial")
-        parts = {"model": self.model, "hints": self.hints, "optimiser": self.optimiser}
-        state = {name: part.state_dict() for name, part in parts.items()}
+        state = {
+            "model": self.model.state_dict(),
+            "hints": self.hints.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+        }
         torch.save(state | {"step": self.step, "spent": elapsed, "seen": self.seen}, partial)
         partial.rename(self.path)
 
@@ -219,7 +226,7 @@ class Trainer:
         spelt, sounds = self.hints.targets(batch, ids.shape[1])
         with torch.autocast(where.type, torch.bfloat16, enabled=hardware.fast_bf16(where)):
             loss = loss_of(
-                self.model, ids, targets,
+                self.model, ids, targets, self.hints.writer.audio,
                 exit_layer=self.exit_layer(), weight=self.settings.early_exit_loss,
                 hints=self.hints, hinted=(spelt.to(where), sounds.to(where)),
             )  # fmt: skip
