@@ -50,7 +50,8 @@ It is taught sums up to twenty, comparisons, some hundreds of facts and small ta
 English sentences aloud ("Say: ..."), and to say of anything else that it does not know. These
 weights are not trained to the end: it copies sentences nearly without error, about two thirds of
 its answers are right, and a good part of its speech is not yet understood; the measured figures are
-in the README. It is no assistant, it understands no other language. Its model card is in `assets/embedded`.
+in the README. It is no assistant, it understands no other language. Its model card is in
+`assets/embedded`.
 """
 
 CITE = """

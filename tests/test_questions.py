@@ -75,3 +75,16 @@ def test_a_limit_is_stratified_by_family() -> None:
         for family, count in Counter(item.family for item in part).items():
             assert abs(count - limit * whole[family] / len(items)) <= 1
     assert limited(items, 10_000) == items
+
+
+def test_a_loosened_prompt_keeps_what_it_is_about() -> None:
+    rng = random.Random(3)
+    changed = 0
+    for fact in rng.sample(questions.facts(), 200):
+        prompt = questions.ask(fact, rng)
+        loose = questions.loosen(prompt, fact.slots, ["perhaps", "tidy"], rng)
+        changed += loose != prompt
+        for slot in fact.slots:
+            assert loose.count(slot) >= prompt.count(slot)
+        assert set(loose.split()) <= {*prompt.split(), "perhaps", "tidy"}
+    assert 60 < changed < 200

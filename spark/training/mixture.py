@@ -18,9 +18,10 @@ from spark.training.questions import Fact
 from spark.training.sequences import Exchange, Spoken, Writer
 
 UNKNOWN_SHARE = 0.08  # of questions
+LOOSE_SHARE = 0.4  # of questions are put in words that no list holds
 LIST_SHARE = 0.5  # of written copies are lists of words instead of sentences
 HARD = {"sum": 3, "difference": 3, "capital": 2}  # asked so many times more than their number says
-CUT_SHARE = 0.4  # of spoken answers end with their text: the answer is learnt at half the price
+CUT_SHARE = 0.7  # of spoken answers end with their text: the answer is learnt at half the price
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class Shares:
 
     aloud: float = 0.20
     aloud_written: float = 0.10
-    answer_spoken: float = 0.12
-    answer_written: float = 0.58
+    answer_spoken: float = 0.25
+    answer_written: float = 0.45
 
 
 WRITTEN = Shares(aloud=0.0, aloud_written=0.5, answer_spoken=0.0, answer_written=0.5)
@@ -87,10 +88,13 @@ class Mixture:
     def _question(self) -> tuple[str, str]:
         """A prompt and its answer."""
         if self.rng.random() < UNKNOWN_SHARE:
-            prompt = questions.ask_unknown(self.rng, sentences.examples())
-            return prompt, self.unknown.answer
-        fact = self.rng.choice(self.rng.choices(self.kinds, self.weights)[0])
-        return questions.ask(fact, self.rng), fact.answer
+            fact, prompt = self.unknown, questions.ask_unknown(self.rng, sentences.examples())
+        else:
+            fact = self.rng.choice(self.rng.choices(self.kinds, self.weights)[0])
+            prompt = questions.ask(fact, self.rng)
+        if self.rng.random() < LOOSE_SHARE:
+            prompt = questions.loosen(prompt, fact.slots, sentences.common(), self.rng)
+        return prompt, fact.answer
 
     def draw(self) -> Exchange:
         """One exchange."""

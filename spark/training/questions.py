@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,8 @@ from spark.text import normalise, number_words
 LARGEST = 20  # operands run from nought to twenty
 HELD_OUT_SHARE = 0.08  # of the number pairs of each kind
 _NUMBERS = ("sum", "difference", "larger", "smaller")
+_ADDED, _DROPPED = 0.08, 0.12  # chance, for each word, that one comes before it or that it goes
+_SMALL = "what which is are the of a an does do to in on it you me that there who"
 _FOLDER = Path(__file__).parent
 
 
@@ -119,6 +122,24 @@ def ask(fact: Fact, rng: random.Random, unseen: bool = False) -> str:
     carriers = _phrasings()["carriers"]
     before, after = rng.choice(carriers["before"]), rng.choice(carriers["after"])
     return normalise(f"{before} {core} {after}")
+
+
+def loosen(prompt: str, slots: tuple[str, ...], fillers: Sequence[str], rng: random.Random) -> str:
+    """The prompt as somebody else might put it: small words gone, or any of `fillers` put in.
+
+    Words of `slots` stay as they are, and stay together. For training only: a phrasing that is
+    not in the lists is then nothing new.
+    """
+    kept = {word for slot in slots for word in slot.split()}
+    words = prompt.split()
+    long, out = len(words) > 4, list[str]()
+    for i, word in enumerate(words):
+        inside = word in kept and i > 0 and words[i - 1] in kept
+        if not inside and rng.random() < _ADDED:
+            out.append(rng.choice(fillers))
+        if not (long and word in _SMALL.split() and word not in kept and rng.random() < _DROPPED):
+            out.append(word)
+    return " ".join(out)
 
 
 def ask_aloud(sentence: str, rng: random.Random) -> str:

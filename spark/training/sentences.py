@@ -11,7 +11,7 @@ import re
 from functools import cache
 from pathlib import Path
 
-from spark.text import normalise
+from spark.text import normalise, number_words
 
 WORDNET = Path("/usr/share/wordnet")
 SCOWL = Path("/usr/share/dict/scowl")
@@ -75,6 +75,13 @@ def word_list(rng: random.Random) -> str:
         list(by_class), weights=(3, 3, 6, 2, 2)[: len(by_class)], k=rng.randint(1, 10)
     )
     return " ".join(rng.choice(by_class[size]) for size in sizes)
+
+
+@cache
+def common() -> tuple[str, ...]:
+    """The commonest words, in the lexicon's order, without those for numbers."""
+    numbers = {word for n in range(101) for word in number_words(str(n)).split()} | {"minus"}
+    return tuple(word for word in _by_class()[10] if word not in numbers)
 
 
 @cache
