@@ -70,8 +70,14 @@ def ask(page, prompt, **settings):
     if settings:
         if not page.locator("#seed input").is_visible():
             page.get_by_role("button", name=re.compile("^Settings")).click()
+            # Gradio makes a closed accordion's controls when it opens, and then sets their
+            # values: faster than any hand, a test could type before that and be overwritten.
+            page.wait_for_load_state("networkidle")
         if "seed" in settings:
-            page.locator("#seed input").fill(str(settings["seed"]))
+            seed = page.locator("#seed input")
+            seed.fill(str(settings["seed"]))
+            seed.press("Tab")
+            expect(seed).to_have_value(str(settings["seed"]))
         if settings.get("blind"):
             page.get_by_label("Blind mode").check()
     page.get_by_role("button", name="Generate all three").click()

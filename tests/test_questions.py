@@ -7,7 +7,7 @@ from collections import Counter
 
 from spark.evaluation.suite import builtin, limited
 from spark.training import questions
-from spark.training.questions import LARGEST, facts, templates
+from spark.training.questions import LARGEST, facts, is_held_out_phrasing, templates
 
 
 def test_number_facts_are_right_and_complete() -> None:
@@ -41,6 +41,13 @@ def test_every_answer_says_its_key() -> None:
 def test_unseen_phrasings_are_not_trained_on() -> None:
     for fact in facts():
         assert not set(templates(fact, unseen=True)) & set(templates(fact, unseen=False))
+
+
+def test_a_held_out_phrasing_is_known_among_other_words() -> None:
+    fact = next(f for f in facts() if f.kind == "opposite" and f.slots == ("hot",))
+    assert is_held_out_phrasing("so tell me the opposite of hot please", fact)
+    assert not is_held_out_phrasing("so give me the opposite of hot please", fact)
+    assert not is_held_out_phrasing("tell me the opposite of hotter", fact)
 
 
 def test_pairs_are_held_out_both_ways_round() -> None:

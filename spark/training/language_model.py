@@ -138,8 +138,7 @@ def begin(settings: Settings, writer: Writer) -> Trainer:
     if settings.workers == 1:
         nn.Module.to(model, hardware.device())
         hints.to(hardware.device())
-    trained = nn.ModuleList([model, hints])
-    return Trainer(settings, model, hints, optimiser_of(trained, settings.peak_rate))
+    return Trainer(settings, model, hints)
 
 
 def optimiser_of(model: nn.Module, rate: float) -> torch.optim.AdamW:
@@ -177,13 +176,13 @@ class Trainer:
     settings: Settings
     model: Qwen2ForCausalLM
     hints: Hints
-    optimiser: torch.optim.AdamW
     step: int = 0
     spent: float = 0.0  # seconds in earlier runs
     seen: int = 0  # ids, padding included
 
     def __post_init__(self) -> None:
         self.trained = nn.ModuleList([self.model, self.hints])
+        self.optimiser = optimiser_of(self.trained, self.settings.peak_rate)
 
     @property
     def path(self) -> Path:
@@ -296,6 +295,8 @@ def main() -> None:
     parser.add_argument("--written", action="store_true", help="text alone: the first stage")
     parser.add_argument("--early-exit-loss", type=float, default=0.0, help="its weight")
     arguments = parser.parse_args()
+    if arguments.early_exit_loss and arguments.layers <= max(embedded.EXIT_LAYERS):
+        parser.error(f"--early-exit-loss needs more than {max(embedded.EXIT_LAYERS)} layers")
     settings = Settings(**vars(arguments))
     settings.out.mkdir(parents=True, exist_ok=True)
     if settings.workers > 1:

@@ -86,15 +86,20 @@ class Mixture:
         self.unknown = questions.unknown_fact()
 
     def _question(self) -> tuple[str, str]:
-        """A prompt and its answer."""
+        """A prompt and its answer; never one of the held-out phrasings, however it came about."""
+        while True:
+            fact, prompt = self._asked()
+            if self.rng.random() < LOOSE_SHARE:
+                prompt = questions.loosen(prompt, fact.slots, sentences.common(), self.rng)
+            if not questions.is_held_out_phrasing(prompt, fact):
+                return prompt, fact.answer
+
+    def _asked(self) -> tuple[Fact, str]:
+        """A fact, or something it does not know, in one of the lists' phrasings."""
         if self.rng.random() < UNKNOWN_SHARE:
-            fact, prompt = self.unknown, questions.ask_unknown(self.rng, sentences.examples())
-        else:
-            fact = self.rng.choice(self.rng.choices(self.kinds, self.weights)[0])
-            prompt = questions.ask(fact, self.rng)
-        if self.rng.random() < LOOSE_SHARE:
-            prompt = questions.loosen(prompt, fact.slots, sentences.common(), self.rng)
-        return prompt, fact.answer
+            return self.unknown, questions.ask_unknown(self.rng, sentences.examples())
+        fact = self.rng.choice(self.rng.choices(self.kinds, self.weights)[0])
+        return fact, questions.ask(fact, self.rng)
 
     def draw(self) -> Exchange:
         """One exchange."""

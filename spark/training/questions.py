@@ -23,7 +23,12 @@ LARGEST = 20  # operands run from nought to twenty
 HELD_OUT_SHARE = 0.08  # of the number pairs of each kind
 _NUMBERS = ("sum", "difference", "larger", "smaller")
 _ADDED, _DROPPED = 0.08, 0.12  # chance, for each word, that one comes before it or that it goes
-_SMALL = "what which is are the of a an does do to in on it you me that there who"
+# fmt: off
+_SMALL = frozenset({
+    "what", "which", "is", "are", "the", "of", "a", "an", "does", "do", "to", "in", "on", "it",
+    "you", "me", "that", "there", "who",
+})
+# fmt: on
 _FOLDER = Path(__file__).parent
 
 
@@ -113,6 +118,15 @@ def templates(fact: Fact, unseen: bool) -> list[str]:
     return list(_phrasings()[group][fact.kind]["unseen" if unseen else "asked"])
 
 
+def is_held_out_phrasing(prompt: str, fact: Fact) -> bool:
+    """Whether a held-out phrasing of the fact stands in the prompt, alone or among other words."""
+    if fact.family == "unknown":
+        return False
+    slots = dict(zip(("x", "y"), fact.slots, strict=False))
+    cores = (normalise(core.format(**slots)) for core in templates(fact, unseen=True))
+    return any(f" {core} " in f" {prompt} " for core in cores)
+
+
 def ask(fact: Fact, rng: random.Random, unseen: bool = False) -> str:
     """A prompt for the fact, with a carrier such as "please tell me" now and then."""
     slots = dict(zip(("x", "y"), fact.slots, strict=False))
@@ -137,7 +151,7 @@ def loosen(prompt: str, slots: tuple[str, ...], fillers: Sequence[str], rng: ran
         inside = word in kept and i > 0 and words[i - 1] in kept
         if not inside and rng.random() < _ADDED:
             out.append(rng.choice(fillers))
-        if not (long and word in _SMALL.split() and word not in kept and rng.random() < _DROPPED):
+        if not (long and word in _SMALL and word not in kept and rng.random() < _DROPPED):
             out.append(word)
     return " ".join(out)
 

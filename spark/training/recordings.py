@@ -60,6 +60,8 @@ def read(folder: Path) -> Iterator[tuple[str, teacher.Utterance]]:
     """(text, utterance) of every recording under `folder`, in order."""
     for path in sorted(folder.glob("shard-*.npz")):
         with np.load(path) as shard:
+            if "phones" not in shard:
+                raise ValueError(f"{path} has no phones: it is of an earlier version, record anew")
             samples, ends, words, texts = (shard[k] for k in ("samples", "ends", "words", "texts"))
             phones, phone_ends, phone_stops = (
                 shard[k] for k in ("phones", "phone_ends", "phone_stops")

@@ -1,0 +1,58 @@
+"""What a speech token of a sentence that training never saw costs the embedded model.
+
+`python -m spark.training.held_out [--model DIR]` lets the teacher say the evaluation's sentences
+and feeds them to the model, teacher-forced: a quick figure to compare weights by, on the same codec
+only. Says nothing of how replies sound.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+from transformers import Qwen2ForCausalLM
+
+from spark.evaluation.suite import builtin
+from spark.models import embedded
+from spark.speech.codec import Codec
+from spark.training import teacher
+from spark.training.codes import encoded
+from spark.training.sequences import Exchange, Writer, load_tokenizer, padded
+
+
+@torch.no_grad()
+def speech_loss(
+    model: Qwen2ForCausalLM, writer: Writer, exchanges: Sequence[Exchange]
+) -> tuple[float, float]:
+    """(cross-entropy in nats, share guessed right) of a code, mean over all codes."""
+    losses, hits = [], []
+    for exchange in exchanges:
+        ids, targets = (torch.from_numpy(x) for x in padded([exchange], writer.pad))
+        logits = model(input_ids=ids, use_cache=False).logits
+        coded = (targets >= writer.audio) & (targets < writer.filler)
+        losses.append(functional.cross_entropy(logits[coded], targets[coded], reduction="none"))
+        hits.append(logits[coded].argmax(-1) == targets[coded])
+    return float(torch.cat(losses).mean()), float(torch.cat(hits).float().mean())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, default=embedded.FOLDER)
+    folder = parser.parse_args().model
+    writer = Writer(load_tokenizer(folder / "tokenizer.json"))
+    items = [item for item in builtin() if item.family == "read_aloud"]
+    said = [(item.expected, teacher.speak(item.expected)) for item in items]
+    rows = encoded(Codec.load(folder / "codec.safetensors"), said)
+    prompts = (item.prompt for item in items)
+    exchanges = [writer.spoken(prompt, row) for prompt, row in zip(prompts, rows, strict=True)]
+    model = Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    nats, right = speech_loss(model, writer, exchanges)
+    codes = sum(len(row.codes) for row in rows)
+    print(f"{len(rows)} sentences, {codes} codes: {nats:.3f} nats a code, {right:.1%} right")
+
+
+if __name__ == "__main__":
+    main()
