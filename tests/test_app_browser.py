@@ -70,11 +70,11 @@ def ask(page, prompt, **settings):
     if settings:
         if not page.locator("#seed input").is_visible():
             page.get_by_role("button", name=re.compile("^Settings")).click()
-            # Gradio makes a closed accordion's controls when it opens, and then sets their
-            # values: faster than any hand, a test could type before that and be overwritten.
-            page.wait_for_load_state("networkidle")
         if "seed" in settings:
+            # Gradio makes a closed accordion's controls when it opens, and sets their values a
+            # moment later: no hand is that fast, but a test would be overwritten.
             seed = page.locator("#seed input")
+            expect(seed).to_have_value(re.compile(r"\d"))
             seed.fill(str(settings["seed"]))
             seed.press("Tab")
             expect(seed).to_have_value(str(settings["seed"]))
