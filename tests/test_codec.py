@@ -9,7 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spark.speech import source_filter
-from spark.speech.codec import CODE_SAMPLES, MEASURES, N_CODES, Codec, Encoder, nearest
+from spark.speech.codec import (
+    CODE_SAMPLES,
+    FRAMES,
+    LOOK_AHEAD,
+    MEASURES,
+    N_CODES,
+    SHARPNESS,
+    Codec,
+    Encoder,
+    nearest,
+    sharpened,
+)
+from spark.speech.source_filter import HOP, N_BINS, N_FFT
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +60,34 @@ def test_nothing_in_nothing_out(codec: Codec) -> None:
 def test_a_code_that_is_none_is_refused(codec: Codec, code: int) -> None:
     with pytest.raises(ValueError, match="outside"):
         codec.decode([code])
+
+
+def test_a_frame_is_heard_at_its_place(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    frame, seen = 22, 0
+
+    def controls(features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        nonlocal seen
+        frames = features.shape[1]
+        pulse = torch.full((1, frames, N_BINS), -20.0)
+        noise = pulse.clone()
+        if 0 <= (place := FRAMES * LOOK_AHEAD + frame - seen) < frames:
+            noise[:, place] = -3.0
+        seen += frames
+        return torch.full((1, frames), 100.0), pulse, noise
+
+    monkeypatch.setattr(codec.decoder, "controls", controls)
+    energy = codec.decode([0] * 12).astype(np.float64) ** 2
+    end = (frame + 1) * HOP
+    assert energy[end - N_FFT : end].sum() > 0.99 * energy.sum() > 0
+
+
+def test_sharpening_enlarges_the_distance_from_the_frames_around() -> None:
+    filters = torch.randn(2, 11, 3, generator=torch.Generator().manual_seed(0))
+    after = sharpened(filters)
+    assert after.shape == (2, 7, 3)
+    for t in range(7):
+        here, around = filters[:, t + 2], filters[:, t : t + 5].mean(1)
+        torch.testing.assert_close(after[:, t] - around, (1 + SHARPNESS) * (here - around))
 
 
 def test_nearest_is_the_plain_search() -> None:

@@ -3,7 +3,8 @@
 Encoder: log mel spectra and pitch of 40 ms -> principal components -> ConvNeXt blocks (Liu et al.
 2022, arXiv 2201.03545) -> nearest of the codebook's points (VQ-VAE, arXiv 1711.00937). Decoder:
 causal blocks of the same kind that see one code ahead and predict pitch and two filters for
-`source_filter`. Decoding always runs in granules of four codes, so that a stream and a whole clip
+`source_filter`; a postfilter gives the filters back the movement in time that averaging takes away.
+Decoding always runs in granules of four codes, so that a stream and a whole clip
 give the same samples, bit for bit.
 Knows nothing of language models or of how it was trained.
 """
@@ -29,6 +30,8 @@ CODE_SAMPLES = FRAMES * HOP  # 640: 40 ms
 FRAME_RATE = SAMPLE_RATE / CODE_SAMPLES
 GRANULE = 4  # codes decoded at a time: one chunk of the TA4 layout
 LOOK_AHEAD = 1  # codes the decoder sees beyond the one it speaks
+SPREAD = 2  # frames to either side that the postfilter sees
+SHARPNESS = 0.6  # of the postfilter: +0.15 predicted MOS at equal WER on 45 training sentences
 N_MELS = 80
 COMPONENTS = 32  # principal components of a code's mel spectra
 MEASURES = COMPONENTS + 4  # and two values each of pitch and voicing
@@ -166,6 +169,17 @@ class Decoder(nn.Module):
         return low * (high / low) ** torch.sigmoid(pitch[..., 0]), pulse, noise
 
 
+def sharpened(filters: Tensor) -> Tensor:
+    """Log filters (B, frames + 2 SPREAD, bins), their movement in time enlarged: (B, frames, bins).
+
+    A decoder trained on mean errors speaks too evenly; parametric synthesis mends that with
+    postfilters on the modulation spectrum (Takamichi et al. 2014, ICASSP). This one adds
+    SHARPNESS times the distance from the mean of the 2 SPREAD + 1 frames around.
+    """
+    here = filters[:, SPREAD:-SPREAD]
+    return here + SHARPNESS * (here - filters.unfold(1, 2 * SPREAD + 1, 1).mean(-1))
+
+
 class Codec(nn.Module):
     """Encoder, decoder and synthesis under one roof; a `Vocoder` of spark.models."""
 
@@ -220,9 +234,11 @@ class CodecStream:
         self.waiting: list[int] = []
         self.received = 0
         self.given = 0
-        self.skip = LOOK_AHEAD * CODE_SAMPLES + DELAY  # samples before the first real one
+        # Samples before the first real one.
+        self.skip = LOOK_AHEAD * CODE_SAMPLES + SPREAD * HOP + DELAY
         self.last = 0  # the latest code spoken: the end of a clip is padded with it
         self.past: list[Tensor] | None = None
+        self.line: Tensor | None = None  # the last 2 SPREAD frames before the postfilter
         self.source: SourceState | None = None
 
     def push(self, codes: Sequence[int]) -> np.ndarray:
@@ -257,10 +273,22 @@ class CodecStream:
     def _granule(self, codes: list[int]) -> np.ndarray:
         self.last = codes[-1]
         features, self.past = self.codec.decoder.features(torch.tensor([codes]), self.past)
-        f0, pulse, noise = self.codec.decoder.controls(features)
+        f0, pulse, noise = self._postfiltered(*self.codec.decoder.controls(features))
         if self.source is None:
             self.source = source_filter.initial_state(f0[:, :1])
         samples, self.source = self.codec.synthesis(f0, pulse, noise, self.source)
         kept = samples[0, self.skip :] if self.skip < samples.shape[1] else samples[0, :0]
         self.skip = max(0, self.skip - samples.shape[1])
         return torch.round(kept.clamp(-1, 1) * 32767).to(torch.int16).numpy()
+
+    def _postfiltered(
+        self, f0: Tensor, pulse: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The controls of SPREAD frames ago, sharpened."""
+        frames = torch.cat([f0[..., None], pulse, noise], dim=-1)
+        if self.line is None:
+            self.line = frames[:, :1].expand(-1, 2 * SPREAD, -1)
+        line = torch.cat([self.line, frames], dim=1)
+        self.line = line[:, -2 * SPREAD :]
+        pulse, noise = sharpened(line[..., 1:]).split(N_BINS, dim=-1)
+        return line[:, SPREAD:-SPREAD, 0], pulse, noise
