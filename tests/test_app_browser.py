@@ -71,8 +71,8 @@ def ask(page, prompt, **settings):
         if not page.locator("#seed input").is_visible():
             page.get_by_role("button", name=re.compile("^Settings")).click()
         if "seed" in settings:
-            # Gradio makes a closed accordion's controls when it opens, and sets their values a
-            # moment later: no hand is that fast, but a test would be overwritten.
+            # Gradio makes a closed accordion's controls when it opens; a seed typed before its
+            # control was complete was once lost on a busy machine, too early for any hand.
             seed = page.locator("#seed input")
             expect(seed).to_have_value(re.compile(r"\d"))
             seed.fill(str(settings["seed"]))

@@ -130,6 +130,12 @@ def test_codes_survive_their_file(tmp_path: Path) -> None:
         np.testing.assert_allclose(a.words, b.words)
 
 
+def test_the_teacher_says_the_same_whatever_it_said_before() -> None:
+    first = teacher.speak("sixteen is larger").samples
+    teacher.speak("the tide turns at noon")
+    np.testing.assert_array_equal(teacher.speak("sixteen is larger").samples, first)
+
+
 def test_the_teacher_names_its_phones() -> None:
     names = [teacher.PHONES[i] for i in teacher.pronounce("noon")]
     assert names == ["n", "uw", "n"]

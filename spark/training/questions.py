@@ -118,19 +118,21 @@ def templates(fact: Fact, unseen: bool) -> list[str]:
     return list(_phrasings()[group][fact.kind]["unseen" if unseen else "asked"])
 
 
+def _filled(template: str, fact: Fact) -> str:
+    return template.format(**dict(zip(("x", "y"), fact.slots, strict=False)))
+
+
 def is_held_out_phrasing(prompt: str, fact: Fact) -> bool:
     """Whether a held-out phrasing of the fact stands in the prompt, alone or among other words."""
     if fact.family == "unknown":
         return False
-    slots = dict(zip(("x", "y"), fact.slots, strict=False))
-    cores = (normalise(core.format(**slots)) for core in templates(fact, unseen=True))
+    cores = (normalise(_filled(core, fact)) for core in templates(fact, unseen=True))
     return any(f" {core} " in f" {prompt} " for core in cores)
 
 
 def ask(fact: Fact, rng: random.Random, unseen: bool = False) -> str:
     """A prompt for the fact, with a carrier such as "please tell me" now and then."""
-    slots = dict(zip(("x", "y"), fact.slots, strict=False))
-    core = rng.choice(templates(fact, unseen)).format(**slots)
+    core = _filled(rng.choice(templates(fact, unseen)), fact)
     if fact.family == "dialogue":
         return normalise(core)
     carriers = _phrasings()["carriers"]

@@ -7,6 +7,7 @@ Knows nothing of codes or models.
 from __future__ import annotations
 
 import ctypes
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -93,9 +94,11 @@ def available() -> bool:
 def speak(text: str) -> Utterance:
     """The teacher says `text`; a time pair for each white-space word, and its phones.
 
-    Raises RuntimeError, with the remedy, where flite is not installed.
+    The same samples whenever it is asked: flite draws its noise from C's `rand`, which is seeded
+    by the text. Raises RuntimeError, with the remedy, where flite is not installed.
     """
     library, voice = _flite()
+    ctypes.CDLL(None).srand(zlib.crc32(text.encode()))
     utterance = library.flite_synth_text(text.encode("ascii", "ignore"), voice)
     wave = library.utt_wave(utterance).contents
     if wave.sample_rate != SAMPLE_RATE or wave.num_channels != 1:
