@@ -24,6 +24,9 @@ def item(family: str, key: str, *slots: str) -> Item:
     return Item("x", family, "unseen_phrasing", "?", key, key, slots)
 
 
+LARGER = replace(item("reasoning", "nine", "nine", "four"), expected="nine is larger")
+
+
 @pytest.mark.parametrize(
     ("of", "reply", "right"),
     [
@@ -32,8 +35,11 @@ def item(family: str, key: str, *slots: str) -> Item:
         (item("reasoning", "twenty", "nine", "eleven"), "nine plus eleven is twenty one", False),
         (item("reasoning", "minus three", "two", "five"), "two minus five is three", False),
         (item("reasoning", "minus three", "two", "five"), "two minus five is minus three", True),
-        (item("reasoning", "nine", "nine", "four"), "nine is larger", True),
-        (item("reasoning", "nine", "nine", "four"), "nine or four is larger", False),
+        (LARGER, "nine is larger", True),
+        (LARGER, "nine", True),
+        (LARGER, "nine or four is larger", False),
+        (LARGER, "nine is smaller", False),
+        (item("reasoning", "twelve", "seven", "five"), "twelve is larger", False),
         (item("factual", "lima", "peru"), "the capital of peru is lima", True),
         (item("factual", "panama city", "panama"), "the capital of panama is panama city", True),
         (item("factual", "singapore", "singapore"), "singapore is nice", False),
@@ -244,6 +250,9 @@ def test_lines_say_what_speech_rows_left_out(tmp_path: Path) -> None:
     for line in made:
         assert line["outside_mass_n"] > 0
         assert 0 <= line["outside_mass_mean"] <= line["outside_mass_max"] <= 1
+    other = runner.answer(lm, asked, replace(item("factual", "lima", "peru"), item_id="y"))
+    assert len({line["seed"] for line in made}) == len({line["seed"] for line in other}) == 1
+    assert made[0]["seed"] != other[0]["seed"]
 
 
 def test_the_command_is_the_one_given() -> None:

@@ -16,6 +16,7 @@ from spark.modality import Interleave, Modality
 from spark.models.embedded import _Words
 from spark.speech import codec
 from spark.speech.codec import CODE_SAMPLES, FRAME_RATE
+from spark.text import normalise
 from spark.training import __main__ as stages
 from spark.training import (
     codebook,
@@ -29,28 +30,17 @@ from spark.training import (
 )
 from spark.training.sequences import (
     PREFACE,
-    Spoken,
     Writer,
     padded,
     phones_of_codes,
-    train_tokenizer,
     with_preface,
 )
-
-TEXTS = [fact.answer for fact in questions.facts()] + ["the tide turns at noon"] * 3
+from tests.teaching import TEXTS, a_writer, spoken
 
 
 @pytest.fixture(scope="module")
 def writer() -> Writer:
-    return Writer(train_tokenizer(TEXTS))
-
-
-def spoken(text: str, rate: float = 0.3) -> Spoken:
-    """A text whose words are `rate` seconds long, with codes 0, 1, 2, ..."""
-    words = np.array([[0.32 + rate * i, 0.32 + rate * (i + 1)] for i in range(len(text.split()))])
-    length = int((words[-1, 1] + 0.2) * FRAME_RATE)
-    phones = np.ones(length, np.int8)
-    return Spoken(text, np.arange(length, dtype=np.int16), words.astype(np.float32), phones)
+    return a_writer()
 
 
 def test_the_teacher_times_every_word() -> None:
@@ -108,9 +98,12 @@ def test_the_mixture_never_draws_a_held_out_pair_or_phrasing(writer: Writer) -> 
         writer, [spoken("the tide turns at noon")], answers, mixture.Shares(), seed=1
     )
     source.rng = random.Random(4)
-    held_out = {fact.answer for fact in questions.facts() if fact.held_out and fact.kind == "sum"}
+    kinds = ("sum", "difference")  # the others' answers do not name the pair
+    held_out = {f.answer for f in questions.facts() if f.held_out and f.kind in kinds}
     questions_drawn = [source._question() for _ in range(5000)]
     assert not held_out & {answer for _, answer in questions_drawn}
+    outside = set(map(normalise, questions.outside()))
+    assert not outside & {prompt for prompt, _ in questions_drawn}
     facts: dict[str, list[questions.Fact]] = {}
     for fact in questions.facts():
         facts.setdefault(fact.answer, []).append(fact)
@@ -293,6 +286,8 @@ def test_training_puts_a_model_in_place_only_when_it_is_whole(tmp_path: Path) ->
     app.mkdir()
     (app / "model-00001-of-00003.safetensors").write_text("old")
     (app / "README.md").write_text("card")
+    (work / "model").mkdir()
+    (work / "model" / "exit_heads.safetensors").write_text("fitted on other weights")
     model = stages.assemble(work)
     assert (app / "model-00001-of-00003.safetensors").exists()
     stages.publish(model, app)
@@ -301,8 +296,18 @@ def test_training_puts_a_model_in_place_only_when_it_is_whole(tmp_path: Path) ->
                      "codec.safetensors"}  # fmt: skip
 
 
-def test_a_second_start_keeps_the_codebook(tmp_path: Path) -> None:
+def test_a_second_start_keeps_the_codebook_and_its_own_codes(tmp_path: Path) -> None:
     rows = stages.stages(tmp_path, hours=1, sentences=10, workers=1)
-    assert not any(stages.finished(row, tmp_path) for row in rows)
-    (tmp_path / "codebook.safetensors").touch()
-    assert [row[0] for row in rows if stages.finished(row, tmp_path)] == ["codebook"]
+
+    def finished() -> list[str]:
+        return [row[0] for row in rows if stages.finished(row, tmp_path)]
+
+    assert not finished()
+    (tmp_path / "codebook.safetensors").write_text("one")
+    assert finished() == ["codebook"]
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "codebook.safetensors").write_text("one")
+    (tmp_path / "data" / "aloud.npz").touch()
+    assert finished() == ["codebook", "codes"]
+    (tmp_path / "codebook.safetensors").write_text("two")
+    assert finished() == ["codebook"]

@@ -14,6 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+import spark
 from spark import models
 from spark.evaluation.suite import Item
 
@@ -22,6 +25,12 @@ if TYPE_CHECKING:
 
 RUN = "run.json"
 _WEIGHTS = (".safetensors", ".json")
+# Folders and modules of the code that decides what a line says; not the pages.
+_DECIDING = (
+    "cache.py", "compare.py", "confidence.py", "engine.py", "heads.py", "modality.py", "norm.py",
+    "sampling.py", "schedule.py", "text.py", "trace.py", "transformer.py", "weights.py",
+    "metrics/*.py", "models/*.py", "speech/*.py", "evaluation/runner.py", "evaluation/scoring.py",
+)  # fmt: skip
 
 
 def claim(job: Job, items: Sequence[Item], results: Sequence[Path]) -> None:
@@ -57,6 +66,7 @@ def conditions(job: Job, items: Sequence[Item]) -> dict[str, Any]:
         "model": job.model,
         "settings": {**settings, "fixed_exit": job.fixed_exit},
         "weights": _weights(job.model),
+        "software": {"torch": torch.__version__, "code": _code()},
         "items": {item.item_id: _digest(json.dumps(asdict(item)).encode()) for item in items},
     }
 
@@ -70,6 +80,12 @@ def differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
         f"{name.replace('_', ' ')} {held['settings'].get(name)}, now {value}"
         for name, value in wanted["settings"].items()
         if held["settings"].get(name) != value
+    ]
+    software = held.get("software", {})
+    found += [
+        f"another version of {name}"
+        for name, value in wanted["software"].items()
+        if software.get(name) != value
     ]
     files = {*held["weights"], *wanted["weights"]}
     changed = [f for f in sorted(files) if held["weights"].get(f) != wanted["weights"].get(f)]
@@ -88,6 +104,13 @@ def _weights(model: str) -> dict[str, str]:
         return {}
     files = sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS)
     return {path.name: _digest(path.read_bytes()) for path in files}
+
+
+def _code() -> str:
+    """Hash of the code that decides what a line says."""
+    root = Path(spark.__file__).parent
+    files = (path for part in _DECIDING for path in sorted(root.glob(part)))
+    return _digest(b"".join(path.read_bytes() for path in files))
 
 
 def _digest(content: bytes) -> str:

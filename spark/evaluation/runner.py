@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,13 +79,19 @@ def heard_line(item: Item, policy: str, text: str, pcm: Pcm | None, rate: int) -
     }
 
 
+def seed_of(job: Job, item: Item) -> int:
+    """The seed that all policies of an item sample with."""
+    return zlib.crc32(f"{job.settings.seed}:{item.item_id}".encode())
+
+
 def answer(lm: SpokenLM, job: Job, item: Item) -> list[dict[str, Any]]:
-    """One line a policy."""
+    """One line a policy. The seed is the item's own: items do not share their luck, policies do."""
+    settings = replace(job.settings, seed=seed_of(job, item))
     engine = Engine(lm, head=job.settings.head)
     prefill = engine.prefill(lm.encode_prompt(item.prompt))
     lines = []
     for policy in policies_of(job, lm):
-        generation = engine.generate(prefill, policy, job.settings.sampling())
+        generation = engine.generate(prefill, policy, settings.sampling())
         for _ in generation:
             pass
         trace = generation.trace
@@ -101,7 +108,7 @@ def answer(lm: SpokenLM, job: Job, item: Item) -> list[dict[str, Any]]:
             "outside_mass_mean": outside.mean,
             "outside_mass_max": outside.largest,
         }
-        line |= {"seed": job.settings.seed, "finish": trace.finish}
+        line |= {"seed": settings.seed, "finish": trace.finish}
         lines.append(line)
     return lines
 

@@ -12,6 +12,7 @@ from spark.text import normalise, number_words
 _NUMBER_WORDS = frozenset(
     word for n in (*range(20), *range(20, 100, 10), 100) for word in number_words(str(n)).split()
 ) | {"minus"}
+_COMPARISONS = frozenset({"larger", "smaller"})
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,13 @@ def is_right(item: Item, reply: str) -> bool:
 
 
 def _right_number(item: Item, words: list[str]) -> bool:
-    """The result stands after "is" (sums, differences) or is the only number (comparisons)."""
-    if "is" in words and words[-1] != "larger" and words[-1] != "smaller":
+    """The result stands after "is" (sums, differences) or is the only number (comparisons).
+
+    A comparison that is named must be the one asked for.
+    """
+    named = _COMPARISONS & set(words)
+    if named and named != _COMPARISONS & set(item.expected.split()):
+        return False
+    if "is" in words and not named:
         words = words[len(words) - words[::-1].index("is") :]
     return [word for word in words if word in _NUMBER_WORDS] == item.key.split()

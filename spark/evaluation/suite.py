@@ -53,10 +53,6 @@ def _asked(facts: Sequence[Fact], split: str, rng: random.Random, unseen: bool) 
     return items
 
 
-def _lines(name: str) -> list[str]:
-    return (_FOLDER / name).read_text("utf-8").splitlines()
-
-
 def builtin() -> list[Item]:
     """All items, grouped by family, in a fixed order."""
     rng = random.Random(_SEED)
@@ -72,10 +68,11 @@ def builtin() -> list[Item]:
             name = f"dialogue-{fact.kind}-{number}"
             items.append(Item(name, "dialogue", "unseen_phrasing", prompt, fact.answer, fact.key))
     unknown = questions.unknown_fact()
-    for number, line in enumerate(_lines("outside.txt")):
+    for number, line in enumerate(questions.outside()):
         name = f"unknown-{number:03d}"
         items.append(Item(name, "unknown", "outside", line, unknown.answer, unknown.key))
-    for number, line in enumerate(_lines("read_aloud.txt")):
+    lines = (_FOLDER / "read_aloud.txt").read_text("utf-8").splitlines()
+    for number, line in enumerate(lines):
         text = normalise(line)
         name = f"read_aloud-{number:03d}"
         items.append(Item(name, "read_aloud", "unseen_sentence", f"say: {line}", text, text))

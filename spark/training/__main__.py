@@ -1,4 +1,7 @@
-"""`make train`: the embedded model from nothing, stage by stage; each stage resumes by itself.
+"""`make train`: the embedded model from nothing, stage by stage.
+
+Stopped, it goes on where it was: recordings, decoder and language model from their last checkpoint,
+codebook, codes and heads from their beginning.
 
 `python -m spark.training --work DIR --hours H [--workers N]` needs Debian's flite, wordnet-base and
 scowl, and the development packages. The result is written to assets/embedded only at the end.
@@ -7,12 +10,14 @@ scowl, and the development packages. The result is written to assets/embedded on
 from __future__ import annotations
 
 import argparse
+import filecmp
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from spark.models.embedded import FOLDER
+from spark.training import hardware
 
 # Shares of the time: the codec's two, then text alone, with speech, full depth, exit heads.
 _SHARES = {"codebook": 0.10, "decoder": 0.25, "written": 0.05, "shallow": 0.35, "deep": 0.20,
@@ -43,15 +48,23 @@ def stages(work: Path, hours: float, sentences: int, workers: int) -> list[list[
 
 
 def finished(stage: list[str], work: Path) -> bool:
-    """Whether a stage that cannot resume has left its result; the others find their own place."""
-    results = {"codebook": work / "codebook.safetensors", "codes": work / "data" / "aloud.npz"}
-    return stage[0] in results and results[stage[0]].exists()
+    """Whether a stage that cannot resume has left its result; the others find their own place.
+
+    Codes are finished where they are those of the present codebook.
+    """
+    codebook, used = work / "codebook.safetensors", work / "data" / "codebook.safetensors"
+    if stage[0] == "codebook":
+        return codebook.exists()
+    if stage[0] == "codes" and used.exists() and (work / "data" / "aloud.npz").exists():
+        return filecmp.cmp(codebook, used, shallow=False)
+    return False
 
 
 def assemble(work: Path) -> Path:
-    """Gathers weights, tokenizer and codec in one folder."""
+    """Gathers weights, tokenizer and codec in one folder, without anything of an earlier run."""
     folder = work / "model"
-    folder.mkdir(exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     for path in [*(work / "deep").glob("model*.safetensors*"), work / "deep" / "config.json"]:
         shutil.copy(path, folder)
     shutil.copy(work / "data" / "tokenizer.json", folder)
@@ -73,7 +86,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/training"))
     parser.add_argument("--hours", type=float, default=6.0, help="of training, data apart")
     parser.add_argument("--sentences", type=int, default=21_000, help="read by the teacher")
-    parser.add_argument("--workers", type=int, default=2, help="processes of one thread")
+    cpu = hardware.device().type == "cpu"
+    parser.add_argument(
+        "--workers", type=int, default=2 if cpu else 1, help="processes of one thread; 1 on a GPU"
+    )
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     for stage in stages(given.work, given.hours, given.sentences, given.workers):

@@ -149,6 +149,7 @@ def train(said: Path, codebook: Path, out: Path, minutes: float, most: int) -> N
         trainee.load_state_dict(state["trainee"])
         optimiser.load_state_dict(state["optimiser"])
         progress = Progress(state["step"], state["spent"])
+        clips.rng = np.random.default_rng([1, progress.step])  # other crops than the last start's
     begun, shown = time.time() - progress.spent, time.time()
     while (elapsed := time.time() - begun) < 60 * minutes:
         falling = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * elapsed / (60 * minutes)))
@@ -166,7 +167,9 @@ def train(said: Path, codebook: Path, out: Path, minutes: float, most: int) -> N
             print(progress.line(elapsed), flush=True)
             codec.save(out)
             kept = {"trainee": trainee.state_dict(), "optimiser": optimiser.state_dict()}
-            torch.save(kept | {"step": progress.step, "spent": elapsed}, state_path)
+            partial = state_path.with_suffix(".partial")
+            torch.save(kept | {"step": progress.step, "spent": elapsed}, partial)
+            partial.rename(state_path)
     codec.save(out)
 
 

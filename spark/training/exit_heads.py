@@ -72,11 +72,11 @@ def slot_states(lm: SpokenLM, ids: Tensor, keep: Tensor) -> dict[int, Tensor]:
     return found
 
 
-def speech_slots(lm: SpokenLM, ids: Tensor, targets: Tensor) -> Tensor:
-    """Where (B, T) the next id is a speech code or filler, and counts."""
+def speech_slots(lm: SpokenLM, targets: Tensor) -> Tensor:
+    """Where (B, T) the next id is a speech code or filler."""
     words = lm.vocabulary
     speech = (targets >= words.speech_start) & (targets < words.speech_end)
-    return (speech | (targets == words.filler)) & (targets != -100) & (ids >= 0)
+    return speech | (targets == words.filler)
 
 
 class Fitting:
@@ -102,7 +102,7 @@ class Fitting:
 
     def step(self, ids: Tensor, targets: Tensor, rate: float) -> None:
         """One step of every head on one teacher-forced batch."""
-        states = slot_states(self.lm, ids, speech_slots(self.lm, ids, targets))
+        states = slot_states(self.lm, ids, speech_slots(self.lm, targets))
         full = self.full(states[self.lm.transformer.num_layers])
         self.weight = 0.95 * self.weight + 0.05
         for layer, head in self.heads.items():

@@ -240,19 +240,20 @@ class Trainer:
         return float(loss.detach()) / counted
 
 
-def _over(elapsed: float, settings: Settings) -> bool:
-    """Whether the time is up: the first worker decides for all."""
-    stop = torch.tensor(float(elapsed > 60 * settings.minutes))
+def _agreed(elapsed: float) -> float:
+    """The first worker's clock, so that all take the same rate and stop together."""
+    clock = torch.tensor(elapsed, dtype=torch.float64)
     if distributed.is_initialized():
-        distributed.broadcast(stop, 0)
-    return bool(stop)
+        distributed.broadcast(clock, 0)
+    return float(clock)
 
 
 def work(rank: int, settings: Settings) -> None:
     """One worker's training, from start or checkpoint to the end of the time."""
     torch.set_num_threads(1)
     if settings.workers > 1:
-        os.sched_setaffinity(0, {rank % (os.cpu_count() or 1)})
+        mine = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {mine[rank % len(mine)]})
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="29517")
         distributed.init_process_group("gloo", rank=rank, world_size=settings.workers)
     torch.manual_seed(0)
@@ -264,7 +265,7 @@ def work(rank: int, settings: Settings) -> None:
     stream = source.batches(settings.tokens)
     begun, shown, saved = time.time() - trainer.spent, 0.0, time.time()
     running, weight = 0.0, 0.0
-    while not _over(elapsed := time.time() - begun, settings):
+    while (elapsed := _agreed(time.time() - begun)) < 60 * settings.minutes:
         loss = trainer.train_on(next(stream), elapsed / (60 * settings.minutes))
         running, weight = 0.97 * running + 0.03 * loss, 0.97 * weight + 0.03
         if rank == 0 and time.time() - shown > 30:

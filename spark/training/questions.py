@@ -158,6 +158,12 @@ def loosen(prompt: str, slots: tuple[str, ...], fillers: Sequence[str], rng: ran
     return " ".join(out)
 
 
+@cache
+def outside() -> tuple[str, ...]:
+    """Prompts outside the model's domain that the evaluation asks and training never sees."""
+    return tuple((_FOLDER / "outside.txt").read_text("utf-8").splitlines())
+
+
 def ask_aloud(sentence: str, rng: random.Random) -> str:
     """A prompt that asks for the sentence to be read aloud."""
     return normalise(rng.choice(_phrasings()["aloud"]).format(x=sentence))
@@ -183,4 +189,5 @@ def ask_unknown(rng: random.Random, sentences: tuple[str, ...]) -> str:
         "what time is it", "what is the weather today", "what day is it today",
         f"what is the best {words[-1]}", f"how much does {thing} cost", f"sing {thing}",
     ]  # fmt: skip
-    return normalise(rng.choice(options))
+    prompt = normalise(rng.choice(options))
+    return ask_unknown(rng, sentences) if prompt in map(normalise, outside()) else prompt

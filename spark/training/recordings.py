@@ -45,6 +45,7 @@ def record(texts: list[str], path: Path) -> None:
     partial = path.with_suffix(".partial.npz")
     np.savez(
         partial,
+        asked=len(texts),
         texts=np.array([text for text, _ in kept]),
         samples=np.concatenate([said.samples for _, said in kept]),
         ends=np.cumsum([len(said.samples) for _, said in kept]),
@@ -54,6 +55,14 @@ def record(texts: list[str], path: Path) -> None:
         phone_stops=np.cumsum([len(said.phones) for _, said in kept]),
     )
     partial.rename(path)
+
+
+def _asked(path: Path) -> int:
+    """How many sentences a shard was made of, left-out ones included; 0 where there is none."""
+    if not path.exists():
+        return 0
+    with np.load(path) as shard:
+        return int(shard["asked"]) if "asked" in shard else SHARD
 
 
 def read(folder: Path) -> Iterator[tuple[str, teacher.Utterance]]:
@@ -91,7 +100,7 @@ def main() -> None:
     lines = script()[arguments.first : arguments.first + arguments.count]
     for start in range(0, len(lines), SHARD):
         path = arguments.out / f"shard-{arguments.first + start:06d}.npz"
-        if not path.exists():
+        if _asked(path) < len(lines[start : start + SHARD]):
             record(lines[start : start + SHARD], path)
             print(f"{path.name}: {len(lines[start : start + SHARD])} sentences", flush=True)
 
