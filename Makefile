@@ -44,7 +44,7 @@ $(VENV_STAMP):
 
 # torch first: another package's looser range must not choose its version.
 $(RUN_STAMP): $(VENV_STAMP) requirements.txt
-	@echo "Installing run-time packages into $(VENV) (about 1.5 GB, some minutes the first time)"
+	@echo "Installing run-time packages into $(VENV) (a CPU build of torch takes about 1.5 GB; the build that Linux gets by default brings CUDA, several GB more)"
 	@$(PIP) "$(TORCH)"
 	@$(PIP) "$(TORCH)" -r requirements.txt
 	@touch $@

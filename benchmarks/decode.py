@@ -300,7 +300,16 @@ def show(result: dict[str, Any]) -> None:
     ):
         value = result[key]
         print(f"{name:<20}" + ("  not measured" if value is None else f"{value:>10.2f}"))
-    print(f"{WHOLE_HEAD} is {result['speedup_over_generate']:.2f} times as fast as generate")
+    over = result["speedup_over_compiled_generate"]
+    compiled = (
+        "not measured (no C++ compiler, or left out)" if over is None else f"{over:.2f} times"
+    )
+    cut = result["depth_cut_realised"]
+    print(f"{WHOLE_HEAD} is {result['speedup_over_generate']:.2f} times as fast as generate; "
+          f"as generate, compiled: {compiled}")  # fmt: skip
+    print(f"the floor of reading weights takes {result['floor_ratio']:.2f} of {WHOLE_HEAD}'s time")
+    print("SPAR-K's cut in traffic that became time: "
+          + ("not measured" if cut is None else f"{cut:.2f}"))  # fmt: skip
 
 
 def main() -> None:

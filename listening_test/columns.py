@@ -42,7 +42,7 @@ def cell(value: Any) -> str:
     if isinstance(value, bool):
         return "1" if value else "0"
     if isinstance(value, (int, float)):
-        return repr(value)
+        return value.__format__("")  # numpy's own repr names its type
     text = str(value)
     return "'" + text if text.startswith(_FORMULA_STARTS) else text
 

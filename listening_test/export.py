@@ -35,11 +35,10 @@ def exported_frame(study_dir: Path) -> tuple[pd.DataFrame, Study]:
     if not database.exists():
         raise ExportError(f"{study_dir} has no ratings yet: {database} does not exist.")
     key = pd.read_csv(key_path, dtype=str).set_index("stimulus_id")["system"]
-    connection = sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, timeout=30)
     try:
-        ratings = pd.read_sql_query("SELECT * FROM ratings ORDER BY seq", connection)
-    finally:
-        connection.close()
+        ratings = _ratings(database)
+    except (sqlite3.Error, pd.errors.DatabaseError) as error:
+        raise ExportError(f"{database} cannot be read ({error}). Is it a whole copy?") from error
     ratings = ratings[list(RATING_COLUMNS)]
     unknown = sorted(set(ratings["stimulus_id"]) - set(key.index))
     if unknown:
@@ -51,6 +50,17 @@ def exported_frame(study_dir: Path) -> tuple[pd.DataFrame, Study]:
     ratings["system_b"] = None
     record = json.loads((study_dir / "key" / "study.json").read_text(encoding="utf-8"))
     return ratings, Study.model_validate(record["config"])
+
+
+def _ratings(database: Path) -> pd.DataFrame:
+    """All rows of the database; a study that nobody serves is read without a trace."""
+    served = database.with_name(database.name + "-wal").exists()
+    mode = "mode=ro" if served else "mode=ro&immutable=1"
+    connection = sqlite3.connect(f"{database.resolve().as_uri()}?{mode}", uri=True, timeout=30)
+    try:
+        return pd.read_sql_query("SELECT * FROM ratings ORDER BY seq", connection)
+    finally:
+        connection.close()
 
 
 def exported_csv(ratings: pd.DataFrame) -> str:

@@ -157,8 +157,9 @@ def prepare(study: Study, out: Path, progress: Callable[[str], None] | None = No
         clips.append((system, item, trial_type, levelled))
     rows, prepared = _describe(study, clips, key.secret(out))
     key.check_same_sound(out, rows)
-    for row, (*_, levelled) in zip(rows, clips, strict=True):
-        (part / "serve" / "audio" / f"{row['stimulus_id']}.wav").write_bytes(levelled.wav)
+    wavs = {str(row["stimulus_id"]): clip[3].wav for row, clip in zip(rows, clips, strict=True)}
+    for name in sorted(wavs):  # so that the files' times say nothing either
+        (part / "serve" / "audio" / f"{name}.wav").write_bytes(wavs[name])
     prepared.save(part / "serve")
     key.write(part / "key", study, rows)
     # The key first, file over file: whatever kills this, there is no sound without its key, and
@@ -216,7 +217,10 @@ def _read(path: Path, system: str, item: str) -> tuple[Samples, int]:
 def _describe(
     study: Study, clips: list[tuple[System, Item | Practice, TrialType, Levelled]], secret: bytes
 ) -> tuple[list[dict[str, Any]], PreparedStudy]:
-    """Rows of the key, and the design that the server may know."""
+    """Rows of the key, and the design that the server may know.
+
+    Nothing of the design, not even its order, hangs on the order of systems in the study file.
+    """
     names = [system.name for system in study.systems]
     # The order of arms must not be the order of the study file.
     arms = sorted(names, key=lambda name: stimulus_id(secret, study.id, name, "arm"))
@@ -231,7 +235,8 @@ def _describe(
         twin = trial_type == "rating" and sounds.count((item.id, audio)) > 1
         kind: TrialType = "null_pair" if twin else trial_type
         duration = len(levelled.pcm) / levelled.sample_rate
-        stimuli.append(Stimulus(own, item.id, arms.index(system.name), duration, kind))
+        arm = 0 if trial_type == "practice" else arms.index(system.name)
+        stimuli.append(Stimulus(own, item.id, arm, duration, kind))
         rows.append(
             {
                 "stimulus_id": own,
@@ -250,6 +255,8 @@ def _describe(
                 "identical_to": identical if identical != own else None,
             }
         )
+    order = [*(clip.id for clip in study.practice), *(item.id for item in study.items)]
+    stimuli.sort(key=lambda stimulus: (order.index(stimulus.item_id), stimulus.arm))
     return rows, PreparedStudy(
         study_id=study.id, config_sha256=study.sha256, title=study.title, method=study.method,
         dimension=study.dimension, question=study.shown_question, labels=study.labels,

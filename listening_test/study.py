@@ -246,8 +246,10 @@ def _explain(path: Path, tree: Any, error: ValidationError) -> str:
         where = ".".join(map(str, problem["loc"])) or "study"
         line = _line(tree, problem["loc"])
         if problem["type"] == "extra_forbidden":
-            known = ", ".join(Study.model_fields) if len(problem["loc"]) == 1 else "see the manual"
-            what = f"unknown key; known keys: {known}"
+            parts: dict[str, type[_Part]] = {"systems": System, "items": Item, "practice": Practice}
+            inner = str(problem["loc"][0]) if len(problem["loc"]) > 1 else ""
+            known = parts.get(inner, Study).model_fields
+            what = f"unknown key; known keys: {', '.join(known)}"
         elif problem["type"] == "missing":
             what = "is missing; add it"
         else:

@@ -66,7 +66,8 @@ transcripts are pocketsphinx's with its default US English model.
 
 ## Privacy
 
-Prompts stay in memory while your page is open and are not kept. The listening test keeps scores,
+Prompts and sounds stay in memory while your page is open and up to an hour after, and are not kept.
+A copied link holds the prompt in its address. The listening test keeps scores,
 comments and times under a random number, and no name or network address. Nothing on these pages
 asks another machine for anything.
 """

@@ -57,6 +57,7 @@ def _details(reply: Reply) -> dict[str, Any]:
         "vocoder_ms": reply.vocoder_ms,
         "sample_rate": reply.sample_rate,
         "outside_mass": asdict(outside_mass(reply.trace)),
+        "replayed_ms_per_token": reply.replayed_ms,
         "timing_against_full": asdict(reply.timing) if reply.timing else None,
         **{key: figures[key] for key in keys},
     }

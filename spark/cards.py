@@ -113,21 +113,27 @@ def _heard(reply: Reply) -> str:
 
 def _rows(reply: Reply) -> list[tuple[str, str]]:
     summary, layers = reply.summary(), len(reply.trace.weights.layers)
+    # A figure of one run beside another's would be read as a difference.
+    once = "" if reply.policy == "full" else "not compared: timed once"
+    unclear = "" if reply.policy == "full" or _is_timed(reply) else "not distinguishable here"
     return [
         ("speech depth", _depth(summary["mean_depth_speech"], layers)),
         ("text depth", _depth(summary["mean_depth_text"], layers)),
         ("weights read", _number(summary["traffic_ratio"], lambda v: f"{100 * v:.0f} %")),
         ("time a token", _time(reply, summary["ms_per_token"])),
-        ("first sound", _number(summary["first_audio_ms"], lambda v: f"{v:.0f} ms")),
-        ("real-time factor", _number(summary["real_time_factor"], lambda v: f"{v:.2f}")),
+        ("first sound", _number(summary["first_audio_ms"], lambda v: f"{v:.0f} ms", once)),
+        ("real-time factor", _number(summary["real_time_factor"], lambda v: f"{v:.2f}", unclear)),
         ("word errors", _number(summary["wer_vs_text"], lambda v: f"{100 * v:.0f} %")),
         ("predicted MOS", _number(summary["mos_predicted"], lambda v: f"{v:.2f}")),
         ("same as full", _sameness(reply)),
     ]
 
 
-def _number(value: float | None, form: Callable[[float], str]) -> str:
-    return "" if value is None or not math.isfinite(value) else form(value)
+def _number(value: float | None, form: Callable[[float], str], instead: str = "") -> str:
+    """The value in words, or `instead` where it must not stand alone."""
+    if value is None or not math.isfinite(value):
+        return ""
+    return f"<small>{instead}</small>" if instead else form(value)
 
 
 def _depth(mean: float | None, layers: int) -> str:
@@ -140,18 +146,23 @@ def _depth(mean: float | None, layers: int) -> str:
 def _time(reply: Reply, ms: float | None) -> str:
     if ms is None:
         return ""
-    text = f"{ms:.1f} ms"
+    text = f"{ms if reply.replayed_ms is None else reply.replayed_ms:.1f} ms"
     if reply.policy == "full":
         return text
     timing = reply.timing
     if timing is None or not timing.distinguishable:
         runs = f" ({timing.replays} replays)" if timing else ""
-        return f"{text} <small>not distinguishable here{runs}</small>"
+        return f"<small>not distinguishable here{runs}</small>"
     change, spread = 100 * timing.change, 100 * timing.half_width
     sign = "−" if change < 0 else "+"
     return (
         f"{text} <small>{sign}{abs(change):.0f} ± {spread:.0f} %, {timing.replays} replays</small>"
     )
+
+
+def _is_timed(reply: Reply) -> bool:
+    """Whether replays tell the reply's time from full depth's."""
+    return reply.timing is not None and reply.timing.distinguishable
 
 
 def _sameness(reply: Reply) -> str:
@@ -161,7 +172,7 @@ def _sameness(reply: Reply) -> str:
         return "every token"
     if reply.first_divergence_s is not None:
         return f"until {reply.first_divergence_s:.2f} s"
-    return "" if reply.identical_to_full is None else "the sound; not the words"
+    return "" if reply.identical_to_full is None else "the sound; not every token"
 
 
 def summary_table(comparison: Comparison) -> str:
@@ -181,7 +192,9 @@ def summary_table(comparison: Comparison) -> str:
         "<div class='sk-scroll' tabindex='0' role='region' aria-label='All figures'>"
         f"<table class='sk-table'><thead><tr><th scope='col'>figure</th>{names}</tr></thead>"
         f"<tbody>{body}</tbody></table></div>"
-        "<p class='sk-note'>The names are those of summary.json; – means not measured.</p>"
+        "<p class='sk-note'>The names are those of summary.json; – means not measured. "
+        "first_audio_ms and ms_per_token are of one run each: their differences between policies "
+        "mean nothing; those of replays stand on the cards.</p>"
     )
 
 

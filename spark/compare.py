@@ -9,6 +9,8 @@ command line wait for the last. Knows the engine and the metrics; knows no page 
 from __future__ import annotations
 
 import argparse
+import os
+import statistics
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -259,10 +261,12 @@ def _replay(
                     return
             taken[policy.name].append(generation.trace.summary()["ms_per_token"])
     full = taken[policies[0].name]
-    for policy in policies[1:]:
+    for policy in policies:
         reply = result.reply(policy.name)
         assert reply is not None
-        reply.timing = timed_change(full, taken[policy.name])
+        reply.replayed_ms = statistics.median(taken[policy.name])
+        if policy is not policies[0]:
+            reply.timing = timed_change(full, taken[policy.name])
     yield Replayed(replays, replays)
 
 
@@ -295,6 +299,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model, prompt, out = given.pop("model"), given.pop("prompt"), given.pop("out")
     listen, replays = not given.pop("no_listen"), given.pop("replays")
     settings = CompareSettings(**{**given, "candidates": tuple(given["candidates"])})
+    above = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):  # before the run, not after it
+        print(f"--out: no folder can be made at {out}; name another place", file=sys.stderr)
+        return 2
     try:
         comparison = compare(load(model), prompt, settings, listen=listen, replays=replays)
     except ValueError as error:

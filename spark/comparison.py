@@ -105,6 +105,7 @@ class Reply:
         identical_to_full: whether every token is full depth's.
         first_divergence_s: audio time of the first speech token that differs.
         timing: change in time a token against full depth, from interleaved replays.
+        replayed_ms: median time a token over those replays.
     """
 
     policy: str
@@ -120,13 +121,20 @@ class Reply:
     identical_to_full: bool | None = None
     first_divergence_s: float | None = None
     timing: Timing | None = None
+    replayed_ms: float | None = None
 
     def real_time_factor(self) -> float | None:
-        """Prefill, tokens and vocoder over the sound's duration; below 1 is faster than speech."""
+        """Prefill, tokens and vocoder over the sound's duration; below 1 is faster than speech.
+
+        The tokens' time is that of the replays where there are some.
+        """
         figures = self.trace.summary()
         if not figures["audio_s"] or self.vocoder_ms is None:
             return None
-        spent = figures["prefill_ms"] + figures["decode_ms"] + self.vocoder_ms
+        decode = figures["decode_ms"]
+        if self.replayed_ms is not None:
+            decode = self.replayed_ms * len(self.trace.steps)
+        spent = figures["prefill_ms"] + decode + self.vocoder_ms
         return float(spent / 1e3 / figures["audio_s"])
 
     def summary(self) -> dict[str, Any]:

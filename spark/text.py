@@ -28,6 +28,11 @@ _OPERATORS = (
     (re.compile(r"%"), " percent "),
     (re.compile(r"&"), " and "),
 )
+# Letters that no decomposition turns into a to z.
+_LETTERS = str.maketrans(
+    {"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i",
+     "’": "'", "ʼ": "'"}
+)  # fmt: skip
 _ORDINAL = re.compile(r"\b(\d+)(?:st|nd|rd|th)\b")
 _NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
 _NOT_A_WORD = re.compile(r"[^a-z' ]+")
@@ -54,7 +59,8 @@ def _ordinal_words(digits: str) -> str:
 def normalise(text: str, longest: int | None = LONGEST_TEXT) -> str:
     """Lower-case words separated by single spaces: letters a-z and inner apostrophes only.
 
-    Numbers and arithmetic signs become words, accents are dropped, every other mark is a gap.
+    Numbers and arithmetic signs become words, accents are dropped, a few letters are spelt out
+    ("ß" as "ss"), every other mark is a gap.
 
     Args:
         text: as typed, said or heard.
@@ -66,7 +72,7 @@ def normalise(text: str, longest: int | None = LONGEST_TEXT) -> str:
     """
     if longest is not None and len(text) > longest:
         raise ValueError(f"the text has {len(text)} characters: use at most {longest}")
-    text = unicodedata.normalize("NFKD", text.replace("’", "'").replace("ʼ", "'")).lower()
+    text = unicodedata.normalize("NFKD", text).lower().translate(_LETTERS)
     text = "".join(c for c in text if not unicodedata.combining(c))
     for pattern, words in _OPERATORS:
         text = pattern.sub(words, text)

@@ -39,7 +39,7 @@ MEASURE_TITLES = {
     "entropy": "1 − entropy",
     "state_similarity": "state similarity",
 }
-MOST_SEED = 2**63 - 1
+MOST_SEED = 2**53 - 1  # a browser's numbers are exact up to here
 Updates = dict[Any, Any]
 log = logging.getLogger(__name__)
 
@@ -208,6 +208,8 @@ class ComparePage:
         # What ends a run before or outside `run`: a full queue, a value that gradio refuses.
         ran.failure(self.failed, None, [self.status, self.run_button, self.stop_button],
                     queue=False, **private)  # fmt: skip
+        # The axis may have been switched while it ran.
+        ran.success(self.redraw, [self.shown, self.seconds], self.depth, **private)
         self.stop_button.click(self.stop, None, self.status, queue=False, **private)
         for place, button in enumerate(self.votes):
             button.click(lambda shown, seconds, place=place: self.reveal(shown, seconds, place),
@@ -422,7 +424,8 @@ class ComparePage:
 
     def _cleared(self, heads: list[str]) -> Updates:
         """The page before a run: empty cards, nothing of an earlier run left."""
-        blank = dict.fromkeys([*self.players, *self.figures], "")
+        texts = [*self.players, *self.figures, self.finding, self.table, self.tokens]
+        blank = {**dict.fromkeys(texts, ""), self.depth: None, self.histogram: None}
         return {
             **dict(zip(self.heads, heads, strict=True)),
             **blank,
@@ -446,7 +449,6 @@ class ComparePage:
             updates[self.players[place]] = cards.player(reply)
             updates[self.results] = gr.update(visible=True)
             updates[self.depth] = self._depth_figure(replies, seconds)
-            updates[self.finding] = ""
         return updates
 
     def _finished(
@@ -544,7 +546,9 @@ def _exits(lm: SpokenLM, chosen: int | None = None) -> Any:
 
 def _seed(value: float | None) -> int:
     if value is None or not 0 <= value <= MOST_SEED:
-        raise ValueError("The seed must be a whole number from 0 up. Type one, for example 1.")
+        raise ValueError(
+            f"The seed must be a whole number from 0 to {MOST_SEED}. Type one, for example 1."
+        )
     return int(value)
 
 

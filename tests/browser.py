@@ -51,7 +51,7 @@ def local_page(browser: Browser, **options) -> Iterator[Page]:
         ):
             outside.append(request.url)
 
-    page.on("request", check)
+    context.on("request", check)  # of every tab
     page.on("pageerror", lambda error: errors.append(str(error)))
     yield page
     context.close()

@@ -208,6 +208,7 @@ def test_events_tell_each_policy_twice_and_end_once(lm):
     timings = [reply.timing for reply in events[-1].comparison.replies]
     assert timings[0] is None
     assert all(timing.replays == 3 for timing in timings[1:])
+    assert all(reply.replayed_ms > 0 for reply in events[-1].comparison.replies)
 
 
 @pytest.mark.parametrize(
@@ -236,6 +237,10 @@ def test_the_command_says_what_is_wrong_and_writes_nothing(lm, tmp_path, monkeyp
     assert not out.exists()
     with pytest.raises(PromptError):
         compare.compare(lm, "", listen=False)
+    out.write_text("mine")
+    assert compare.main(["--prompt", "hello", "--out", str(out / "below")]) == 2
+    assert "no folder can be made" in capsys.readouterr().err
+    assert out.read_text() == "mine"
 
 
 def test_the_zip_holds_the_same_files(lm):

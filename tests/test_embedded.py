@@ -65,6 +65,7 @@ def test_case_marks_and_digits_do_not_matter(lm: SpokenLM, typed: str) -> None:
         ("?!…", "no words"),
         ("Какая столица Перу?", "English only"),
         ("秘鲁的首都是哪里", "English only"),
+        ("Say: 你好 hello my world", "does not know 你 好"),
         ("word " * (MOST_WORDS + 1), f"{MOST_WORDS + 1} words"),
         ("a" * 60, "too long for a word"),
     ],

@@ -242,6 +242,14 @@ def test_retrained_weights_are_another_run(
     assert not (out / "summary.json").exists()
 
 
+def test_what_cannot_run_is_refused_before_any_worker_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for given, says in ((["--model", "nope"], "no model"), (["--exit-layer", "99"], "99")):
+        assert evaluation.main(["--out", str(tmp_path), "--limit", "1", *given]) == 2
+        assert says in capsys.readouterr().err
+
+
 def test_lines_say_what_speech_rows_left_out(tmp_path: Path) -> None:
     lm = tiny_lm()
     asked = replace(job(tmp_path, exit_layer=2, head="untrained"), fixed_exit=2)
@@ -300,16 +308,18 @@ def test_figures_get_into_a_page_and_nothing_else_changes() -> None:
     assert "old" not in filled
     assert "WER +10.00 points (+10.00 to +10.00) |" in filled
     assert "<!-- ours: time -->not yet |" in filled
-    assert "<!-- ours: fixed -->fixed exit: right" in filled
+    assert "<!-- ours: fixed -->half depth instead of the same depth: fixed exit: right" in filled
     assert readme.fill(filled, summary) == filled
     decode = {"rows": [{"policy": "spark", "time_ratio": 0.931, "traffic_ratio": 0.9}],
-              "speedup_over_generate": 2.04, "device": "cpu", "dtype": "float32",
-              "threads": 1}  # fmt: skip
+              "speedup_over_generate": 2.04, "speedup_over_compiled_generate": None,
+              "device": "cpu", "dtype": "float32", "threads": 1}  # fmt: skip
     assert (
         "<!-- ours: time -->SPAR-K takes 93.1 % of full depth's time a token and reads 90.0 % of "
-        "its weights; full depth is 2.0 times as fast as transformers' generate "
-        "(cpu, float32, threads: 1) |"
+        "its weights; full depth is 2.0 times as fast as transformers' generate, "
+        "compiled not measured (cpu, float32, threads: 1) |"
     ) in readme.fill(filled, summary, decode)
+    decode["speedup_over_compiled_generate"] = 1.5
+    assert "compiled 1.5 times (cpu" in readme.fill(filled, summary, decode)
 
 
 def test_a_fixed_exit_is_called_by_its_measured_depth() -> None:
@@ -318,7 +328,9 @@ def test_a_fixed_exit_is_called_by_its_measured_depth() -> None:
         line["mean_depth_speech"] = 7.25
     summary = report.summarise(full + fixed, [])
     label = "fixed exit (speech depth 7.25 of 14.00)"
-    assert readme.beside_the_paper(summary)["fixed"].startswith(label + ": right as heard")
+    assert readme.beside_the_paper(summary)["fixed"].startswith(
+        f"half depth instead of the same depth: {label}: right as heard"
+    )
     (row,) = [row for row in report.goals(summary) if row[0].startswith(label)]
     assert "+0.0 points, 95 % -" in row[1]
     assert row[2] == "clearly worse: upper end below 0"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import shutil
+import sqlite3
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -93,6 +95,25 @@ def test_ratings_become_evidence(
     # Always 5 against always 3: without any spread a gap of two points is no verdict either.
     assert (worse["difference"], worse["non_inferior"], worse["margin"]) == (-2, None, 0.2)
     assert pairs["quokka", "zebrafish"]["non_inferior"] is True
+
+
+def test_export_leaves_the_study_as_it_was(rated: tuple[Path, Studies], tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    with sqlite3.connect(rated[0] / "data" / "ratings.sqlite3") as served:
+        shutil.copytree(rated[0], copy, ignore=shutil.ignore_patterns("ratings.sqlite3*"))
+        with sqlite3.connect(copy / "data" / "ratings.sqlite3") as closed:
+            served.backup(closed)
+    closed.close()
+
+    def contents() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+
+    before = contents()
+    assert export.export(copy, tmp_path / "out") == len(export.exported_frame(rated[0])[0])
+    assert contents() == before
+    (copy / "data" / "ratings.sqlite3").write_bytes(b"torn")
+    with pytest.raises(export.ExportError, match="cannot be read"):
+        export.export(copy, tmp_path / "out")
 
 
 def test_the_blinded_file_has_no_system(rated: tuple[Path, Studies]) -> None:

@@ -68,12 +68,23 @@ def test_a_timing_difference_is_shown_only_with_its_spread(comparison):
     assert "replays" not in cards.figures(full, complete=True)
     assert "not distinguishable here" in cards.figures(spark, complete=True)
     spark.timing = Timing(5, -0.08, 0.02)
-    assert "−8 ± 2 %, 5 replays" in cards.figures(spark, complete=True)
+    spark.replayed_ms = 7.25
+    assert "7.2 ms <small>−8 ± 2 %, 5 replays" in cards.figures(spark, complete=True)
     spark.timing = Timing(5, -0.08, 0.09)
     text = cards.figures(spark, complete=True)
     assert "not distinguishable here (5 replays)" in text
     assert "±" not in text
-    spark.timing = None
+    assert "7.2 ms" not in text
+    spark.timing = spark.replayed_ms = None
+
+
+def test_times_of_one_run_stand_on_full_depths_card_only(comparison):
+    for reply in comparison.replies:
+        reply.first_audio_ms, reply.vocoder_ms = 123.0, 1000.0
+        text = cards.figures(reply, complete=True)
+        plain = f"{reply.real_time_factor():.2f}"
+        assert ("123 ms" in text) == (f"<dd>{plain}</dd>" in text) == (reply.policy == "full")
+        reply.first_audio_ms = reply.vocoder_ms = None
 
 
 def test_what_was_not_measured_is_not_shown(comparison):
@@ -261,6 +272,17 @@ def test_a_run_fills_the_cards_one_after_the_other(page):
     assert last[page.run_button]["interactive"] is True
 
 
+def test_nothing_of_an_earlier_run_stands_under_a_new_one(page):
+    updates, _ = run(page)
+    state = {}
+    for update in updates:
+        state |= update
+        shown = state.get(page.results)
+        if shown and shown["visible"] and page.shown in state and state[page.shown] is None:
+            assert not any(state[part] for part in (page.table, page.tokens, page.histogram))
+            assert state[page.finding] == ""
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -391,7 +413,7 @@ def test_blind_tells_nothing_before_the_answer_and_all_after(page):
     told = re.sub(r"src='[^']*'", "", told)
     for secret in ("spar-k", "full depth", "confidence exit", "weights read", "data-policy"):
         assert secret not in told
-    assert sum(page.depth in update for update in updates) == 0
+    assert not any(update.get(page.depth) for update in updates)
     assert page.zipped(shown) == ""
     revealed = page.reveal(shown, False, place=1)
     chosen = cards.title(shown.comparison.replies[shown.order[1]].policy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -74,6 +75,29 @@ def test_the_served_half_holds_no_system_and_the_key_holds_all(tmp_path: Path) -
     assert all(float(row["lufs_out"]) == pytest.approx(-26, abs=0.05) for row in rows)
     record = json.loads((study_dir / "key" / "study.json").read_text(encoding="utf-8"))
     assert record["config_sha256"] == load_prepared(study_dir).config_sha256
+
+
+def test_nothing_served_hangs_on_the_order_of_systems(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LISTENING_TEST_KEY", "one key for both")
+    path = write_study(tmp_path / "source")
+    designs = []
+    for name in ("one", "other"):
+        prepare(load_study(path), tmp_path / name)
+        designs.append(load_prepared(tmp_path / name).stimuli)
+        lines = path.read_text("utf-8").splitlines()
+        systems = slice(lines.index("systems:") + 1, lines.index("systems:") + 1 + len(SYSTEMS))
+        lines[systems] = lines[systems][::-1]
+        path.write_text("\n".join(lines) + "\n", "utf-8")
+    assert designs[0] == designs[1]
+
+
+def test_every_number_of_the_key_can_be_read_as_one(tmp_path: Path) -> None:
+    for row in key_rows(prepared_study(tmp_path)):
+        for name, text in row.items():
+            if name.endswith(("_s", "_ms", "_in", "_out", "_dbtp", "_db", "_rate")):
+                assert math.isfinite(float(text)), name
 
 
 def test_ids_are_stable_and_keyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ def test_the_hash_follows_the_content_not_the_layout_or_the_place(tmp_path: Path
         ("id: demo", "id: Demo Study", 1, "pattern"),
         ("title: A demo\n", "", 1, "title: is missing"),
         ("policy: spark", "policy: sparc", 7, "'full', 'spark' or 'confidence'"),
-        ("    policy: spark", "    polisy: spark", 7, "unknown key"),
+        ("    policy: spark", "    polisy: spark", 7, "known keys: name, folder, policy"),
         ("policy: spark", "policy: spark\n    folder: wavs", 6, "exactly one source"),
         ("id: b", "id: a", 8, "a is listed twice"),
         (", prompt: Second.", "", 1, "item b needs a `prompt:`"),

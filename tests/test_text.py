@@ -36,6 +36,7 @@ from spark.text import LONGEST_TEXT, normalise
         ("pages 10-12, a -ness", "pages ten minus twelve a ness"),
         ("12345678901234567th", "one two three four five six seven eight nine zero one two three "
          "four five six seven"),
+        ("Smørrebrød, Straße, Łódź, œuvre", "smorrebrod strasse lodz oeuvre"),
         ("?!…", ""),
     ],
 )  # fmt: skip

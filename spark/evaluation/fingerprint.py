@@ -27,9 +27,11 @@ RUN = "run.json"
 _WEIGHTS = (".safetensors", ".json")
 # Folders and modules of the code that decides what a line says; not the pages.
 _DECIDING = (
-    "cache.py", "compare.py", "confidence.py", "engine.py", "heads.py", "modality.py", "norm.py",
+    "cache.py", "compare.py", "comparison.py", "confidence.py", "engine.py", "heads.py",
+    "modality.py", "norm.py",
     "sampling.py", "schedule.py", "text.py", "trace.py", "transformer.py", "weights.py",
     "metrics/*.py", "models/*.py", "speech/*.py", "evaluation/runner.py", "evaluation/scoring.py",
+    "training/pitch.py", "training/teacher.py",
 )  # fmt: skip
 
 

@@ -55,7 +55,8 @@ def beside_the_paper(summary: dict[str, Any]) -> dict[str, str]:
         "accuracy": f"right as heard {_gap(spark, 'correct_heard', 100, ' points')}",
         "speech": f"predicted MOS {_gap(spark, 'mos_predicted', 1, '')}, "
         f"WER {_gap(spark, 'wer', 100, ' points')}",
-        "fixed": f"{report.depth_label(summary)}: {both(fixed)}",
+        "fixed": f"half depth instead of the same depth: {report.depth_label(summary)}: "
+        f"{both(fixed)}",
         "confidence": both(sure),
     }
 
@@ -63,11 +64,13 @@ def beside_the_paper(summary: dict[str, Any]) -> dict[str, str]:
 def time_saved(decode: dict[str, Any]) -> str:
     """The decode benchmark's last line, in words."""
     spark = next(row for row in decode["rows"] if row["policy"] == "spark")
+    over = decode["speedup_over_compiled_generate"]
+    compiled = "not measured" if over is None else f"{over:.1f} times"
     return (
         f"SPAR-K takes {100 * spark['time_ratio']:.1f} % of full depth's time a token and reads "
         f"{100 * spark['traffic_ratio']:.1f} % of its weights; full depth is "
-        f"{decode['speedup_over_generate']:.1f} times as fast as transformers' generate "
-        f"({decode['device']}, {decode['dtype']}, threads: {decode['threads']})"
+        f"{decode['speedup_over_generate']:.1f} times as fast as transformers' generate, compiled "
+        f"{compiled} ({decode['device']}, {decode['dtype']}, threads: {decode['threads']})"
     )
 
 

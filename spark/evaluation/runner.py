@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import zlib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,7 @@ def run(job: Job, items: Sequence[Item], workers: int | None = None) -> Iterator
     job.out.mkdir(parents=True, exist_ok=True)
     paths = {False: job.out / ITEMS, True: job.out / TEACHER}
     claim(job, items, list(paths.values()))
+    policies_of(job, load(job.model))  # here, where a refusal has a reader
     done = {teaching: _done(path) for teaching, path in paths.items()}
     wanted = {False: _POLICIES, True: taught(job)}
     tasks = [
@@ -182,8 +184,10 @@ def run(job: Job, items: Sequence[Item], workers: int | None = None) -> Iterator
         return
     context = multiprocessing.get_context("spawn")
     count = min(workers or os.cpu_count() or 1, len(tasks))
-    with context.Pool(count, _start_worker, (job,)) as pool:
-        for number, (teaching, lines) in enumerate(pool.imap_unordered(_work, tasks), 1):
+    with ProcessPoolExecutor(count, context, _start_worker, (job,)) as pool:
+        futures = [pool.submit(_work, task) for task in tasks]
+        for number, future in enumerate(as_completed(futures), 1):
+            teaching, lines = future.result()
             with paths[teaching].open("a", encoding="utf-8") as file:
                 file.write("".join(json.dumps(line) + "\n" for line in lines))
                 file.flush()

@@ -107,11 +107,12 @@ def checked_words(text: str) -> list[str]:
             f"at most {MOST_WORDS} words."
         )
     words = normalise(text).split()
-    letters = sum(c.isalpha() for c in text)
-    unknown = {c for c in set(text) if c.isalpha() and not normalise(c)}
-    foreign = sum(c in unknown for c in text)
-    if foreign > 0.3 * max(letters, 1):
-        raise PromptError("This model reads English only: use the letters a to z and digits.")
+    foreign = [c for c in dict.fromkeys(text) if c.isalpha() and not normalise(c)]
+    if foreign:
+        raise PromptError(
+            f"This model reads English only and does not know {' '.join(foreign[:5])}: use the "
+            "letters a to z and digits."
+        )
     if not words:
         raise PromptError(
             "There are no words in this: type a question, or a sentence after “say:”."
