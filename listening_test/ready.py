@@ -44,7 +44,7 @@ def _prepare(study: Study, data_dir: Path, studies: Studies) -> None:
         version = f"{study.sha256[:8]}-{sources_sha256(study.model)[:8]}"
         study_dir = data_dir / f"{study.id}-{version}"
         if not _is_prepared(study_dir, study):
-            prepare(study, study_dir)
+            log.info("prepared %s", prepare(study, study_dir))
         studies.open(study_dir)
     except Exception as error:  # the app lives on without this study, and the page says why
         log.exception("the ready study cannot be offered")

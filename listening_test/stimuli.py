@@ -17,6 +17,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -267,20 +268,22 @@ def _describe(
 
 
 def _report(study: Study, rows: list[dict[str, Any]], rate: int) -> str:
-    twins = sum(row["trial_type"] == "null_pair" for row in rows)
+    rated = [row for row in rows if row["trial_type"] != "practice"]
     lines = [
         f"{study.id}: {len(rows)} clips, {rate} Hz mono 16-bit, {study.loudness_lufs:g} LUFS; "
         f"{study.items_per_rater * len(study.systems)} trials a rater, "
         f"{study.planned_sessions} sessions planned"
     ]
     for system in study.systems:
-        seconds = [
-            row["duration_s"]
-            for row in rows
-            if row["system"] == system.name and row["trial_type"] != "practice"
-        ]
+        seconds = [row["duration_s"] for row in rated if row["system"] == system.name]
         # Length cannot be hidden from a rater, so it is reported.
         lines.append(f"  {system.name}: mean length {np.mean(seconds):.2f} s")
-    if twins:
-        lines.append(f"  {twins} clips sound the same under two systems or more: null pairs")
+    heard = {(row["system"], row["item_id"]): row["audio_sha256"] for row in rated}
+    for one, other in combinations((system.name for system in study.systems), 2):
+        same = sum(heard[one, item.id] == heard[other, item.id] for item in study.items)
+        if same:
+            lines.append(
+                f"  {one} and {other} sound the same on {same} of {len(study.items)} texts: null "
+                "pairs, which tell nothing of the two"
+            )
     return "\n".join(lines)

@@ -129,7 +129,9 @@ def test_identical_sound_of_two_systems_becomes_a_null_pair(tmp_path: Path) -> N
     # The same sound at another level: equal after levelling, which is what a rater hears.
     samples, _ = soundfile.read(tmp_path / SYSTEMS[0] / "text-1.wav")
     soundfile.write(tmp_path / SYSTEMS[1] / "text-1.wav", samples, RATE, subtype="PCM_16")
-    prepare(load_study(study), tmp_path / "out")
+    told = prepare(load_study(study), tmp_path / "out")
+    assert f"{SYSTEMS[0]} and {SYSTEMS[1]} sound the same on 1 of 3 texts" in told
+    assert told.count("sound the same") == 1
     rows = {(row["item_id"], row["system"]): row for row in key_rows(tmp_path / "out")}
     first, twin = rows["text-1", SYSTEMS[0]], rows["text-1", SYSTEMS[1]]
     assert twin["identical_to"] == first["stimulus_id"] != twin["stimulus_id"]
