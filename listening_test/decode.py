@@ -9,13 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-ASSETS = Path(__file__).resolve().parent.parent / "assets"
 
 
 @lru_cache(maxsize=1)
@@ -27,10 +24,11 @@ def _model(name: str) -> Any:
 
 def sources_sha256(model: str) -> str:
     """Hash of the model's files: other weights speak differently, so their clips are others."""
+    from spark import models
+
     digest = hashlib.sha256(model.encode())
-    for path in sorted((ASSETS / model).glob("*")):
-        if path.suffix in {".safetensors", ".json"}:
-            digest.update(path.name.encode() + path.read_bytes())
+    for path in models.files(model):
+        digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from spark.speech import source_filter
 from spark.speech.codec import (
     CODE_SAMPLES,
+    DIMENSIONS,
     FRAMES,
     LOOK_AHEAD,
     MEASURES,
@@ -49,7 +50,8 @@ def test_a_stream_gives_the_samples_of_the_whole_clip(codec: Codec, data: st.Dat
 
 def test_sound_comes_before_the_end(codec: Codec) -> None:
     stream = codec.stream()
-    assert len(stream.push([1, 2, 3, 4])) > CODE_SAMPLES
+    assert len(stream.push([1, 2, 3, 4])) == 0  # the first chunk is all look-ahead
+    assert len(stream.push([5, 6, 7, 8])) > 3 * CODE_SAMPLES
 
 
 def test_nothing_in_nothing_out(codec: Codec) -> None:
@@ -91,21 +93,22 @@ def test_sharpening_enlarges_the_distance_from_the_frames_around() -> None:
 
 
 def test_nearest_is_the_plain_search() -> None:
-    points, centres = torch.randn(50, MEASURES), torch.randn(33, MEASURES)
+    points, centres = torch.randn(50, DIMENSIONS), torch.randn(33, DIMENSIONS)
     plain = [min(range(33), key=lambda k: float(((p - centres[k]) ** 2).sum())) for p in points]
     assert nearest(points, centres).tolist() == plain
 
 
 def test_a_code_depends_on_its_neighbours_and_on_nothing_far() -> None:
     torch.manual_seed(0)
-    encoder = Encoder()
-    torch.nn.init.normal_(encoder.outward.weight)
-    measures = torch.randn(1, 40, MEASURES)
+    encoder = Encoder().double()
+    for block in encoder.blocks:
+        torch.nn.init.ones_(block.scale)
+    measures = torch.randn(1, 40, MEASURES, dtype=torch.float64)
     other = measures.clone()
     other[0, 20] += 3.0
     with torch.no_grad():
-        moved = (encoder.refined(other) - encoder.refined(measures)).abs().sum(2)[0] > 1e-4
-    assert moved.nonzero()[:, 0].tolist() == list(range(14, 27))
+        moved = (encoder.refined(other) - encoder.refined(measures)).abs().sum(2)[0] > 1e-9
+    assert moved.nonzero()[:, 0].tolist() == list(range(8, 33))
 
 
 def test_pulses_are_the_sum_of_their_harmonics() -> None:
@@ -128,7 +131,12 @@ def test_minimum_phase_gives_back_a_filter_whose_zeros_lie_inside() -> None:
     np.testing.assert_allclose(found[: len(taps)], taps, atol=1e-5)
 
 
-def test_a_file_brings_the_same_codec_back(codec: Codec, tmp_path) -> None:
+def test_a_file_brings_the_codec_back_in_half_precision(codec: Codec, tmp_path) -> None:
     codec.save(tmp_path / "codec.safetensors")
-    again = Codec.load(tmp_path / "codec.safetensors")
-    np.testing.assert_array_equal(again.decode([5, 6, 7]), codec.decode([5, 6, 7]))
+    first = Codec.load(tmp_path / "codec.safetensors")
+    for name, value in first.state_dict().items():
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, codec.state_dict()[name], atol=1e-4, rtol=1e-3)
+    first.save(tmp_path / "again.safetensors")
+    again = Codec.load(tmp_path / "again.safetensors")
+    np.testing.assert_array_equal(again.decode([5, 6, 7]), first.decode([5, 6, 7]))

@@ -14,12 +14,10 @@ from transformers import Qwen2ForCausalLM
 
 from spark.modality import Interleave, Modality
 from spark.models.embedded import _Words
-from spark.speech import codec
 from spark.speech.codec import CODE_SAMPLES, FRAME_RATE
 from spark.text import normalise
 from spark.training import __main__ as stages
 from spark.training import (
-    codebook,
     held_out,
     hints,
     initial_weights,
@@ -32,7 +30,7 @@ from spark.training.sequences import (
     PREFACE,
     Writer,
     padded,
-    phones_of_codes,
+    phones_of,
     with_preface,
 )
 from tests.teaching import TEXTS, a_writer, spoken
@@ -134,7 +132,7 @@ def test_the_teacher_names_its_phones() -> None:
     assert names == ["n", "uw", "n"]
     said = with_preface(teacher.speak("noon"))
     assert said.phone_ends[-1] <= len(said.samples) / teacher.SAMPLE_RATE + 0.02
-    by_code = phones_of_codes(said, len(said.samples) // CODE_SAMPLES)
+    by_code = phones_of(said, len(said.samples) // CODE_SAMPLES)
     heard = [teacher.PHONES[i] for i, _ in itertools.groupby(by_code)]
     assert heard == ["pau", "n", "uw", "n", "pau"]
 
@@ -255,26 +253,6 @@ def test_near_codes_start_alike() -> None:
     near = torch.cosine_similarity(rows[::2], rows[1::2], dim=1)
     strangers = torch.cosine_similarity(rows, rows.roll(333, 0), dim=1)
     assert near.mean() > strangers.mean() + 0.5
-
-
-def test_the_codebook_s_gradient_reaches_the_encoder_and_its_table_is_the_same_map() -> None:
-    torch.manual_seed(0)
-    spectra = torch.randn(60, 8) @ torch.randn(8, codec.FRAMES * codec.N_MELS) - 3.0
-    pitches = torch.where(torch.rand(60, codec.FRAMES) < 0.5, 170.0, -170.0)
-    model = codec.Codec()
-    codebook.fit_components(model.encoder, spectra, pitches)
-    measures = model.encoder.measures(spectra, pitches)[None]
-    auto = codebook.Autoencoder(model)
-    auto.losses(spectra[None], measures, pitches[None]).sum().backward()
-    assert model.encoder.outward.weight.grad is not None
-    assert model.encoder.outward.weight.grad.abs().sum() > 0
-    table = model.decoder.inward.weight.detach().clone()
-    auto.tabulate()
-    codes = model.encoder(measures)
-    with torch.no_grad():
-        heard, _ = model.decoder.features(codes)
-        meant, _ = model.decoder.features_of(table[codes] + auto.into(model.encoder.points[codes]))
-    torch.testing.assert_close(heard, meant)
 
 
 def test_training_puts_a_model_in_place_only_when_it_is_whole(tmp_path: Path) -> None:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from spark.evaluation.runner import Job
 
 RUN = "run.json"
-_WEIGHTS = (".safetensors", ".json")
 # Folders and modules of the code that decides what a line says; not the pages.
 _DECIDING = (
     "cache.py", "compare.py", "comparison.py", "confidence.py", "engine.py", "heads.py",
@@ -101,11 +100,7 @@ def differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 def _weights(model: str) -> dict[str, str]:
     """Hashes of the files a model is loaded from, by name; empty where it has no folder."""
-    folder = models.folder(model)
-    if folder is None:
-        return {}
-    files = sorted(path for path in folder.iterdir() if path.suffix in _WEIGHTS)
-    return {path.name: _digest(path.read_bytes()) for path in files}
+    return {path.name: _digest(path.read_bytes()) for path in models.files(model)}
 
 
 def _code() -> str:

@@ -61,7 +61,9 @@ def load(name: str, **options: Any) -> SpokenLM:
     return model
 
 
-def folder(name: str) -> Path | None:
-    """Where a known model's files lie; None where its family has no folder of its own."""
+def files(name: str) -> list[Path]:
+    """The weights and tables that a known model is made of, by name; none without a folder."""
     family = _FAMILIES.get(name)
-    return getattr(import_module(family[1]), "FOLDER", None) if family else None
+    folder = getattr(import_module(family[1]), "FOLDER", None) if family else None
+    found = folder.iterdir() if folder else ()
+    return sorted(path for path in found if path.suffix in (".safetensors", ".json"))

@@ -2,10 +2,10 @@
 
 Encoder: log mel spectra and pitch of 40 ms -> principal components -> ConvNeXt blocks (Liu et al.
 2022, arXiv 2201.03545) -> nearest of the codebook's points (VQ-VAE, arXiv 1711.00937). Decoder:
-causal blocks of the same kind that see one code ahead and predict pitch and two filters for
+causal blocks of the same kind that see LOOK_AHEAD codes ahead and predict pitch and two filters for
 `source_filter`; a postfilter gives the filters back the movement in time that averaging takes away.
-Decoding always runs in granules of four codes, so that a stream and a whole clip
-give the same samples, bit for bit.
+Decoding always runs in granules of four codes, so that a stream and a whole clip give the same
+samples, bit for bit.
 Knows nothing of language models or of how it was trained.
 """
 
@@ -29,12 +29,13 @@ FRAMES = 4  # spectral frames a code
 CODE_SAMPLES = FRAMES * HOP  # 640: 40 ms
 FRAME_RATE = SAMPLE_RATE / CODE_SAMPLES
 GRANULE = 4  # codes decoded at a time: one chunk of the TA4 layout
-LOOK_AHEAD = 1  # codes the decoder sees beyond the one it speaks
+LOOK_AHEAD = 3  # codes the decoder sees beyond the one it speaks
 SPREAD = 2  # frames to either side that the postfilter sees
 SHARPNESS = 0.6  # of the postfilter: +0.15 predicted MOS at equal WER on 45 training sentences
 N_MELS = 80
-COMPONENTS = 32  # principal components of a code's mel spectra
+COMPONENTS = 96  # principal components of a code's mel spectra
 MEASURES = COMPONENTS + 4  # and two values each of pitch and voicing
+DIMENSIONS = 12  # of the codebook's points
 _FLOOR = -7.5  # of a log mel magnitude: the teacher's noise floor, so that silence is one sound
 # How much pitch (octaves) and voicing weigh against log mel spectra before the encoder.
 _PITCH_WEIGHT, _VOICING_WEIGHT = 25.0, 6.0
@@ -68,7 +69,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Samples and pitch -> codes; sees six codes to either side, since encoding need not stream."""
+    """Samples and pitch -> codes; sees 12 codes to either side, since encoding need not stream."""
 
     def __init__(self, width: int = 192) -> None:
         super().__init__()
@@ -84,12 +85,10 @@ class Encoder(nn.Module):
         self.register_buffer("centre", torch.zeros(()))  # mean pitch, log2 Hz
         self.register_buffer("deviation", torch.ones(()))  # of the components
         self.inward = nn.Linear(MEASURES, width)
-        self.blocks = nn.ModuleList(Block(width, 5, expansion=2, ahead=2) for _ in range(3))
+        self.blocks = nn.ModuleList(Block(width, 7, expansion=2, ahead=3) for _ in range(4))
         self.norm = nn.LayerNorm(width)
-        self.outward = nn.Linear(width, MEASURES)
-        nn.init.zeros_(self.outward.weight)
-        nn.init.zeros_(self.outward.bias)
-        self.points = nn.Parameter(torch.randn(N_CODES, MEASURES))
+        self.outward = nn.Linear(width, DIMENSIONS)
+        self.points = nn.Parameter(torch.randn(N_CODES, DIMENSIONS))
 
     def log_mel(self, samples: Tensor) -> Tensor:
         """Log mel magnitudes (B, samples / 160, N_MELS) of samples (B, n) in [-1, 1]."""
@@ -108,11 +107,11 @@ class Encoder(nn.Module):
         return torch.cat([*parts, voiced * _VOICING_WEIGHT], dim=1) / self.deviation
 
     def refined(self, measures: Tensor) -> Tensor:
-        """Measures (B, codes, MEASURES) moved in view of their neighbours, to be quantised."""
+        """What is quantised, (B, codes, DIMENSIONS), of measures (B, codes, MEASURES)."""
         x = self.inward(measures)
         for block in self.blocks:
             x, _ = block(x)
-        return measures + self.outward(self.norm(x))
+        return self.outward(self.norm(x))
 
     def forward(self, measures: Tensor) -> Tensor:
         """Codes (B, codes) of measures (B, codes, MEASURES)."""
@@ -132,10 +131,10 @@ class Decoder(nn.Module):
     The frames come LOOK_AHEAD codes late: the first of them describe no speech.
     """
 
-    def __init__(self, width: int = 192, fine_width: int = 160) -> None:
+    def __init__(self, width: int = 256, fine_width: int = 160) -> None:
         super().__init__()
         self.inward = nn.Embedding(N_CODES, width)
-        self.coarse = nn.ModuleList(Block(width, 5) for _ in range(3))
+        self.coarse = nn.ModuleList(Block(width, 7) for _ in range(4))
         self.spread = nn.Linear(width, FRAMES * fine_width)
         self.fine = nn.ModuleList(Block(fine_width, 7) for _ in range(3))
         self.norm = nn.LayerNorm(fine_width)
@@ -147,12 +146,7 @@ class Decoder(nn.Module):
         self, codes: Tensor, past: list[Tensor] | None = None
     ) -> tuple[Tensor, list[Tensor]]:
         """Normed features (B, 4 codes, fine width) and the blocks' memory."""
-        return self.features_of(self.inward(codes), past)
-
-    def features_of(
-        self, x: Tensor, past: list[Tensor] | None = None
-    ) -> tuple[Tensor, list[Tensor]]:
-        """The same from the codes' embeddings (B, codes, width)."""
+        x = self.inward(codes)
         memory: list[Tensor] = []
         for block in (*self.coarse, None, *self.fine):
             if block is None:
@@ -196,11 +190,12 @@ class Codec(nn.Module):
     def load(cls, path: Path) -> Codec:
         """Reads weights written by `save`; strict about names and shapes."""
         codec = cls()
-        codec.load_state_dict(load_file(path))
+        codec.load_state_dict(load_file(path))  # copied into float32
         return codec.eval()
 
     def save(self, path: Path) -> None:
-        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, path)
+        """Writes the weights in float16, at half the size."""
+        save_file({k: v.half().contiguous() for k, v in self.state_dict().items()}, path)
 
     @torch.inference_mode()
     def encode(self, samples: np.ndarray, signed_f0: np.ndarray) -> list[int]:

@@ -22,6 +22,8 @@ from spark.training import hardware
 # Shares of the time: the codec's two, then text alone, with speech, full depth, exit heads.
 _SHARES = {"codebook": 0.10, "decoder": 0.25, "written": 0.05, "shallow": 0.35, "deep": 0.20,
            "heads": 0.05}  # fmt: skip
+_TOKENS = 768  # a step and worker
+_EARLY_EXIT = 0.3  # weight of the early-exit loss at full depth
 _SHALLOW = 5  # layers of the first stages: a step costs a third of full depth's
 
 
@@ -30,7 +32,7 @@ def stages(work: Path, hours: float, sentences: int, workers: int) -> list[list[
     minutes = {name: str(60 * hours * share) for name, share in _SHARES.items()}
     said, codebook, codec = work / "said", work / "codebook.safetensors", work / "codec.safetensors"
     data, written, shallow, deep = (work / part for part in ("data", "written", "shallow", "deep"))
-    common = ["--data", data, "--workers", workers]
+    common = ["--data", data, "--workers", workers, "--tokens", _TOKENS]
     rows = [
         ["recordings", "--out", said, "--count", sentences],
         ["codebook", "--said", said, "--out", codebook, "--minutes", minutes["codebook"]],
@@ -42,7 +44,7 @@ def stages(work: Path, hours: float, sentences: int, workers: int) -> list[list[
         ["language_model", *common, "--out", shallow, "--layers", _SHALLOW, "--start", written,
          "--minutes", minutes["shallow"]],
         ["language_model", *common, "--out", deep, "--start", shallow,
-         "--minutes", minutes["deep"]],
+         "--minutes", minutes["deep"], "--early-exit-loss", _EARLY_EXIT],
     ]  # fmt: skip
     return [[str(part) for part in row] for row in rows]
 

@@ -17,7 +17,7 @@ import numpy as np
 from spark.speech.codec import Codec
 from spark.training import mixture, questions, recordings, sentences, teacher
 from spark.training.pitch import pitch
-from spark.training.sequences import Spoken, phones_of_codes, train_tokenizer, with_preface
+from spark.training.sequences import Spoken, phones_of, train_tokenizer, with_preface
 from spark.training.teacher import Utterance
 
 
@@ -38,7 +38,7 @@ def encoded(codec: Codec, said: Iterable[tuple[str, Utterance]]) -> list[Spoken]
     for text, utterance in said:
         longer = with_preface(utterance)
         codes = np.array(codec.encode(longer.samples, pitch(longer.samples)), np.int16)
-        phones = phones_of_codes(longer, len(codes))
+        phones = phones_of(longer, len(codes))
         rows.append(Spoken(text, codes, longer.words, phones))
     return rows
 

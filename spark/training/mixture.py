@@ -29,10 +29,10 @@ CUT_SHARE = 0.7  # of spoken answers end with their text: the answer is learnt a
 class Shares:
     """How often each kind of exchange is drawn."""
 
-    aloud: float = 0.28
-    aloud_written: float = 0.10
-    answer_spoken: float = 0.20
-    answer_written: float = 0.42
+    aloud: float = 0.40
+    aloud_written: float = 0.08
+    answer_spoken: float = 0.25
+    answer_written: float = 0.27
 
 
 WRITTEN = Shares(aloud=0.0, aloud_written=0.5, answer_spoken=0.0, answer_written=0.5)

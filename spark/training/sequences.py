@@ -58,9 +58,9 @@ def with_preface(said: Utterance) -> Utterance:
     )  # fmt: skip
 
 
-def phones_of_codes(said: Utterance, codes: int) -> np.ndarray:
-    """The phone in the middle of each code: int8 (codes,); after the last phone, the last."""
-    middles = (np.arange(codes) + 0.5) / FRAME_RATE
+def phones_of(said: Utterance, frames: int, rate: float = FRAME_RATE) -> np.ndarray:
+    """The phone in the middle of each frame, `rate` a second: int8 (frames,); at last, the last."""
+    middles = (np.arange(frames) + 0.5) / rate
     which = np.searchsorted(said.phone_ends, middles)
     return said.phones[np.minimum(which, len(said.phones) - 1)]
 
