@@ -27,12 +27,13 @@ from transformers.generation import BaseStreamer, CompileConfig
 
 from benchmarks import random_model
 from spark import models
+from spark.comparison import CompareSettings
 from spark.engine import Engine
 from spark.metrics.cost import traffic_bytes
 from spark.modality import Modality
 from spark.models.base import SpokenLM
 from spark.sampling import SamplingSettings
-from spark.schedule import ConfidenceExit, FixedExit, FullDepth, Policy, Spark
+from spark.schedule import FixedExit, FullDepth, Policy
 from spark.trace import Trace
 
 PROMPTS = ("What is nineteen minus eight?", "Hello, who are you?", "Say: the tide turns at noon.")
@@ -63,15 +64,10 @@ class Contender:
 
 
 def contenders(lm: SpokenLM) -> list[Contender]:
-    """Full depth with and without the speech-row head, and the three exits."""
+    """Full depth with and without the speech-row head, and three exits, as the lab sets them."""
     sliced = endless(Engine(lm, outside_mass=False))
     whole = endless(Engine(lm, speech_row_head=False, outside_mass=False))
-    exits: list[Policy] = [
-        FullDepth(),
-        Spark(lm.default_exit, variant="triple"),
-        ConfidenceExit("max_prob", 0.9, lm.candidate_exits),
-        FixedExit(lm.default_exit),
-    ]
+    exits = [*CompareSettings().policies(lm), FixedExit(lm.default_exit)]
     runs = [Contender(policy.name, sliced, policy) for policy in exits]
     return [Contender(WHOLE_HEAD, whole, FullDepth()), *runs]
 

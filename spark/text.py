@@ -28,7 +28,7 @@ _OPERATORS = (
     (re.compile(r"%"), " percent "),
     (re.compile(r"&"), " and "),
 )
-# Letters that no decomposition turns into a to z.
+# Letters and apostrophes that no decomposition turns into ours.
 _LETTERS = str.maketrans(
     {"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "ı": "i",
      "’": "'", "ʼ": "'"}

@@ -242,6 +242,11 @@ def test_retrained_weights_are_another_run(
     assert not (out / "summary.json").exists()
 
 
+def test_the_code_that_decides_is_where_the_fingerprint_looks() -> None:
+    root = Path(fingerprint.__file__).parent.parent
+    assert [part for part in fingerprint._DECIDING if not list(root.glob(part))] == []
+
+
 def test_what_cannot_run_is_refused_before_any_worker_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -274,13 +274,15 @@ def test_a_run_fills_the_cards_one_after_the_other(page):
 
 def test_nothing_of_an_earlier_run_stands_under_a_new_one(page):
     updates, _ = run(page)
-    state = {}
+    state, between = {}, 0
     for update in updates:
         state |= update
         shown = state.get(page.results)
         if shown and shown["visible"] and page.shown in state and state[page.shown] is None:
             assert not any(state[part] for part in (page.table, page.tokens, page.histogram))
             assert state[page.finding] == ""
+            between += 1
+    assert between
 
 
 @pytest.mark.parametrize(

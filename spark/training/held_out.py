@@ -1,9 +1,10 @@
-"""What a speech token of a sentence that training never saw costs the embedded model.
+"""What a speech token of a sentence that training never heard costs the embedded model.
 
 `python -m spark.training.held_out [--model DIR]` lets the teacher say the last sentences of the
-recordings' list, which no training reaches, and feeds them to the model, teacher-forced: a quick
-figure to compare weights by, on the same codec only. They are not the evaluation's, so that
-choosing by it does not flatter those. Says nothing of how replies sound.
+recordings' list and feeds them to the model, teacher-forced: a quick figure to compare weights by,
+on the same codec only. Training reaches none of them as sound; as text alone it may have copied
+some. They are not the evaluation's, so that choosing by it does not flatter those. Says nothing of
+how replies sound.
 """
 
 from __future__ import annotations

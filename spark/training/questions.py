@@ -164,6 +164,11 @@ def outside() -> tuple[str, ...]:
     return tuple((_FOLDER / "outside.txt").read_text("utf-8").splitlines())
 
 
+@cache
+def _outside_words() -> frozenset[str]:
+    return frozenset(map(normalise, outside()))
+
+
 def ask_aloud(sentence: str, rng: random.Random) -> str:
     """A prompt that asks for the sentence to be read aloud."""
     return normalise(rng.choice(_phrasings()["aloud"]).format(x=sentence))
@@ -190,4 +195,4 @@ def ask_unknown(rng: random.Random, sentences: tuple[str, ...]) -> str:
         f"what is the best {words[-1]}", f"how much does {thing} cost", f"sing {thing}",
     ]  # fmt: skip
     prompt = normalise(rng.choice(options))
-    return ask_unknown(rng, sentences) if prompt in map(normalise, outside()) else prompt
+    return ask_unknown(rng, sentences) if prompt in _outside_words() else prompt
