@@ -9,12 +9,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from listening_test.statistics import analyse, pair_rows, spread_note, system_rows
+from listening_test.analysis import CHOICE_METHODS, Plan, analyse
+from listening_test.preference import CHOICES
+from listening_test.tables import (
+    notes,
+    pair_rows,
+    preference_rows,
+    strength_rows,
+    system_rows,
+    verdicts,
+)
 
 REQUIRED = (
     "session_id", "rater_id", "item_id", "stimulus_id", "system", "score", "trial_type", "status",
@@ -73,6 +83,9 @@ def _checked(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
         empty = frame.index[frame[name].str.strip() == ""]
         if len(empty):
             raise RatingsError(f"{path} row {empty[0] + 2}: {name} is empty. Fill it in.")
+    _check_pairs(frame, path)
+    if "check_passed" in frame:
+        frame["check_passed"] = pd.to_numeric(frame["check_passed"], errors="coerce")
     if "rating_id" in frame:
         # The same rating twice (a file joined with its own copy) must not count twice.
         again = (frame["rating_id"] != "") & frame["rating_id"].duplicated()
@@ -83,14 +96,34 @@ def _checked(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     return frame
 
 
-def load_study_record(folder: Path) -> tuple[float | None, list[str] | None]:
-    """(margin, systems with the reference first) of DIR/study.json; (None, None) without one."""
+def _check_pairs(frame: pd.DataFrame, path: Path) -> None:
+    """Raise RatingsError for a comparison without its second system, or a choice not known."""
+    if "method" not in frame:
+        return
+    pairs = frame["method"].isin(("ccr", *CHOICE_METHODS))
+    if pairs.any() and "system_b" not in frame:
+        raise RatingsError(f"{path} holds comparisons but lacks the column system_b.")
+    lacking = frame.index[pairs & (frame.get("system_b", "") == "")]
+    if len(lacking):
+        raise RatingsError(f"{path} row {lacking[0] + 2}: system_b is empty. Fill it in.")
+    chosen = frame["method"].isin(CHOICE_METHODS)
+    choice = frame["choice"] if "choice" in frame else pd.Series("", index=frame.index)
+    bad = frame.index[chosen & ~choice.isin((*CHOICES, ""))]
+    if len(bad):
+        raise RatingsError(
+            f"{path} row {bad[0] + 2}: choice {choice[bad[0]]!r} is none of {', '.join(CHOICES)}."
+        )
+
+
+def load_plan(folder: Path) -> Plan:
+    """Margin and order of systems from DIR/study.json; nothing fixed without one."""
     path = folder / "study.json"
     if not path.exists():
-        return None, None
+        return Plan()
     try:
         config = json.loads(path.read_text(encoding="utf-8"))["config"]
-        return config["non_inferiority_margin"], [s["name"] for s in config["systems"]]
+        systems = tuple(system["name"] for system in config["systems"])
+        return Plan(config["non_inferiority_margin"], systems)
     except (ValueError, KeyError, TypeError) as error:
         raise RatingsError(
             f"{path} is not a study record of this project ({error}). Move it away."
@@ -99,14 +132,11 @@ def load_study_record(folder: Path) -> tuple[float | None, list[str] | None]:
 
 def report(result: dict[str, Any]) -> str:
     """The analysis as text for a terminal."""
-    parts = [pd.DataFrame(system_rows(result)).to_string(index=False)]
-    if result["pairs"]:
-        parts.append(pd.DataFrame(pair_rows(result)).to_string(index=False))
-    for rule, n in result["excluded"].items():
-        parts.append(f"excluded: {n} by {rule}")
-    if note := spread_note(result):
-        parts.append(note)
-    return "\n\n".join(parts)
+    tables = (system_rows, pair_rows, preference_rows, strength_rows)
+    parts = [pd.DataFrame(r).to_string(index=False) for rows in tables if (r := rows(result))]
+    if told := result.get("identification"):
+        parts.append(f"X told right: {told['right']} of {told['n']} ({told['ties']} ties left out)")
+    return "\n\n".join([*parts, *verdicts(result), *notes(result)])
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -114,15 +144,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m listening_test.analyse", description=__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--margin", type=float, help="non-inferiority margin in MOS")
+    parser.add_argument("--margin", type=float, help="of non-inferiority, in points")
     options = parser.parse_args(arguments)
     try:
         if options.margin is not None and not options.margin > 0:
             raise RatingsError("--margin must be above 0, for example 0.2.")
         frame = load_ratings(options.folder / "ratings.csv")
-        margin, order = load_study_record(options.folder)
-        result = analyse(frame, margin if options.margin is None else options.margin, order)
-        if not result["systems"]:
+        plan = load_plan(options.folder)
+        if options.margin is not None:
+            plan = replace(plan, margin=options.margin)
+        result = analyse(frame, plan)
+        if not result["n"]:
             raise RatingsError(
                 f"no rating counts: {result['excluded']}. Only rows with status `use` and "
                 "trial_type `rating` or `null_pair` are analysed."

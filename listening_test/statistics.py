@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -26,9 +25,6 @@ from statsmodels.stats.multitest import multipletests
 
 Values = npt.NDArray[np.float64]
 
-# Kinds of trial whose scores speak for a system. A null pair is the same sound under two
-# systems: leaving it out would overstate their difference.
-SCORED_TRIALS = ("rating", "null_pair")
 CONFIDENCE = 0.95
 # Below this a standard error is nought but for rounding.
 _NO_SPREAD = 1e-9
@@ -61,6 +57,15 @@ class Estimate:
             return None
         half = float(stats.t.ppf((1 + confidence) / 2, self.df)) * self.se
         return self.mean - half, self.mean + half
+
+    def listed(self) -> list[float] | None:
+        """The 95 % interval as a list, for JSON."""
+        interval = self.interval()
+        return None if interval is None else list(interval)
+
+    def as_json(self) -> dict[str, Any]:
+        """Mean and interval as plain JSON values."""
+        return {"mean": self.mean, "ci95": self.listed(), "no_spread": self.no_spread}
 
     def p_above(self, bound: float) -> float | None:
         """One-sided p of the hypothesis that the mean is at most `bound`."""
@@ -207,15 +212,40 @@ def _cluster_variance(influence: Values, codes: npt.NDArray[np.int64]) -> float:
     return k / (k - 1) * float(np.sum(np.bincount(codes, weights=influence) ** 2))
 
 
-def wilcoxon_over_raters(frame: pd.DataFrame, a: str, b: str) -> float | None:
+def against_margin(estimate: Estimate, margin: float | None) -> dict[str, Any]:
+    """Non-inferiority of a and of b, and equivalence (two one-sided tests), at a margin."""
+    wide, narrow = estimate.interval(), estimate.interval(2 * CONFIDENCE - 1)
+    if margin is None or wide is None or narrow is None:
+        verdicts = dict.fromkeys(("non_inferior", "b_non_inferior", "equivalent"))
+    else:
+        verdicts = {
+            "non_inferior": bool(wide[0] > -margin),
+            "b_non_inferior": bool(wide[1] < margin),
+            "equivalent": bool(-margin < narrow[0] and narrow[1] < margin),
+        }
+    p = None if margin is None else estimate.p_above(-margin)
+    return {"margin": margin, "p_non_inferior": p, **verdicts}
+
+
+def rater_gaps(frame: pd.DataFrame, a: str, b: str) -> Values:
+    """Each rater's mean score of a less that of b; raters who heard only one do not count."""
+    means = frame.pivot_table(index="rater_id", columns="system", values="score", aggfunc="mean")
+    gaps: Values = (means[a] - means[b]).dropna().to_numpy(dtype=float)
+    return gaps
+
+
+def _tied(gaps: Values) -> Values:
+    """Means of integers: differences equal on paper must be tied in floating point too."""
+    rounded: Values = np.round(gaps, 9)
+    return rounded
+
+
+def wilcoxon(gaps: Values) -> float | None:
     """Two-sided Wilcoxon signed-rank p over the raters' mean differences; None below 2 raters.
 
-    Raters who heard only one of the two systems cannot count. No difference at all gives 1.
+    No difference at all gives 1.
     """
-    means = frame.pivot_table(index="rater_id", columns="system", values="score", aggfunc="mean")
-    gaps = (means[a] - means[b]).dropna().to_numpy()
-    # Means of integers: differences that are equal on paper must be tied in floating point too.
-    gaps = np.round(gaps, 9)
+    gaps = _tied(gaps)
     if len(gaps) < 2:
         return None
     if not gaps.any():
@@ -223,166 +253,28 @@ def wilcoxon_over_raters(frame: pd.DataFrame, a: str, b: str) -> float | None:
     return float(stats.wilcoxon(gaps).pvalue)
 
 
-def analyse(
-    frame: pd.DataFrame, margin: float | None = None, order: list[str] | None = None
-) -> dict[str, Any]:
-    """Everything the contract asks of ratings, as plain JSON values (None = not estimable).
+def effect_sizes(gaps: Values) -> dict[str, float | None]:
+    """Effect sizes over the raters' mean differences (None = not defined).
 
-    Args:
-        frame: the columns rater_id, item_id, system, score, trial_type, status; one row a rating.
-        margin: non-inferiority margin in MOS; None leaves those answers null.
-        order: systems, the reference first; a pair's `b` is the earlier one. Alphabetical, with
-            the pair (a, b) in that order, where it is not known.
+    `cohen_dz`: mean over standard deviation (Lakens, Frontiers in Psychology 4:863, 2013, eq. 6).
+    `rank_biserial`: of the Wilcoxon test, favourable less unfavourable share of the ranks (Kerby,
+    Comprehensive Psychology 3, 2014), from -1 to 1.
     """
-    scored, excluded = _exclude(frame)
-    names = sorted(scored["system"].unique())
-    if order:
-        names.sort(key=lambda name: order.index(name) if name in order else len(order))
-    result: dict[str, Any] = {
-        "systems": {name: _system(scored[scored["system"] == name]) for name in names},
-        "pairs": _pairs(scored, names, margin, reference_first=bool(order)),
-        "excluded": excluded,
-        "margin": margin,
-        "confidence": CONFIDENCE,
-        "interval": "two-way crossed random effects (rater, item), Satterthwaite t",
-        "n": len(scored),
-        "raters": int(scored["rater_id"].nunique()),
-        "items": int(scored["item_id"].nunique()),
-        "null_pair_gap": _null_pair_gap(scored),
-    }
-    return result
-
-
-def _exclude(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Ratings that count, and how many rows each rule took out (a row falls to one rule)."""
-    reason = pd.Series("", index=frame.index, dtype=object)
-    other = ~frame["trial_type"].isin(SCORED_TRIALS)
-    reason[other] = "trial_type: " + frame.loc[other, "trial_type"].astype(str)
-    out = (frame["status"] != "use") & ~other
-    why = frame["status"].astype(str)
-    if "status_reason" in frame:
-        given = frame["status_reason"].notna() & (frame["status_reason"] != "")
-        why = why.where(~given, frame["status_reason"].astype(str))
-    reason[out] = why[out]
-    missing = (reason == "") & frame["score"].isna()
-    reason[missing] = "no score"
-    counts = reason[reason != ""].value_counts().sort_index()
-    return frame[reason == ""], {str(rule): int(n) for rule, n in counts.items()}
-
-
-def _system(rows: pd.DataFrame) -> dict[str, Any]:
-    scores = rows["score"].to_numpy(dtype=float)
-    estimate = crossed_mean(scores, rows["rater_id"], rows["item_id"])
+    gaps = _tied(gaps)
+    spread = float(np.std(gaps, ddof=1)) if len(gaps) > 1 else 0.0
+    moved = gaps[gaps != 0]
+    ranks = stats.rankdata(np.abs(moved))
     return {
-        "mos": estimate.mean,
-        "ci95": _listed(estimate.interval()),
-        "no_spread": estimate.no_spread,
-        "ci95_naive": _listed(naive_mean(scores).interval()),
-        "sd": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
-        "n": len(scores),
-        "raters": int(rows["rater_id"].nunique()),
-        "items": int(rows["item_id"].nunique()),
+        "cohen_dz": float(gaps.mean()) / spread if spread > _NO_SPREAD else None,
+        "rank_biserial": float(np.sum(ranks * np.sign(moved)) / ranks.sum())
+        if len(moved)
+        else None,
     }
 
 
-def _listed(interval: tuple[float, float] | None) -> list[float] | None:
-    return None if interval is None else list(interval)
-
-
-def _pairs(
-    scored: pd.DataFrame, names: list[str], margin: float | None, reference_first: bool
-) -> list[dict[str, Any]]:
-    pairs = []
-    for first, second in combinations(names, 2):
-        a, b = (second, first) if reference_first else (first, second)
-        estimate = difference(scored, a, b)
-        interval = estimate.interval()
-        equivalence = estimate.interval(2 * CONFIDENCE - 1)
-        pairs.append(
-            {
-                "a": a,
-                "b": b,
-                "difference": estimate.mean,
-                "ci95": _listed(interval),
-                "no_spread": estimate.no_spread,
-                "p_wilcoxon": wilcoxon_over_raters(scored, a, b),
-                "p_holm": None,
-                "margin": margin,
-                "non_inferior": _beyond(interval, margin, 0),
-                "p_non_inferior": None if margin is None else estimate.p_above(-margin),
-                "b_non_inferior": _beyond(interval, margin, 1),
-                "equivalent": None
-                if margin is None or equivalence is None
-                else bool(-margin < equivalence[0] and equivalence[1] < margin),
-            }
-        )
-    tested = [pair for pair in pairs if pair["p_wilcoxon"] is not None]
-    if tested:
-        adjusted = multipletests([pair["p_wilcoxon"] for pair in tested], method="holm")[1]
-        for pair, p in zip(tested, adjusted, strict=True):
-            pair["p_holm"] = float(p)
-    return pairs
-
-
-def _beyond(interval: tuple[float, float] | None, margin: float | None, side: int) -> bool | None:
-    """Whether a (side 0) or b (side 1) is non-inferior: its end of the interval is inside."""
-    if interval is None or margin is None:
-        return None
-    return bool(interval[0] > -margin) if side == 0 else bool(interval[1] < margin)
-
-
-def _null_pair_gap(scored: pd.DataFrame) -> float | None:
-    """Mean absolute gap of one rater's scores of the same sound: the raters' own noise."""
-    twins = scored[scored["trial_type"] == "null_pair"]
-    grouped = twins.groupby(["rater_id", "item_id"])["score"]
-    spans = (grouped.max() - grouped.min())[grouped.size() > 1]
-    return float(spans.mean()) if len(spans) else None
-
-
-def system_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """The systems of an analysis as rows for a table."""
-    return [
-        {
-            "system": name,
-            "MOS": round(values["mos"], 2),
-            "95 % interval": _span(values["ci95"], values["no_spread"]),
-            "naive interval, for comparison": _span(values["ci95_naive"], values["no_spread"]),
-            "ratings": values["n"],
-            "raters": values["raters"],
-            "texts": values["items"],
-        }
-        for name, values in result["systems"].items()
-    ]
-
-
-def pair_rows(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """The pairs of an analysis as rows for a table."""
-    words = {True: "yes", False: "not shown", None: "not measured"}
-    return [
-        {
-            "pair": f"{pair['a']} - {pair['b']}",
-            "difference": round(pair["difference"], 2),
-            "95 % interval": _span(pair["ci95"], pair["no_spread"]),
-            "p (Wilcoxon, Holm)": None if pair["p_holm"] is None else round(pair["p_holm"], 4),
-            f"{pair['a']} non-inferior": words[pair["non_inferior"]],
-            "equivalent": words[pair["equivalent"]],
-        }
-        for pair in result["pairs"]
-    ]
-
-
-def spread_note(result: dict[str, Any]) -> str:
-    """What “no spread” in the tables of an analysis means; empty where none is printed."""
-    parts = [*result["systems"].values(), *result["pairs"]]
-    if not any(part["no_spread"] for part in parts):
-        return ""
-    return (
-        "no spread: the scores, or the differences, are all the same, so that nothing tells how "
-        "sure their mean is; there is no interval and no verdict until there are more ratings."
-    )
-
-
-def _span(interval: list[float] | None, no_spread: bool) -> str:
-    if interval is None:
-        return "none: no spread" if no_spread else "not measured"
-    return f"{interval[0]:.2f} to {interval[1]:.2f}"
+def holm(pairs: list[dict[str, Any]], p: str) -> list[dict[str, Any]]:
+    """The pairs with `p_holm`, Holm's correction of their values of `p` over all of them."""
+    tested = [pair for pair in pairs if pair[p] is not None]
+    adjusted = multipletests([pair[p] for pair in tested], method="holm")[1] if tested else []
+    known = {id(pair): float(value) for pair, value in zip(tested, adjusted, strict=True)}
+    return [{**pair, "p_holm": known.get(id(pair))} for pair in pairs]

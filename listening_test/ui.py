@@ -17,15 +17,10 @@ import os
 import gradio as gr
 import pandas as pd
 
+from listening_test.analysis import SCORED_TRIALS, Plan, analyse
 from listening_test.export import exported_csv, exported_frame
 from listening_test.hosting import Studies, StudyState
-from listening_test.statistics import (
-    SCORED_TRIALS,
-    analyse,
-    pair_rows,
-    spread_note,
-    system_rows,
-)
+from listening_test.tables import notes, pair_rows, system_rows, verdicts
 from spark.download import save_script
 
 SECRET_VARIABLE = "LISTENING_TEST_SECRET"
@@ -142,16 +137,14 @@ def show_results(studies: Studies, given: str) -> tuple[str, pd.DataFrame, pd.Da
     frame, study = exported_frame(state.study_dir)
     if not frame["trial_type"].isin(SCORED_TRIALS).any():
         return f"No ratings yet.{_warning(state)}", nothing, nothing
-    result = analyse(frame, margin=study.non_inferiority_margin,
-                     order=[system.name for system in study.systems])  # fmt: skip
+    order = tuple(system.name for system in study.systems)
+    result = analyse(frame, Plan(study.non_inferiority_margin, order))
     note = (
         f"**{html.escape(state.title)}**: {state.ratings} ratings, {state.sessions_complete} of "
         f"{state.planned_sessions} sessions complete. Intervals: 95 %, two-way clustered "
         "(rater and text)."
     )
-    if spread := spread_note(result):
-        note += f"\n\n{spread[0].upper()}{spread[1:]}"
-    note += _warning(state)
+    note = "\n\n".join([note, *verdicts(result), *notes(result)]) + _warning(state)
     return note, pd.DataFrame(system_rows(result)), pd.DataFrame(pair_rows(result))
 
 

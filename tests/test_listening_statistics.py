@@ -16,7 +16,8 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from listening_test import analyse as command
-from listening_test.statistics import analyse, crossed_mean, difference, naive_mean
+from listening_test.analysis import Plan, analyse
+from listening_test.statistics import crossed_mean, difference, naive_mean
 
 
 def crossed(
@@ -95,7 +96,7 @@ def test_one_item_reduces_to_raters_and_one_rater_is_no_evidence() -> None:
 def test_a_rater_who_just_began_proves_nothing() -> None:
     """One rating a system, of different texts, both "fair": no interval, no equivalence."""
     frame = crossed(np.random.default_rng(4), 1, 2, ("a", "b")).iloc[[0, 3]].assign(score=3.0)
-    (pair,) = analyse(frame, margin=0.2)["pairs"]
+    (pair,) = analyse(frame, Plan(0.2))["pairs"]
     assert pair["difference"] == 0
     assert pair["ci95"] is pair["p_wilcoxon"] is pair["non_inferior"] is pair["equivalent"] is None
 
@@ -161,12 +162,12 @@ def test_non_inferiority_and_equivalence(
     base = crossed(rng, 30, 12, ("b",))
     other = base.assign(system="a", score=base["score"] + shift + rng.normal(0, 0.1, len(base)))
     both = pd.concat([base, other])
-    (pair,) = analyse(both, margin=0.2)["pairs"]
+    (pair,) = analyse(both, Plan(0.2))["pairs"]
     assert (pair["a"], pair["b"]) == ("a", "b")
     assert pair["non_inferior"] is non_inferior
     assert pair["b_non_inferior"] is b_non_inferior
     assert pair["equivalent"] is equivalent
-    (turned,) = analyse(both, margin=0.2, order=["a", "b"])["pairs"]
+    (turned,) = analyse(both, Plan(0.2, ("a", "b")))["pairs"]
     assert (turned["a"], turned["b"]) == ("b", "a")  # the reference is b
     assert turned["difference"] == pytest.approx(-pair["difference"])
     (bare,) = analyse(both)["pairs"]
@@ -186,7 +187,7 @@ def test_equivalence_is_two_one_sided_tests() -> None:
             stats.t.sf((estimate.mean + 0.2) / estimate.se, estimate.df),
             stats.t.cdf((estimate.mean - 0.2) / estimate.se, estimate.df),
         )
-        (pair,) = analyse(both, margin=0.2)["pairs"]
+        (pair,) = analyse(both, Plan(0.2))["pairs"]
         assert pair["equivalent"] is bool(worst < 0.05)
         answers.add(pair["equivalent"])
     assert answers == {True, False}
@@ -211,7 +212,7 @@ def test_what_does_not_count_is_counted_by_rule() -> None:
 
 def test_too_little_data_gives_null_and_never_a_number() -> None:
     one = crossed(np.random.default_rng(4), 1, 1, ("a", "b"))
-    result = analyse(one, margin=0.2)
+    result = analyse(one, Plan(0.2))
     assert result["systems"]["a"]["ci95"] is None
     assert result["systems"]["a"]["sd"] is None
     (pair,) = result["pairs"]
@@ -226,7 +227,7 @@ def test_equal_scores_are_no_certainty(
     """Three raters, two texts, always the same score: nothing tells how sure that is."""
     frame = crossed(np.random.default_rng(4), 3, 2, ("a", "b")).assign(score=3.1)
     frame.loc[frame["system"] == "a", "score"] += shift
-    result = analyse(frame, margin=0.2)
+    result = analyse(frame, Plan(0.2))
     assert result["systems"]["a"]["ci95"] is result["systems"]["a"]["ci95_naive"] is None
     assert result["systems"]["a"]["no_spread"] is True
     (pair,) = result["pairs"]
@@ -241,7 +242,7 @@ def test_equal_scores_are_no_certainty(
     assert "nothing tells how sure their mean is" in told
     spread = analyse(crossed(np.random.default_rng(4), 3, 2, ("a", "b")))
     assert spread["pairs"][0]["no_spread"] is False
-    unpaired = analyse(frame.drop(index=0), margin=0.2)["pairs"][0]
+    unpaired = analyse(frame.drop(index=0), Plan(0.2))["pairs"][0]
     assert unpaired["no_spread"] is True
     assert unpaired["non_inferior"] is None
 

@@ -1,0 +1,191 @@
+"""The whole analysis of a study's ratings, by method, as plain JSON values.
+
+Absolute scales (ACR, DCR, MUSHRA, P.835) give a mean opinion score a system and differences; CCR
+gives differences only (CMOS); AB and ABX give shares. What an estimate is and where it comes from
+is in `statistics.py`, `comparison_rating.py`, `preference.py` and `agreement.py`; files are read
+in `analyse.py`. Null values were not estimable, and are never 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from listening_test.agreement import agreement
+from listening_test.comparison_rating import comparison_pairs, null_pair_bias
+from listening_test.mixed_model import mixed_model
+from listening_test.preference import CHOICES, bradley_terry, identification, preferences
+from listening_test.statistics import (
+    CONFIDENCE,
+    against_margin,
+    crossed_mean,
+    difference,
+    effect_sizes,
+    holm,
+    naive_mean,
+    rater_gaps,
+    wilcoxon,
+)
+
+# Kinds of trial whose scores speak for a system. A null pair is the same sound under two
+# systems: leaving it out would overstate their difference.
+SCORED_TRIALS = ("rating", "null_pair")
+# Methods whose answer is a choice of clip, not a score.
+CHOICE_METHODS = ("ab", "abx")
+# P.835's overall score comes first, whatever the alphabet says.
+_FIRST_DIMENSIONS = ("ovrl", "overall")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was fixed beforehand.
+
+    Args:
+        margin: non-inferiority margin in points of the scale; None leaves those answers null.
+        order: systems, the reference first; a pair's `b` is the earlier one. Alphabetical, with
+            the pair (a, b) in that order, where it is not known.
+    """
+
+    margin: float | None = None
+    order: tuple[str, ...] = ()
+
+    def names(self, frame: pd.DataFrame) -> list[str]:
+        """The systems of `frame`, those of `order` first and in its order."""
+        found = set(frame["system"].dropna())
+        if "system_b" in frame:
+            found |= set(frame["system_b"].dropna()) - {""}
+        known = [name for name in self.order if name in found]
+        return known + sorted(found - set(known))
+
+
+def analyse(frame: pd.DataFrame, plan: Plan = Plan()) -> dict[str, Any]:
+    """Everything the contract asks of ratings; `systems` is empty where the method has no MOS.
+
+    Args:
+        frame: the columns rater_id, item_id, system, score, trial_type, status; one row a rating.
+            Methods other than ACR are told by `method`, several questions by `dimension`.
+    """
+    scored, excluded = _exclude(frame.reset_index(drop=True))
+    method = scored["method"] if "method" in scored else pd.Series("acr", index=scored.index)
+    result: dict[str, Any] = {
+        "systems": {},
+        "pairs": [],
+        "excluded": excluded,
+        "margin": plan.margin,
+        "confidence": CONFIDENCE,
+        "interval": "two-way crossed random effects (rater, item), Satterthwaite t",
+        "n": len(scored),
+        "raters": int(scored["rater_id"].nunique()),
+        "items": int(scored["item_id"].nunique()),
+        "methods": sorted(set(method.dropna()) - {""}),
+    }
+    absolute = scored[~method.isin(("ccr", *CHOICE_METHODS))]
+    if len(absolute):
+        result |= _absolute(absolute, plan)
+    if (method == "ccr").any():
+        result |= _comparison(scored[method == "ccr"], plan)
+    if (method == "ab").any():
+        votes = scored[method == "ab"]
+        names = plan.names(votes)
+        result["preferences"] = preferences(votes, names)
+        result["bradley_terry"] = bradley_terry(votes, names) if len(names) > 2 else None
+    if (method == "abx").any():
+        result["identification"] = identification(scored[method == "abx"])
+    return result
+
+
+def _exclude(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Ratings that count, and how many rows each rule took out (a row falls to one rule)."""
+    reason = pd.Series("", index=frame.index, dtype=object)
+    other = ~frame["trial_type"].isin(SCORED_TRIALS)
+    reason[other] = "trial_type: " + frame.loc[other, "trial_type"].astype(str)
+    out = (frame["status"] != "use") & ~other
+    why = frame["status"].astype(str)
+    if "status_reason" in frame:
+        given = frame["status_reason"].notna() & (frame["status_reason"] != "")
+        why = why.where(~given, frame["status_reason"].astype(str))
+    reason[out] = why[out]
+    answered = frame["score"].notna()
+    if "choice" in frame and "method" in frame:
+        chosen = frame["method"].isin(CHOICE_METHODS)
+        answered = answered.where(~chosen, frame["choice"].isin(CHOICES))
+    reason[(reason == "") & ~answered] = "no score"
+    counts = reason[reason != ""].value_counts().sort_index()
+    return frame[reason == ""], {str(rule): int(n) for rule, n in counts.items()}
+
+
+def _absolute(scored: pd.DataFrame, plan: Plan) -> dict[str, Any]:
+    """MOS and differences of the first dimension; of all of them where there are several."""
+    dimension = scored["dimension"].fillna("") if "dimension" in scored else None
+    if dimension is None or dimension.nunique() < 2:
+        return _one_dimension(scored, plan)
+    found = sorted(set(dimension), key=lambda name: (name not in _FIRST_DIMENSIONS, name))
+    each = {name: _one_dimension(scored[dimension == name], plan) for name in found}
+    return {**each[found[0]], "dimension": found[0], "dimensions": each}
+
+
+def _one_dimension(scored: pd.DataFrame, plan: Plan) -> dict[str, Any]:
+    names = plan.names(scored)
+    scale = set(scored["method"].dropna()) if "method" in scored else set()
+    return {
+        "systems": {name: _system(scored[scored["system"] == name]) for name in names},
+        "pairs": _pairs(scored, names, plan),
+        "null_pair_gap": _null_pair_gap(scored),
+        "agreement": agreement(scored, "interval" if scale == {"mushra"} else "ordinal"),
+        "mixed_model": mixed_model(scored, names),
+    }
+
+
+def _system(rows: pd.DataFrame) -> dict[str, Any]:
+    scores = rows["score"].to_numpy(dtype=float)
+    estimate = crossed_mean(scores, rows["rater_id"], rows["item_id"])
+    return {
+        "mos": estimate.mean,
+        "ci95": estimate.listed(),
+        "no_spread": estimate.no_spread,
+        "ci95_naive": naive_mean(scores).listed(),
+        "sd": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
+        "quartiles": [float(q) for q in np.percentile(scores, [25, 50, 75])],
+        "n": len(scores),
+        "raters": int(rows["rater_id"].nunique()),
+        "items": int(rows["item_id"].nunique()),
+    }
+
+
+def _pairs(scored: pd.DataFrame, names: list[str], plan: Plan) -> list[dict[str, Any]]:
+    pairs = []
+    for first, second in combinations(names, 2):
+        a, b = (second, first) if plan.order else (first, second)
+        estimate = difference(scored, a, b)
+        gaps = rater_gaps(scored, a, b)
+        pairs.append(
+            {
+                "a": a,
+                "b": b,
+                "difference": estimate.mean,
+                "ci95": estimate.listed(),
+                "no_spread": estimate.no_spread,
+                "p_wilcoxon": wilcoxon(gaps),
+                **effect_sizes(gaps),
+                **against_margin(estimate, plan.margin),
+            }
+        )
+    return holm(pairs, "p_wilcoxon")
+
+
+def _comparison(votes: pd.DataFrame, plan: Plan) -> dict[str, Any]:
+    null = votes["trial_type"] == "null_pair"
+    pairs = comparison_pairs(votes, plan.names(votes), bool(plan.order), plan.margin)
+    return {"pairs": pairs, "null_pair_bias": null_pair_bias(votes[null])}
+
+
+def _null_pair_gap(scored: pd.DataFrame) -> float | None:
+    """Mean absolute gap of one rater's scores of the same sound: the raters' own noise."""
+    twins = scored[scored["trial_type"] == "null_pair"]
+    grouped = twins.groupby(["rater_id", "item_id"])["score"]
+    spans = (grouped.max() - grouped.min())[grouped.size() > 1]
+    return float(spans.mean()) if len(spans) else None
