@@ -153,15 +153,15 @@ def generate_ms(model: Any, ids: list[int], tokens: int, compiled: bool = False)
 
     Compiled, it needs transformers' static cache; the first call with a length compiles.
     """
-    prompt, clock = torch.tensor([ids]), Clock()
+    prompt, clock, plain = torch.tensor([ids]), Clock(), SamplingSettings()
     model.generate(
         prompt,
         attention_mask=torch.ones_like(prompt),
         max_new_tokens=tokens,
         do_sample=True,
-        temperature=0.7,
-        top_p=0.9,
-        top_k=0,
+        temperature=plain.temperature,
+        top_p=plain.top_p,
+        top_k=plain.top_k,
         streamer=clock,
         cache_implementation="static" if compiled else None,
         compile_config=compiling() if compiled else None,

@@ -33,7 +33,10 @@ class CompareSettings:
         candidates: layers confidence exit tries; empty: all that the model offers.
         decay: CALM's, of the threshold; None keeps it constant.
         head: fitted exit heads, or the untrained ones (final norm and base rows).
-        temperature, top_p, seed: of the sampling, the same for all policies.
+        temperature, top_p, seed: of the sampling, the same for all policies. The embedded model is
+            understood better the cooler it speaks: of 42 sentences that are not the evaluation's,
+            WER 51 % at 0.7, 49 % at 0.5, 46 % at 0.3 and greedy (fifth weights); 0.3 leaves the
+            seed its say.
     """
 
     schedule: str = "triple"
@@ -43,7 +46,7 @@ class CompareSettings:
     candidates: tuple[int, ...] = ()
     decay: float | None = None
     head: HeadKind = "fitted"
-    temperature: float = 0.7
+    temperature: float = 0.3
     top_p: float = 0.9
     seed: int = 1
 
