@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from listening_test.analysis import CHOICE_METHODS, Plan, analyse
+from listening_test.analysis import CHOICE_METHODS, SCORED_TRIALS, Plan, analyse
 from listening_test.preference import CHOICES
 from listening_test.tables import (
     notes,
@@ -79,8 +79,10 @@ def _checked(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
             f"({len(bad)} such row{'s' * (len(bad) > 1)}). Give a number, or leave it empty."
         )
     frame = frame.assign(score=scores)
+    # A check, of which the answer is known, is no system's.
+    scored = frame["trial_type"].isin(SCORED_TRIALS)
     for name in ("rater_id", "item_id", "system"):
-        empty = frame.index[frame[name].str.strip() == ""]
+        empty = frame.index[(frame[name].str.strip() == "") & (scored | (name != "system"))]
         if len(empty):
             raise RatingsError(f"{path} row {empty[0] + 2}: {name} is empty. Fill it in.")
     _check_pairs(frame, path)
@@ -100,13 +102,14 @@ def _check_pairs(frame: pd.DataFrame, path: Path) -> None:
     """Raise RatingsError for a comparison without its second system, or a choice not known."""
     if "method" not in frame:
         return
-    pairs = frame["method"].isin(("ccr", *CHOICE_METHODS))
+    scored = frame["trial_type"].isin(SCORED_TRIALS)
+    pairs = frame["method"].isin(("ccr", *CHOICE_METHODS)) & scored
     if pairs.any() and "system_b" not in frame:
         raise RatingsError(f"{path} holds comparisons but lacks the column system_b.")
     lacking = frame.index[pairs & (frame.get("system_b", "") == "")]
     if len(lacking):
         raise RatingsError(f"{path} row {lacking[0] + 2}: system_b is empty. Fill it in.")
-    chosen = frame["method"].isin(CHOICE_METHODS)
+    chosen = frame["method"].isin(CHOICE_METHODS) & scored
     choice = frame["choice"] if "choice" in frame else pd.Series("", index=frame.index)
     bad = frame.index[chosen & ~choice.isin((*CHOICES, ""))]
     if len(bad):

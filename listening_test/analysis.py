@@ -129,7 +129,7 @@ def _absolute(scored: pd.DataFrame, plan: Plan) -> dict[str, Any]:
 
 
 def _one_dimension(scored: pd.DataFrame, plan: Plan) -> dict[str, Any]:
-    names = plan.names(scored)
+    names = plan.names(scored[["system"]])  # the other clip of a DCR trial is not rated
     scale = set(scored["method"].dropna()) if "method" in scored else set()
     return {
         "systems": {name: _system(scored[scored["system"] == name]) for name in names},

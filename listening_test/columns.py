@@ -11,7 +11,7 @@ import io
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 
 RATING_COLUMNS = (
     "schema_version", "study_id", "config_sha256", "rating_id", "session_id", "rater_id",

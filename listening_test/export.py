@@ -40,16 +40,32 @@ def exported_frame(study_dir: Path) -> tuple[pd.DataFrame, Study]:
     except (sqlite3.Error, pd.errors.DatabaseError) as error:
         raise ExportError(f"{database} cannot be read ({error}). Is it a whole copy?") from error
     ratings = ratings[list(RATING_COLUMNS)]
-    unknown = sorted(set(ratings["stimulus_id"]) - set(key.index))
+    rated = set(ratings["stimulus_id"]) | set(ratings["stimulus_b_id"].dropna())
+    unknown = sorted(rated - set(key.index))
     if unknown:
         raise ExportError(
             f"{len(unknown)} rated stimuli are not in {key_path} (first: {unknown[0]}). Was the "
             "study prepared again with another LISTENING_TEST_KEY? Use the key of the ratings."
         )
     ratings["system"] = ratings["stimulus_id"].map(key)
-    ratings["system_b"] = None
+    ratings["system_b"] = ratings["stimulus_b_id"].map(key)
     record = json.loads((study_dir / "key" / "study.json").read_text(encoding="utf-8"))
-    return ratings, Study.model_validate(record["config"])
+    study = Study.model_validate(record["config"])
+    ratings["score_signed"] = _signed(ratings, [system.name for system in study.systems])
+    return ratings, study
+
+
+def _signed(ratings: pd.DataFrame, order: list[str]) -> pd.Series:
+    """Comparison scores with the order of playing taken out.
+
+    Positive where the system that the study file names later is better than the earlier one.
+    """
+    place = {name: number for number, name in enumerate(order)}
+    compared = (ratings["method"] == "ccr") & (ratings["system"] != ratings["system_b"])
+    later = ratings["system_b"].map(place) > ratings["system"].map(place)
+    score = pd.to_numeric(ratings["score"])
+    signed = score.where(later, -score)
+    return signed.where(compared)
 
 
 def _ratings(database: Path) -> pd.DataFrame:

@@ -51,15 +51,16 @@ CREATE TABLE IF NOT EXISTS clips (
     token TEXT PRIMARY KEY,
     session_id TEXT NOT NULL,
     trial_index INTEGER NOT NULL,
+    place INTEGER NOT NULL,
     stimulus_id TEXT NOT NULL,
     first_served REAL,
-    UNIQUE (session_id, trial_index)
+    UNIQUE (session_id, trial_index, place)
 );
 CREATE TABLE IF NOT EXISTS ratings (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     {", ".join(f'"{name}"' for name in RATING_COLUMNS)},
     UNIQUE (rating_id),
-    UNIQUE (session_id, trial_index)
+    UNIQUE (session_id, trial_index, dimension, stimulus_id)
 );
 """
 

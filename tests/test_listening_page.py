@@ -327,7 +327,7 @@ def test_a_busy_device_that_notices_the_sound_late_loses_no_rating(
 def test_an_answer_refused_as_not_heard_is_kept_and_can_be_given_again(
     page: Page, url: str, study_dir: Path
 ) -> None:
-    source = "() => document.getElementById('audio').src"  # the browser hides some media requests
+    source = "() => document.querySelector('audio').src"  # the browser hides some media requests
     begin(page, url)
     first = page.evaluate(source)
     before = len(stored(study_dir))
@@ -360,7 +360,7 @@ def test_the_scale_stays_shut_while_a_rating_is_on_its_way(page: Page, url: str)
     rate(page, "4")
     expect(page.get_by_text("saving …")).to_be_visible()
     page.get_by_role("button", name="Play").click()
-    page.evaluate("() => new Promise((r) => document.getElementById('audio').onended = r)")
+    page.evaluate("() => new Promise((r) => document.querySelector('audio').onended = r)")
     expect(page.get_by_role("radio").first).to_be_disabled()
     expect(page.get_by_role("button", name="Next")).to_be_disabled()
     page.unroute_all(behavior="ignoreErrors")
