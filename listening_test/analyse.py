@@ -15,8 +15,10 @@ from typing import Any
 
 import pandas as pd
 
-from listening_test.analysis import CHOICE_METHODS, SCORED_TRIALS, Plan, analyse
+from listening_test.analysis import CHOICE_METHODS, Plan, analyse
+from listening_test.columns import SCORED_TRIALS
 from listening_test.preference import CHOICES
+from listening_test.study import Study
 from listening_test.tables import (
     notes,
     pair_rows,
@@ -119,18 +121,28 @@ def _check_pairs(frame: pd.DataFrame, path: Path) -> None:
 
 
 def load_plan(folder: Path) -> Plan:
-    """Margin and order of systems from DIR/study.json; nothing fixed without one."""
+    """What DIR/study.json fixed beforehand; nothing without one."""
     path = folder / "study.json"
     if not path.exists():
         return Plan()
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))["config"]
-        systems = tuple(system["name"] for system in config["systems"])
-        return Plan(config["non_inferiority_margin"], systems)
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return Plan.of(Study.model_validate(record["config"]))
     except (ValueError, KeyError, TypeError) as error:
         raise RatingsError(
             f"{path} is not a study record of this project ({error}). Move it away."
         ) from None
+
+
+def load_incomplete(folder: Path) -> frozenset[str]:
+    """Ids of the sessions of DIR/sessions.csv that are not complete; none without the file."""
+    path = folder / "sessions.csv"
+    if not path.exists():
+        return frozenset()
+    sessions = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if not {"session_id", "state"} <= set(sessions.columns):
+        raise RatingsError(f"{path} lacks the columns session_id and state. Move it away.")
+    return frozenset(sessions.loc[sessions["state"] != "complete", "session_id"])
 
 
 def report(result: dict[str, Any]) -> str:
@@ -156,7 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
         plan = load_plan(options.folder)
         if options.margin is not None:
             plan = replace(plan, margin=options.margin)
-        result = analyse(frame, plan)
+        result = analyse(frame, plan, load_incomplete(options.folder))
         if not result["n"]:
             raise RatingsError(
                 f"no rating counts: {result['excluded']}. Only rows with status `use` and "

@@ -1,7 +1,7 @@
 """Join ratings with the key: `python -m listening_test.export STUDY_DIR --out DIR`.
 
-DIR gets `ratings.csv` with `system`, `stimuli.csv` and `study.json`: what analysis needs. The
-database is read beside a running server; nothing in STUDY_DIR is changed.
+DIR gets `ratings.csv` with `system`, `sessions.csv`, `stimuli.csv` and `study.json`: what analysis
+needs. The database is read beside a running server; nothing in STUDY_DIR is changed.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import json
 import shutil
 import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
 
-from listening_test.columns import KEY_COLUMNS, RATING_COLUMNS, csv_text
+from listening_test.columns import KEY_COLUMNS, RATING_COLUMNS, SESSION_COLUMNS, csv_text
+from listening_test.rows import utc
 from listening_test.study import Study
 
 
@@ -35,11 +37,7 @@ def exported_frame(study_dir: Path) -> tuple[pd.DataFrame, Study]:
     if not database.exists():
         raise ExportError(f"{study_dir} has no ratings yet: {database} does not exist.")
     key = pd.read_csv(key_path, dtype=str).set_index("stimulus_id")["system"]
-    try:
-        ratings = _ratings(database)
-    except (sqlite3.Error, pd.errors.DatabaseError) as error:
-        raise ExportError(f"{database} cannot be read ({error}). Is it a whole copy?") from error
-    ratings = ratings[list(RATING_COLUMNS)]
+    ratings = _table(database, "SELECT * FROM ratings ORDER BY seq")[list(RATING_COLUMNS)]
     rated = set(ratings["stimulus_id"]) | set(ratings["stimulus_b_id"].dropna())
     unknown = sorted(rated - set(key.index))
     if unknown:
@@ -68,15 +66,34 @@ def _signed(ratings: pd.DataFrame, order: list[str]) -> pd.Series:
     return signed.where(compared)
 
 
-def _ratings(database: Path) -> pd.DataFrame:
-    """All rows of the database; a study that nobody serves is read without a trace."""
+def _table(database: Path, query: str) -> pd.DataFrame:
+    """Rows of the database; a study that nobody serves is read without a trace.
+
+    Raises:
+        ExportError: it cannot be read.
+    """
     served = database.with_name(database.name + "-wal").exists()
     mode = "mode=ro" if served else "mode=ro&immutable=1"
-    connection = sqlite3.connect(f"{database.resolve().as_uri()}?{mode}", uri=True, timeout=30)
     try:
-        return pd.read_sql_query("SELECT * FROM ratings ORDER BY seq", connection)
-    finally:
-        connection.close()
+        connection = sqlite3.connect(f"{database.resolve().as_uri()}?{mode}", uri=True, timeout=30)
+        with closing(connection):
+            return pd.read_sql_query(query, connection)
+    except (sqlite3.Error, pd.errors.DatabaseError) as error:
+        raise ExportError(f"{database} cannot be read ({error}). Is it a whole copy?") from error
+
+
+def sessions_frame(study_dir: Path) -> pd.DataFrame:
+    """One row a session, in SESSION_COLUMNS; keys, tokens and completion codes stay behind."""
+    found = _table(study_dir / "data" / "ratings.sqlite3", "SELECT * FROM sessions ORDER BY rowid")
+    found["trials"] = [len(json.loads(trials)) for trials in found["trials"]]
+    found["last_seen_utc"] = [utc(seconds) for seconds in found["last_seen"]]
+    return found[list(SESSION_COLUMNS)]
+
+
+def incomplete_sessions(study_dir: Path) -> frozenset[str]:
+    """Ids of the sessions that did not come to their end."""
+    sessions = sessions_frame(study_dir)
+    return frozenset(sessions.loc[sessions["state"] != "complete", "session_id"])
 
 
 def exported_csv(ratings: pd.DataFrame) -> str:
@@ -90,6 +107,8 @@ def export(study_dir: Path, out: Path) -> int:
     ratings, _ = exported_frame(study_dir)
     out.mkdir(parents=True, exist_ok=True)
     (out / "ratings.csv").write_text(exported_csv(ratings), encoding="utf-8")
+    sessions = sessions_frame(study_dir).to_dict("records")
+    (out / "sessions.csv").write_text(csv_text(sessions, SESSION_COLUMNS), encoding="utf-8")
     for name in ("stimuli.csv", "study.json"):
         shutil.copyfile(study_dir / "key" / name, out / name)
     return len(ratings)

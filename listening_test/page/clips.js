@@ -122,7 +122,11 @@ export class Clips {
       const verb = say(on ? "stop" : again ? "play_again" : "play");
       const which = this.inTurn ? this.sounding : i;
       const name = this.clips.length > 1 && which >= 0 ? this.names[which] : "";
-      button.querySelector(".play-word").textContent = name ? `${verb} – ${name}` : verb;
+      // Beside each other the names are enough to see, and the sign says what a press does.
+      const beside = this.buttons.length > 1;
+      button.querySelector(".play-word").textContent = beside
+        ? `${name}${again ? " ✓" : ""}` : name ? `${verb} – ${name}` : verb;
+      if (beside) button.setAttribute("aria-label", `${verb} – ${name}${again ? " ✓" : ""}`);
     });
     this.onChange();
   }
