@@ -24,7 +24,7 @@ RATING_COLUMNS = (
 )  # fmt: skip
 SESSION_COLUMNS = (
     "session_id", "rater_id", "platform", "design_row", "state", "n_done", "trials",
-    "consent_utc", "last_seen_utc",
+    "consent_utc", "last_seen_utc", "headphones", "headphones_right", "headphones_passed",
 )  # fmt: skip
 # Kinds of trial whose scores speak for a system. A null pair is the same sound under two
 # systems: leaving it out would overstate their difference.

@@ -87,6 +87,8 @@ def sessions_frame(study_dir: Path) -> pd.DataFrame:
     found = _table(study_dir / "data" / "ratings.sqlite3", "SELECT * FROM sessions ORDER BY rowid")
     found["trials"] = [len(json.loads(trials)) for trials in found["trials"]]
     found["last_seen_utc"] = [utc(seconds) for seconds in found["last_seen"]]
+    for name in ("headphones_right", "headphones_passed"):  # empty where there was no screen
+        found[name] = found[name].astype("Int64")
     return found[list(SESSION_COLUMNS)]
 
 
@@ -98,8 +100,12 @@ def incomplete_sessions(study_dir: Path) -> frozenset[str]:
 
 def exported_csv(ratings: pd.DataFrame) -> str:
     """The frame of `exported_frame` as CSV text."""
-    rows = ratings.astype(object).where(ratings.notna(), None).to_dict("records")
-    return csv_text(rows, RATING_COLUMNS + KEY_COLUMNS)
+    return _csv(ratings, RATING_COLUMNS + KEY_COLUMNS)
+
+
+def _csv(frame: pd.DataFrame, columns: tuple[str, ...]) -> str:
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return csv_text(rows, columns)
 
 
 def export(study_dir: Path, out: Path) -> int:
@@ -107,8 +113,8 @@ def export(study_dir: Path, out: Path) -> int:
     ratings, _ = exported_frame(study_dir)
     out.mkdir(parents=True, exist_ok=True)
     (out / "ratings.csv").write_text(exported_csv(ratings), encoding="utf-8")
-    sessions = sessions_frame(study_dir).to_dict("records")
-    (out / "sessions.csv").write_text(csv_text(sessions, SESSION_COLUMNS), encoding="utf-8")
+    sessions = _csv(sessions_frame(study_dir), SESSION_COLUMNS)
+    (out / "sessions.csv").write_text(sessions, encoding="utf-8")
     for name in ("stimuli.csv", "study.json"):
         shutil.copyfile(study_dir / "key" / name, out / name)
     return len(ratings)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from listening_test.methods import LAYOUTS, Layout, Question, Value, conditions
+from listening_test.screening import Kind as ScreenKind
 
 
 class NotPrepared(ValueError):
@@ -34,7 +35,7 @@ class Stimulus:
     item_id: str
     arm: int
     duration_s: float
-    kind: Literal["practice", "rating", "check"]
+    kind: Literal["practice", "rating", "check", "screen"]
     sound: int
 
 
@@ -46,6 +47,16 @@ class Check:
     clips: tuple[str, ...]
     answer: Value
     tolerance: int
+
+
+@dataclass(frozen=True)
+class Screen:
+    """The headphone screen: each trial's clip and right answer, and how many must be right."""
+
+    kind: ScreenKind
+    trials: tuple[tuple[str, int], ...]
+    passes: int
+    screens_out: bool
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,7 @@ class PreparedStudy:
     null_pairs: int
     stimuli: tuple[Stimulus, ...]
     checks: tuple[Check, ...]
+    screen: Screen | None = None
 
     @property
     def layout(self) -> Layout:
@@ -94,7 +106,11 @@ class PreparedStudy:
     @cached_property
     def places(self) -> dict[tuple[str, int], str]:
         """Stimulus id of each (item, arm), of practice too."""
-        return {(s.item_id, s.arm): s.stimulus_id for s in self.stimuli if s.kind != "check"}
+        return {
+            (s.item_id, s.arm): s.stimulus_id
+            for s in self.stimuli
+            if s.kind in ("practice", "rating")
+        }
 
     def items(self, kind: Literal["practice", "rating"]) -> list[str]:
         """The items of a kind, in the study's order."""
@@ -120,6 +136,9 @@ def load_prepared(study_dir: Path) -> PreparedStudy:
         data["checks"] = tuple(
             Check(**{**check, "clips": tuple(check["clips"])}) for check in data["checks"]
         )
+        if data["screen"] is not None:
+            trials = tuple((clip, answer) for clip, answer in data["screen"]["trials"])
+            data["screen"] = Screen(**{**data["screen"], "trials": trials})
         return PreparedStudy(**data)
     except FileNotFoundError:
         raise NotPrepared(

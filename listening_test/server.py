@@ -212,6 +212,7 @@ def _add_page_routes(routes: APIRouter, studies: Studies) -> None:
                 "bands": BANDS,
                 "trials": study.trials_per_session,
                 "practice": len(study.items("practice")),
+                "screen": study.screen is not None,
                 "max_comment": MAX_COMMENT,
             },
             headers=_NO_STORE,

@@ -17,7 +17,7 @@ from listening_test.design import cycle_of_item, session_order
 from listening_test.methods import Value
 from listening_test.prepared import PreparedStudy
 
-TrialType = Literal["practice", "rating", "repeat", "trap", "gold", "null_pair"]
+TrialType = Literal["screen", "practice", "rating", "repeat", "trap", "gold", "null_pair"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Trial:
 
 
 def session_trials(study: PreparedStudy, row: int) -> list[Trial]:
-    """Trials of design row `row` (from 0), practice first, in the order heard."""
+    """Trials of design row `row` (from 0), screen and practice first, in the order heard."""
     items = study.items("rating")
     conditions = _conditions(study)
     order = session_order(len(items), len(conditions), study.items_per_rater, study.seed, row)
@@ -54,7 +54,7 @@ def session_trials(study: PreparedStudy, row: int) -> list[Trial]:
     for trial in repeated:
         again = Trial("repeat", trial.item_id, trial.clips, trial.answer)
         trials = _put(trials, again, max(len(trials) // 2, trials.index(trial) + 2), rng)
-    return _practice(study, conditions) + trials
+    return _screens(study) + _practice(study, conditions) + trials
 
 
 def _conditions(study: PreparedStudy) -> list[tuple[int, ...]]:
@@ -124,6 +124,12 @@ def _put(trials: list[Trial], extra: Trial, first: int, rng: random.Random) -> l
     places = range(min(first, len(trials)), len(trials) + 1)
     place = rng.choice([place for place in places if free(place)] or list(places))
     return [*trials[:place], extra, *trials[place:]]
+
+
+def _screens(study: PreparedStudy) -> list[Trial]:
+    if study.screen is None:
+        return []
+    return [Trial("screen", "screen", (clip,), answer) for clip, answer in study.screen.trials]
 
 
 def _practice(study: PreparedStudy, conditions: list[tuple[int, ...]]) -> list[Trial]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import io
 import json
 import os
 import shutil
@@ -25,7 +26,9 @@ import soundfile
 from listening_test import key, study_parts
 from listening_test.decode import decode_policies
 from listening_test.levelling import Levelled, Samples, StimulusError, level, low_passed
-from listening_test.prepared import Check, PreparedStudy, Stimulus
+from listening_test.prepared import Check, PreparedStudy, Screen, Stimulus
+from listening_test.screening import RATE as SCREEN_RATE
+from listening_test.screening import screen_clips
 from listening_test.study import Study
 from listening_test.study_parts import Item, Practice
 
@@ -73,9 +76,12 @@ def prepare(study: Study, out: Path, progress: Callable[[str], None] | None = No
         (s, level(s.samples, s.rate, rate, study.loudness_lufs, f"{s.system or 'check'}/{s.item}"))
         for s in sources
     ]
-    rows, prepared = _describe(study, clips, key.secret(out))
+    secret = key.secret(out)
+    rows, prepared = _describe(study, clips, secret)
     key.check_same_sound(out, rows)
     wavs = {str(row["stimulus_id"]): clip[1].wav for row, clip in zip(rows, clips, strict=True)}
+    prepared, screens = _with_screen(study, prepared, secret)
+    wavs |= screens
     for name in sorted(wavs):  # so that the files' times say nothing either
         (part / "serve" / "audio" / f"{name}.wav").write_bytes(wavs[name])
     prepared.save(part / "serve")
@@ -227,6 +233,29 @@ def _prepared(
         items_per_rater=study.items_per_rater, planned_sessions=study.planned_sessions,
         repeats=study.repeats, null_pairs=study.null_pairs, stimuli=stimuli, checks=tuple(checks),
     )  # fmt: skip
+
+
+def _with_screen(
+    study: Study, prepared: PreparedStudy, secret: bytes
+) -> tuple[PreparedStudy, dict[str, bytes]]:
+    """The design with the headphone screen, if any, and the screen's WAVs by stimulus id.
+
+    They are the only clips in stereo, and neither levelled nor in the key: no system made them.
+    """
+    if study.screening is None:
+        return prepared, {}
+    wavs, stimuli, trials = {}, [], []
+    for number, clip in enumerate(screen_clips(study.screening.headphones, study.seed)):
+        own = stimulus_id(secret, study.id, "screen", str(number))
+        file = io.BytesIO()
+        soundfile.write(file, clip.samples, SCREEN_RATE, format="WAV", subtype="PCM_16")
+        wavs[own] = file.getvalue()
+        stimuli.append(Stimulus(own, "screen", 0, len(clip.samples) / SCREEN_RATE, "screen", 0))
+        trials.append((own, clip.answer))
+    given = study.screening
+    out = given.on_fail == "screen_out"
+    screen = Screen(given.headphones, tuple(trials), given.passes, out)
+    return replace(prepared, stimuli=(*prepared.stimuli, *stimuli), screen=screen), wavs
 
 
 def _check(

@@ -43,6 +43,7 @@ from listening_test.study_parts import (
     Part,
     Passage,
     Practice,
+    Screening,
     Slug,
     System,
 )
@@ -87,6 +88,7 @@ class Study(Part):
     trials_per_rater: Annotated[int, Field(ge=1, le=500)] | None = None
     ratings_per_stimulus: Annotated[int, Field(ge=1, le=1000)] = 8
     exclusion: Exclusion = Exclusion()
+    screening: Screening | None = None
     model: Name = "embedded"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
     loudness_lufs: Annotated[float, Field(ge=-40, le=-14)] = -26.0
@@ -212,7 +214,7 @@ def _explain(path: Path, tree: Any, error: ValidationError) -> str:
         if problem["type"] == "extra_forbidden":
             parts: dict[str, type[Part]] = {
                 "systems": System, "items": Item, "practice": Practice, "traps": Check,
-                "gold": Check, "exclusion": Exclusion,
+                "gold": Check, "exclusion": Exclusion, "screening": Screening,
             }  # fmt: skip
             inner = str(problem["loc"][0]) if len(problem["loc"]) > 1 else ""
             known = parts.get(inner, Study).model_fields

@@ -91,3 +91,14 @@ class Exclusion(Part):
         tuple[Annotated[int, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=1)]] | None
     ) = None
     incomplete_sessions: bool = False
+
+
+class Screening(Part):
+    """A headphone screen before the practice: six sounds made by code, a number of them right.
+
+    `screen_out` ends the session of who fails; `note` lets them go on and writes it down.
+    """
+
+    headphones: Literal["woods", "huggins"]
+    passes: Annotated[int, Field(ge=1, le=6)] = 5
+    on_fail: Literal["screen_out", "note"] = "note"

@@ -17,10 +17,13 @@ from dataclasses import asdict
 from typing import Any
 
 from listening_test.columns import RATING_COLUMNS
+from listening_test.methods import Question
 from listening_test.prepared import PreparedStudy
 from listening_test.rows import Answer, rating_rows, utc
+from listening_test.screening import QUESTIONS as SCREEN_QUESTIONS
 from listening_test.session_plan import Trial, session_trials
 
+_STAGES = {"screen": "screen", "practice": "practice"}
 # A session untouched for this long frees its place in the design for the next rater. Whoever
 # comes back later still goes on: their ratings are kept, and the place is filled twice.
 IDLE_S = 30 * 60
@@ -52,8 +55,8 @@ def start_session(
     if db.execute("SELECT 1 FROM sessions WHERE key_sha256 = ?", (_digest(key),)).fetchone():
         return
     taken = db.execute(
-        "SELECT DISTINCT design_row FROM sessions WHERE state = 'complete' OR last_seen >= ? "
-        "ORDER BY design_row",
+        "SELECT DISTINCT design_row FROM sessions WHERE state = 'complete' "
+        "OR (state = 'started' AND last_seen >= ?) ORDER BY design_row",
         (now - IDLE_S,),
     )
     row = 0
@@ -95,26 +98,40 @@ def current_trial(
     A token is random, belongs to this session, trial and place, and dies when the trial is rated.
     """
     session = _session(db, key)
+    if session["state"] == "screened_out":
+        return {"state": "screened_out"}
     order = _trials(session)
-    n_practice = sum(trial.trial_type == "practice" for trial in order)
     index = session["n_done"] + 1
+    stages = [_STAGES.get(trial.trial_type, "trial") for trial in order]
     if index > len(order):
-        return {"state": "done", "total": len(order) - n_practice,
+        return {"state": "done", "total": stages.count("trial"),
                 "code": session["completion_code"]}  # fmt: skip
-    practice = index <= n_practice
-    return {
-        "state": "practice" if practice else "trial",
+    stage = stages[index - 1]
+    state = {
+        "state": stage,
         "trial_index": index,
-        "number": index if practice else index - n_practice,
-        "total": n_practice if practice else len(order) - n_practice,
+        "number": stages[:index].count(stage),
+        "total": stages.count(stage),
         "clips": _tokens(db, session["session_id"], index, _shown(study, order[index - 1]), now),
     }
+    if stage == "screen":
+        question = _asked(study, order[index - 1])[0]
+        state["question"] = {"text": question.text, "options": question.options}
+    return state
+
+
+def _asked(study: PreparedStudy, trial: Trial) -> tuple[Question, ...]:
+    """The questions of a trial: the study's, or the headphone screen's one."""
+    if trial.trial_type == "screen" and study.screen is not None:
+        return (SCREEN_QUESTIONS[study.screen.kind],)
+    return study.questions
 
 
 def _shown(study: PreparedStudy, trial: Trial) -> tuple[str, ...]:
     """The clips on the page: the trial's, with the open reference of a MUSHRA test before them."""
-    if study.layout.conditions != "all" or study.reference_arm is None:
+    if study.layout.conditions != "all" or trial.trial_type == "screen":
         return trial.clips
+    assert study.reference_arm is not None
     return (study.places[trial.item_id, study.reference_arm], *trial.clips)
 
 
@@ -170,9 +187,13 @@ def save_rating(
     shown = _shown(study, trial)
     _check_answers(study, trial, answer)
     _check_heard(db, study, session["session_id"], shown, answer, now)
-    for row in rating_rows(study, session, trial, shown, answer, now):
-        _insert(db, row)
-    done = answer.trial_index == len(order)
+    state = "complete" if answer.trial_index == len(order) else "started"
+    if trial.trial_type == "screen":
+        if _screened(db, study, session["session_id"], trial, answer, now) is False:
+            state = "screened_out"
+    else:
+        for row in rating_rows(study, session, trial, shown, answer, now):
+            _insert(db, row)
     db.execute(
         "DELETE FROM clips WHERE session_id = ? AND trial_index = ?",
         (session["session_id"], answer.trial_index),
@@ -181,11 +202,42 @@ def save_rating(
         "UPDATE sessions SET n_done = ?, last_seen = ?, state = ?, completion_code = ? "
         "WHERE session_id = ?",
         (
-            answer.trial_index, now, "complete" if done else "started",
-            secrets.token_hex(4).upper() if done else None, session["session_id"],
+            answer.trial_index, now, state,
+            secrets.token_hex(4).upper() if state == "complete" else None, session["session_id"],
         ),
     )  # fmt: skip
     return current_trial(db, study, key, now)
+
+
+def _screened(
+    db: sqlite3.Connection,
+    study: PreparedStudy,
+    session_id: str,
+    trial: Trial,
+    answer: Answer,
+    now: float,
+) -> bool | None:
+    """Keep one screening answer; after the last: False if it ends the session, else None."""
+    assert study.screen is not None
+    db.execute(
+        "INSERT INTO screens VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            answer.rating_id, session_id, answer.trial_index, answer.answers[0],
+            int(answer.answers[0] == trial.answer), utc(now),
+        ),
+    )  # fmt: skip
+    n, right = db.execute(
+        "SELECT count(*), sum(passed) FROM screens WHERE session_id = ?", (session_id,)
+    ).fetchone()
+    if n < len(study.screen.trials):
+        return None
+    passed = right >= study.screen.passes
+    db.execute(
+        "UPDATE sessions SET headphones = ?, headphones_right = ?, headphones_passed = ? "
+        "WHERE session_id = ?",
+        (study.screen.kind, right, int(passed), session_id),
+    )
+    return False if study.screen.screens_out and not passed else None
 
 
 def _kept_already(
@@ -197,6 +249,14 @@ def _kept_already(
     now: float,
 ) -> bool:
     """Whether these very answers are stored; their key under other answers is refused."""
+    screened = db.execute(
+        "SELECT session_id, trial_index, answer FROM screens WHERE rating_id = ?",
+        (answer.rating_id,),
+    ).fetchone()
+    if screened is not None:
+        if tuple(screened) == (session["session_id"], answer.trial_index, answer.answers[0]):
+            return True
+        raise Refused(409, "key_reused", "This rating key was used for another rating.")
     kept = db.execute("SELECT * FROM ratings WHERE rating_id = ?", (answer.rating_id,)).fetchone()
     if kept is None:
         return False
@@ -218,9 +278,10 @@ def _kept_already(
 
 def _check_answers(study: PreparedStudy, trial: Trial, answer: Answer) -> None:
     """One answer a question, or one a clip where the scale is a slider; each of them possible."""
-    sliders = not study.questions[0].options
-    wanted = len(trial.clips) if sliders else len(study.questions)
-    asked = [study.questions[0]] * wanted if sliders else list(study.questions)
+    asked = _asked(study, trial)
+    if not asked[0].options:
+        asked *= len(trial.clips)
+    wanted = len(asked)
     if len(answer.answers) != wanted or not all(
         question.allows(value) for question, value in zip(asked, answer.answers, strict=True)
     ):

@@ -37,6 +37,9 @@ function trouble(text) {
 }
 
 // ---- one trial
+const LABELS = {
+  screen: "screen_of", one: "practice", practice: "practice_of", trial: "clip_of",
+};
 let trial = null;
 let clips = null;
 let questions = null;
@@ -48,17 +51,21 @@ function showTrial(state) {
   trial = state;
   times = { shownAt: performance.now(), firstPlay: null, hidden: 0, hiddenAt: null };
   const practice = state.state === "practice";
-  const label = say(practice ? (state.total > 1 ? "practice_of" : "practice") : "clip_of", state);
+  const screen = state.state === "screen";
+  const label = say(LABELS[practice && state.total === 1 ? "one" : state.state], state);
   $("heading").textContent = label;
   document.title = `${label} – ${study.title}`;
   $("practice-note").hidden = !practice;
+  $("screen-note").hidden = !screen;
+  $("more").hidden = screen;
   $("form").reset();
   $("more").open = false;
   trouble("");
   clips = new Clips($("clips"), state.clips,
-    { names: names(state.clips.length), inTurn: study.in_turn, onChange: opened,
-      onTrouble: notPlayed });
-  questions = new Questions($("questions"), study, clips, opened);
+    { names: screen ? [""] : names(state.clips.length), inTurn: study.in_turn && !screen,
+      onChange: opened, onTrouble: notPlayed });
+  const asked = screen ? { ...study, questions: [state.question] } : study;
+  questions = new Questions($("questions"), asked, clips, opened);
   questions.enable(false);
   clips.changed();
   show("trial");
@@ -199,6 +206,10 @@ function enter(state) {
     $("code").textContent = state.code;
     document.title = `${say("thanks")} – ${study.title}`;
     show("thanks");
+  } else if (state.state === "screened_out") {
+    clips?.stop();
+    document.title = `${say("screened_title")} – ${study.title}`;
+    show("screened");
   } else {
     showTrial(state);
   }
@@ -224,7 +235,8 @@ function fill() {
   const minutes = Math.max(1, Math.round(study.trials / 6));
   $("length").textContent = say(minutes === 1 ? "length_one" : "length",
     { n: study.trials, minutes });
-  $("first-step").textContent = say(study.practice ? "volume_practice" : "volume");
+  $("first-step").textContent = say(
+    study.screen ? "volume_screen" : study.practice ? "volume_practice" : "volume");
   $("comment").maxLength = study.max_comment;
 }
 
