@@ -66,11 +66,12 @@ async def session(client: httpx.AsyncClient, times: list[float], saved: list[str
     reply = await insist(client, "POST", "/session", json={"consent": True}, headers=headers)
     state = reply.json()
     while state["state"] != "done":
-        await insist(client, "GET", f"/clip/{state['clip']}")
+        (clip,) = state["clips"]
+        await insist(client, "GET", f"/clip/{clip}")
         await asyncio.sleep(CLIP_S + 0.02)
         rating = {
-            "rating_id": str(uuid.uuid4()), "clip": state["clip"], "score": 3, "plays": 1,
-            "trial_index": state["trial_index"], "listened_ms": round(1000 * CLIP_S),
+            "rating_id": str(uuid.uuid4()), "trial_index": state["trial_index"], "answers": [3],
+            "clips": [{"clip": clip, "plays": 1, "listened_ms": round(1000 * CLIP_S)}],
         }  # fmt: skip
         start = time.perf_counter()
         reply = await insist(client, "POST", "/rating", json=rating, headers=headers)

@@ -16,7 +16,9 @@ from typing import Any
 import pandas as pd
 
 from listening_test.analysis import CHOICE_METHODS, Plan, analyse
+from listening_test.columns import SCORED_TRIALS
 from listening_test.preference import CHOICES
+from listening_test.study import Study
 from listening_test.tables import (
     notes,
     pair_rows,
@@ -79,8 +81,10 @@ def _checked(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
             f"({len(bad)} such row{'s' * (len(bad) > 1)}). Give a number, or leave it empty."
         )
     frame = frame.assign(score=scores)
+    # A check, of which the answer is known, is no system's.
+    scored = frame["trial_type"].isin(SCORED_TRIALS)
     for name in ("rater_id", "item_id", "system"):
-        empty = frame.index[frame[name].str.strip() == ""]
+        empty = frame.index[(frame[name].str.strip() == "") & (scored | (name != "system"))]
         if len(empty):
             raise RatingsError(f"{path} row {empty[0] + 2}: {name} is empty. Fill it in.")
     _check_pairs(frame, path)
@@ -100,13 +104,14 @@ def _check_pairs(frame: pd.DataFrame, path: Path) -> None:
     """Raise RatingsError for a comparison without its second system, or a choice not known."""
     if "method" not in frame:
         return
-    pairs = frame["method"].isin(("ccr", *CHOICE_METHODS))
+    scored = frame["trial_type"].isin(SCORED_TRIALS)
+    pairs = frame["method"].isin(("ccr", *CHOICE_METHODS)) & scored
     if pairs.any() and "system_b" not in frame:
         raise RatingsError(f"{path} holds comparisons but lacks the column system_b.")
     lacking = frame.index[pairs & (frame.get("system_b", "") == "")]
     if len(lacking):
         raise RatingsError(f"{path} row {lacking[0] + 2}: system_b is empty. Fill it in.")
-    chosen = frame["method"].isin(CHOICE_METHODS)
+    chosen = frame["method"].isin(CHOICE_METHODS) & scored
     choice = frame["choice"] if "choice" in frame else pd.Series("", index=frame.index)
     bad = frame.index[chosen & ~choice.isin((*CHOICES, ""))]
     if len(bad):
@@ -116,18 +121,28 @@ def _check_pairs(frame: pd.DataFrame, path: Path) -> None:
 
 
 def load_plan(folder: Path) -> Plan:
-    """Margin and order of systems from DIR/study.json; nothing fixed without one."""
+    """What DIR/study.json fixed beforehand; nothing without one."""
     path = folder / "study.json"
     if not path.exists():
         return Plan()
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))["config"]
-        systems = tuple(system["name"] for system in config["systems"])
-        return Plan(config["non_inferiority_margin"], systems)
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return Plan.of(Study.model_validate(record["config"]))
     except (ValueError, KeyError, TypeError) as error:
         raise RatingsError(
             f"{path} is not a study record of this project ({error}). Move it away."
         ) from None
+
+
+def load_incomplete(folder: Path) -> frozenset[str]:
+    """Ids of the sessions of DIR/sessions.csv that are not complete; none without the file."""
+    path = folder / "sessions.csv"
+    if not path.exists():
+        return frozenset()
+    sessions = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if not {"session_id", "state"} <= set(sessions.columns):
+        raise RatingsError(f"{path} lacks the columns session_id and state. Move it away.")
+    return frozenset(sessions.loc[sessions["state"] != "complete", "session_id"])
 
 
 def report(result: dict[str, Any]) -> str:
@@ -153,7 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
         plan = load_plan(options.folder)
         if options.margin is not None:
             plan = replace(plan, margin=options.margin)
-        result = analyse(frame, plan)
+        result = analyse(frame, plan, load_incomplete(options.folder))
         if not result["n"]:
             raise RatingsError(
                 f"no rating counts: {result['excluded']}. Only rows with status `use` and "

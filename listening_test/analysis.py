@@ -8,7 +8,7 @@ in `analyse.py`. Null values were not estimable, and are never 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
@@ -16,7 +16,9 @@ import numpy as np
 import pandas as pd
 
 from listening_test.agreement import agreement
+from listening_test.columns import SCORED_TRIALS
 from listening_test.comparison_rating import comparison_pairs, null_pair_bias
+from listening_test.exclusion import apply_rules
 from listening_test.mixed_model import mixed_model
 from listening_test.preference import CHOICES, bradley_terry, identification, preferences
 from listening_test.statistics import (
@@ -30,10 +32,9 @@ from listening_test.statistics import (
     rater_gaps,
     wilcoxon,
 )
+from listening_test.study import Study
+from listening_test.study_parts import Exclusion
 
-# Kinds of trial whose scores speak for a system. A null pair is the same sound under two
-# systems: leaving it out would overstate their difference.
-SCORED_TRIALS = ("rating", "null_pair")
 # Methods whose answer is a choice of clip, not a score.
 CHOICE_METHODS = ("ab", "abx")
 # P.835's overall score comes first, whatever the alphabet says.
@@ -48,10 +49,19 @@ class Plan:
         margin: non-inferiority margin in points of the scale; None leaves those answers null.
         order: systems, the reference first; a pair's `b` is the earlier one. Alphabetical, with
             the pair (a, b) in that order, where it is not known.
+        exclusion, reference: rules for raters, and a MUSHRA test's hidden reference.
     """
 
     margin: float | None = None
     order: tuple[str, ...] = ()
+    exclusion: Exclusion = field(default_factory=Exclusion)
+    reference: str | None = None
+
+    @classmethod
+    def of(cls, study: Study) -> Plan:
+        """What a study file fixed."""
+        order = tuple(system.name for system in study.systems)
+        return cls(study.non_inferiority_margin, order, study.exclusion, study.reference)
 
     def names(self, frame: pd.DataFrame) -> list[str]:
         """The systems of `frame`, those of `order` first and in its order."""
@@ -62,14 +72,20 @@ class Plan:
         return known + sorted(found - set(known))
 
 
-def analyse(frame: pd.DataFrame, plan: Plan = Plan()) -> dict[str, Any]:
+def analyse(
+    frame: pd.DataFrame, plan: Plan | None = None, incomplete: frozenset[str] = frozenset()
+) -> dict[str, Any]:
     """Everything the contract asks of ratings; `systems` is empty where the method has no MOS.
 
     Args:
         frame: the columns rater_id, item_id, system, score, trial_type, status; one row a rating.
             Methods other than ACR are told by `method`, several questions by `dimension`.
+        plan: nothing fixed beforehand, where it is None.
+        incomplete: ids of sessions that did not come to their end.
     """
-    scored, excluded = _exclude(frame.reset_index(drop=True))
+    plan = plan or Plan()
+    frame = apply_rules(frame.reset_index(drop=True), plan.exclusion, plan.reference, incomplete)
+    scored, excluded = _exclude(frame)
     method = scored["method"] if "method" in scored else pd.Series("acr", index=scored.index)
     result: dict[str, Any] = {
         "systems": {},
@@ -129,7 +145,7 @@ def _absolute(scored: pd.DataFrame, plan: Plan) -> dict[str, Any]:
 
 
 def _one_dimension(scored: pd.DataFrame, plan: Plan) -> dict[str, Any]:
-    names = plan.names(scored)
+    names = plan.names(scored[["system"]])  # the other clip of a DCR trial is not rated
     scale = set(scored["method"].dropna()) if "method" in scored else set()
     return {
         "systems": {name: _system(scored[scored["system"] == name]) for name in names},

@@ -11,7 +11,7 @@ import io
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
 
 RATING_COLUMNS = (
     "schema_version", "study_id", "config_sha256", "rating_id", "session_id", "rater_id",
@@ -22,6 +22,13 @@ RATING_COLUMNS = (
     "changed_n", "client_utc", "server_utc", "expected_score", "check_passed", "status",
     "status_reason", "comment",
 )  # fmt: skip
+SESSION_COLUMNS = (
+    "session_id", "rater_id", "platform", "design_row", "state", "n_done", "trials",
+    "consent_utc", "last_seen_utc", "headphones", "headphones_right", "headphones_passed",
+)  # fmt: skip
+# Kinds of trial whose scores speak for a system. A null pair is the same sound under two
+# systems: leaving it out would overstate their difference.
+SCORED_TRIALS = ("rating", "null_pair")
 KEY_COLUMNS = ("system", "system_b")
 
 # A spreadsheet runs a cell that starts with one of these as a formula.

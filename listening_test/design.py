@@ -68,6 +68,14 @@ def _items_of_row(n_items: int, per_rater: int, seed: int, row: int) -> list[int
     return [circle[(start + j) % n_items] for j in range(per_rater)]
 
 
+def cycle_of_item(n_items: int, per_rater: int, seed: int, row: int, item: int) -> int:
+    """How often `item` was heard in the rows before `row`: its orders alternate by this."""
+    circle = list(range(n_items))
+    random.Random(f"{seed}/items").shuffle(circle)
+    place = circle.index(item)
+    return (row * per_rater - place + n_items - 1) // n_items
+
+
 def _place_items(
     items: list[int], systems: list[int], n_systems: int, rng: random.Random
 ) -> list[tuple[int, int]] | None:

@@ -1,7 +1,7 @@
 """Join ratings with the key: `python -m listening_test.export STUDY_DIR --out DIR`.
 
-DIR gets `ratings.csv` with `system`, `stimuli.csv` and `study.json`: what analysis needs. The
-database is read beside a running server; nothing in STUDY_DIR is changed.
+DIR gets `ratings.csv` with `system`, `sessions.csv`, `stimuli.csv` and `study.json`: what analysis
+needs. The database is read beside a running server; nothing in STUDY_DIR is changed.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import json
 import shutil
 import sqlite3
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
 
-from listening_test.columns import KEY_COLUMNS, RATING_COLUMNS, csv_text
+from listening_test.columns import KEY_COLUMNS, RATING_COLUMNS, SESSION_COLUMNS, csv_text
+from listening_test.rows import utc
 from listening_test.study import Study
 
 
@@ -35,38 +37,75 @@ def exported_frame(study_dir: Path) -> tuple[pd.DataFrame, Study]:
     if not database.exists():
         raise ExportError(f"{study_dir} has no ratings yet: {database} does not exist.")
     key = pd.read_csv(key_path, dtype=str).set_index("stimulus_id")["system"]
-    try:
-        ratings = _ratings(database)
-    except (sqlite3.Error, pd.errors.DatabaseError) as error:
-        raise ExportError(f"{database} cannot be read ({error}). Is it a whole copy?") from error
-    ratings = ratings[list(RATING_COLUMNS)]
-    unknown = sorted(set(ratings["stimulus_id"]) - set(key.index))
+    ratings = _table(database, "SELECT * FROM ratings ORDER BY seq")[list(RATING_COLUMNS)]
+    rated = set(ratings["stimulus_id"]) | set(ratings["stimulus_b_id"].dropna())
+    unknown = sorted(rated - set(key.index))
     if unknown:
         raise ExportError(
             f"{len(unknown)} rated stimuli are not in {key_path} (first: {unknown[0]}). Was the "
             "study prepared again with another LISTENING_TEST_KEY? Use the key of the ratings."
         )
     ratings["system"] = ratings["stimulus_id"].map(key)
-    ratings["system_b"] = None
+    ratings["system_b"] = ratings["stimulus_b_id"].map(key)
     record = json.loads((study_dir / "key" / "study.json").read_text(encoding="utf-8"))
-    return ratings, Study.model_validate(record["config"])
+    study = Study.model_validate(record["config"])
+    ratings["score_signed"] = _signed(ratings, [system.name for system in study.systems])
+    return ratings, study
 
 
-def _ratings(database: Path) -> pd.DataFrame:
-    """All rows of the database; a study that nobody serves is read without a trace."""
+def _signed(ratings: pd.DataFrame, order: list[str]) -> pd.Series:
+    """Comparison scores with the order of playing taken out.
+
+    Positive where the system that the study file names later is better than the earlier one.
+    """
+    place = {name: number for number, name in enumerate(order)}
+    compared = (ratings["method"] == "ccr") & (ratings["system"] != ratings["system_b"])
+    later = ratings["system_b"].map(place) > ratings["system"].map(place)
+    score = pd.to_numeric(ratings["score"])
+    signed = score.where(later, -score)
+    return signed.where(compared)
+
+
+def _table(database: Path, query: str) -> pd.DataFrame:
+    """Rows of the database; a study that nobody serves is read without a trace.
+
+    Raises:
+        ExportError: it cannot be read.
+    """
     served = database.with_name(database.name + "-wal").exists()
     mode = "mode=ro" if served else "mode=ro&immutable=1"
-    connection = sqlite3.connect(f"{database.resolve().as_uri()}?{mode}", uri=True, timeout=30)
     try:
-        return pd.read_sql_query("SELECT * FROM ratings ORDER BY seq", connection)
-    finally:
-        connection.close()
+        connection = sqlite3.connect(f"{database.resolve().as_uri()}?{mode}", uri=True, timeout=30)
+        with closing(connection):
+            return pd.read_sql_query(query, connection)
+    except (sqlite3.Error, pd.errors.DatabaseError) as error:
+        raise ExportError(f"{database} cannot be read ({error}). Is it a whole copy?") from error
+
+
+def sessions_frame(study_dir: Path) -> pd.DataFrame:
+    """One row a session, in SESSION_COLUMNS; keys, tokens and completion codes stay behind."""
+    found = _table(study_dir / "data" / "ratings.sqlite3", "SELECT * FROM sessions ORDER BY rowid")
+    found["trials"] = [len(json.loads(trials)) for trials in found["trials"]]
+    found["last_seen_utc"] = [utc(seconds) for seconds in found["last_seen"]]
+    for name in ("headphones_right", "headphones_passed"):  # empty where there was no screen
+        found[name] = found[name].astype("Int64")
+    return found[list(SESSION_COLUMNS)]
+
+
+def incomplete_sessions(study_dir: Path) -> frozenset[str]:
+    """Ids of the sessions that did not come to their end."""
+    sessions = sessions_frame(study_dir)
+    return frozenset(sessions.loc[sessions["state"] != "complete", "session_id"])
 
 
 def exported_csv(ratings: pd.DataFrame) -> str:
     """The frame of `exported_frame` as CSV text."""
-    rows = ratings.astype(object).where(ratings.notna(), None).to_dict("records")
-    return csv_text(rows, RATING_COLUMNS + KEY_COLUMNS)
+    return _csv(ratings, RATING_COLUMNS + KEY_COLUMNS)
+
+
+def _csv(frame: pd.DataFrame, columns: tuple[str, ...]) -> str:
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return csv_text(rows, columns)
 
 
 def export(study_dir: Path, out: Path) -> int:
@@ -74,6 +113,8 @@ def export(study_dir: Path, out: Path) -> int:
     ratings, _ = exported_frame(study_dir)
     out.mkdir(parents=True, exist_ok=True)
     (out / "ratings.csv").write_text(exported_csv(ratings), encoding="utf-8")
+    sessions = _csv(sessions_frame(study_dir), SESSION_COLUMNS)
+    (out / "sessions.csv").write_text(sessions, encoding="utf-8")
     for name in ("stimuli.csv", "study.json"):
         shutil.copyfile(study_dir / "key" / name, out / name)
     return len(ratings)

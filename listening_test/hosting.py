@@ -104,7 +104,7 @@ class Studies:
         study = hosted.study
         return replace(
             state,
-            trials_per_rater=study.arms * study.items_per_rater,
+            trials_per_rater=study.trials_per_session,
             planned_sessions=study.planned_sessions,
             sessions_started=counts["started"],
             sessions_complete=counts["complete"],

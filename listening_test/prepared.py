@@ -13,11 +13,10 @@ import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from listening_test.design import session_order
-
-TrialType = Literal["practice", "rating", "null_pair"]
+from listening_test.methods import LAYOUTS, Layout, Question, Value, conditions
+from listening_test.screening import Kind as ScreenKind
 
 
 class NotPrepared(ValueError):
@@ -26,34 +25,78 @@ class NotPrepared(ValueError):
 
 @dataclass(frozen=True)
 class Stimulus:
-    """One WAV as the server knows it. `arm` is the anonymous system, `duration_s` seconds."""
+    """One WAV as the server knows it.
+
+    `arm` is the anonymous system, `duration_s` seconds; two stimuli of one item that are the same
+    samples have the same `sound`.
+    """
 
     stimulus_id: str
     item_id: str
     arm: int
     duration_s: float
-    trial_type: TrialType
+    kind: Literal["practice", "rating", "check", "screen"]
+    sound: int
+
+
+@dataclass(frozen=True)
+class Check:
+    """A trial with a known answer: its clips (stimulus ids), the answer and what passes."""
+
+    trial_type: Literal["trap", "gold"]
+    clips: tuple[str, ...]
+    answer: Value
+    tolerance: int
+
+
+@dataclass(frozen=True)
+class Screen:
+    """The headphone screen: each trial's clip and right answer, and how many must be right."""
+
+    kind: ScreenKind
+    trials: tuple[tuple[str, int], ...]
+    passes: int
+    screens_out: bool
 
 
 @dataclass(frozen=True)
 class PreparedStudy:
-    """Everything the server may know of a study."""
+    """Everything the server may know of a study. It names no system, but knows the checks."""
 
     study_id: str
     config_sha256: str
     title: str
     method: str
-    dimension: str
-    question: str
-    labels: tuple[str, ...]
+    questions: tuple[Question, ...]
     consent: str
     instructions: str
     language: str
     seed: int
     arms: int
+    reference_arm: int | None
     items_per_rater: int
     planned_sessions: int
+    repeats: int
+    null_pairs: int
     stimuli: tuple[Stimulus, ...]
+    checks: tuple[Check, ...]
+    screen: Screen | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """How a trial of the method is made of clips."""
+        return LAYOUTS[self.method]
+
+    @property
+    def trials_per_session(self) -> int:
+        """Trials of one session, practice left out."""
+        extras = len(self.checks) + self.repeats + min(self.null_pairs, self.items_per_rater)
+        return self.conditions * self.items_per_rater + extras
+
+    @property
+    def conditions(self) -> int:
+        """Trials of one text."""
+        return conditions(self.layout, self.arms)
 
     @cached_property
     def by_id(self) -> dict[str, Stimulus]:
@@ -61,20 +104,17 @@ class PreparedStudy:
         return {stimulus.stimulus_id: stimulus for stimulus in self.stimuli}
 
     @cached_property
-    def practice_ids(self) -> list[str]:
-        """Stimulus ids of the practice clips, in the order heard."""
-        return [s.stimulus_id for s in self.stimuli if s.trial_type == "practice"]
+    def places(self) -> dict[tuple[str, int], str]:
+        """Stimulus id of each (item, arm), of practice too."""
+        return {
+            (s.item_id, s.arm): s.stimulus_id
+            for s in self.stimuli
+            if s.kind in ("practice", "rating")
+        }
 
-    @cached_property
-    def _places(self) -> dict[tuple[str, int], str]:
-        rated = [s for s in self.stimuli if s.trial_type != "practice"]
-        return {(s.item_id, s.arm): s.stimulus_id for s in rated}
-
-    def trials(self, row: int) -> list[str]:
-        """Stimulus ids of design row `row` (from 0), practice first, in the order heard."""
-        items = list(dict.fromkeys(item for item, _ in self._places))
-        order = session_order(len(items), self.arms, self.items_per_rater, self.seed, row)
-        return self.practice_ids + [self._places[items[item], arm] for item, arm in order]
+    def items(self, kind: Literal["practice", "rating"]) -> list[str]:
+        """The items of a kind, in the study's order."""
+        return list(dict.fromkeys(s.item_id for s in self.stimuli if s.kind == kind))
 
     def save(self, serve: Path) -> None:
         """Write `design.json` into the folder `serve`."""
@@ -92,7 +132,13 @@ def load_prepared(study_dir: Path) -> PreparedStudy:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         data["stimuli"] = tuple(Stimulus(**stimulus) for stimulus in data["stimuli"])
-        data["labels"] = tuple(data["labels"])
+        data["questions"] = tuple(_question(**question) for question in data["questions"])
+        data["checks"] = tuple(
+            Check(**{**check, "clips": tuple(check["clips"])}) for check in data["checks"]
+        )
+        if data["screen"] is not None:
+            trials = tuple((clip, answer) for clip, answer in data["screen"]["trials"])
+            data["screen"] = Screen(**{**data["screen"], "trials": trials})
         return PreparedStudy(**data)
     except FileNotFoundError:
         raise NotPrepared(
@@ -103,3 +149,7 @@ def load_prepared(study_dir: Path) -> PreparedStudy:
         raise NotPrepared(
             f"{path} cannot be used ({error}). Prepare the study again into a new folder."
         ) from None
+
+
+def _question(options: list[list[Any]], **rest: str) -> Question:
+    return Question(options=tuple((value, label) for value, label in options), **rest)

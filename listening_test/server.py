@@ -3,7 +3,7 @@
     attach(app, studies)      adds the routes below to a FastAPI app (Gradio's is one)
 
     GET  /listen/<study>                 the page (static; nothing of systems in it)
-    GET  /listen/<study>/page.css|js     its style and script
+    GET  /listen/<study>/page.css, *.js  its style and scripts
     GET  /listen/<study>/study           texts of the study
     POST /listen/<study>/session         consent: begin, or go on with, this browser's session
     GET  /listen/<study>/trial           where the session stands, with the clip's token
@@ -36,16 +36,22 @@ from starlette.routing import BaseRoute
 from listening_test import trials
 from listening_test.columns import clean_text
 from listening_test.hosting import Hosted, Studies
+from listening_test.methods import BANDS
+from listening_test.rows import Answer, Heard
 from listening_test.store import NotSaved
-from listening_test.trials import Answer, Refused
+from listening_test.trials import Refused
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "page"
+_SCRIPTS = ("page.js", "net.js", "clips.js", "questions.js", "strings.js")
+_PAGE_FILES = {"page.css": "text/css"} | dict.fromkeys(_SCRIPTS, "text/javascript")
 # A rating is below 2 kB; four times the longest comment leaves room for escapes.
 MAX_BODY = 16_384
 MAX_COMMENT = 1000
+# As many systems as a study can have, the open reference and two anchors.
+MAX_CLIPS = 29
 _NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _PAGE_HEADERS = {
     **_NO_STORE,
@@ -58,6 +64,7 @@ _PAGE_HEADERS = {
 _SESSION_KEY = re.compile(r"[A-Za-z0-9_-]{22,64}")
 
 Count = Annotated[StrictInt, Field(ge=0, le=10**6)]
+ChosenValue = StrictInt | Annotated[StrictStr, Field(max_length=8)]
 Milliseconds = Annotated[StrictInt, Field(ge=0, le=10**9)]
 
 
@@ -71,15 +78,21 @@ class SessionBody(_Body):
     consent: bool
 
 
-class RatingBody(_Body):
-    """One rating as the page sends it."""
+class HeardBody(_Body):
+    """What the page claims of one clip."""
 
-    rating_id: UUID
     clip: Annotated[StrictStr, Field(max_length=64)]
-    trial_index: Annotated[StrictInt, Field(ge=1, le=10**4)]
-    score: Annotated[StrictInt, Field(ge=1, le=5)]
     plays: Count = 0
     listened_ms: Milliseconds = 0
+
+
+class RatingBody(_Body):
+    """One trial's answers as the page sends them."""
+
+    rating_id: UUID
+    trial_index: Annotated[StrictInt, Field(ge=1, le=10**4)]
+    clips: Annotated[list[HeardBody], Field(min_length=1, max_length=MAX_CLIPS)]
+    answers: Annotated[list[ChosenValue], Field(min_length=1, max_length=MAX_CLIPS)]
     rt_ms: Milliseconds = 0
     first_play_to_submit_ms: Milliseconds = 0
     hidden_ms: Milliseconds = 0
@@ -92,6 +105,8 @@ class RatingBody(_Body):
         """The claim with its text made safe to keep."""
         values = self.model_dump()
         values["rating_id"] = str(self.rating_id)
+        values["clips"] = tuple(Heard(**clip) for clip in values["clips"])
+        values["answers"] = tuple(self.answers)
         values["comment"] = clean_text(self.comment)
         return Answer(**values)
 
@@ -172,15 +187,8 @@ def _add_page_routes(routes: APIRouter, studies: Studies) -> None:
         html = (PAGE / "index.html").read_text(encoding="utf-8").replace("{study}", study_id)
         return Response(html, headers=_PAGE_HEADERS, media_type="text/html")
 
-    @routes.get("/page.css")
-    async def style(study_id: str) -> Response:
-        return Response((PAGE / "page.css").read_bytes(), headers=_NO_STORE, media_type="text/css")
-
-    @routes.get("/page.js")
-    async def script(study_id: str) -> Response:
-        return Response(
-            (PAGE / "page.js").read_bytes(), headers=_NO_STORE, media_type="text/javascript"
-        )
+    for name, media_type in _PAGE_FILES.items():
+        _add_file(routes, name, media_type)
 
     @routes.get("/study")
     async def texts(study_id: str) -> Response:
@@ -194,14 +202,27 @@ def _add_page_routes(routes: APIRouter, studies: Studies) -> None:
                 "language": study.language,
                 "consent": study.consent,
                 "instructions": study.instructions,
-                "question": study.question,
-                "labels": study.labels,
-                "clips": study.arms * study.items_per_rater,
-                "practice": len(study.practice_ids),
+                "method": study.method,
+                "questions": [
+                    {"text": question.text, "options": question.options}
+                    for question in study.questions
+                ],
+                "names": study.layout.names,
+                "in_turn": study.layout.in_turn,
+                "bands": BANDS,
+                "trials": study.trials_per_session,
+                "practice": len(study.items("practice")),
+                "screen": study.screen is not None,
                 "max_comment": MAX_COMMENT,
             },
             headers=_NO_STORE,
         )
+
+
+def _add_file(routes: APIRouter, name: str, media_type: str) -> None:
+    @routes.get(f"/{name}")
+    async def file(study_id: str) -> Response:
+        return Response((PAGE / name).read_bytes(), headers=_NO_STORE, media_type=media_type)
 
 
 def _hosted(studies: Studies, study_id: str) -> Hosted:

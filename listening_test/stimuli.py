@@ -2,9 +2,8 @@
 
 Takes each system's sound (a folder of WAVs, or spark through `decode.py`), brings every clip to
 one sample rate, mono 16-bit PCM, at most `EDGE_S` of silence at either end and one BS.1770
-loudness, and writes it under an opaque id. What cannot be measured or would clip is an error,
-never passed through: a louder clip is preferred, and that would be mistaken for the system.
-Identical audio of two systems is found by hash and becomes a null pair.
+loudness (`levelling.py`), and writes it under an opaque id. Identical audio of two systems is
+found by hash, so that it can become a null pair.
 """
 
 from __future__ import annotations
@@ -16,113 +15,35 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
-import pyloudnorm
 import soundfile
-import soxr
 
-from listening_test import key
+from listening_test import key, study_parts
 from listening_test.decode import decode_policies
-from listening_test.prepared import PreparedStudy, Stimulus, TrialType
-from listening_test.study import Item, Practice, Study, System
+from listening_test.levelling import Levelled, Samples, StimulusError, level, low_passed
+from listening_test.prepared import Check, PreparedStudy, Screen, Stimulus
+from listening_test.screening import RATE as SCREEN_RATE
+from listening_test.screening import screen_clips
+from listening_test.study import Study
+from listening_test.study_parts import Item, Practice
 
-Samples = npt.NDArray[np.float64]
-
-EDGE_S = 0.2
-# Silence: 60 dB below the clip's peak, in 5 ms steps.
-_SILENCE_DB = -60.0
-# BS.1770 measures blocks of 400 ms.
-_SHORTEST_S = 0.4
-
-
-class StimulusError(ValueError):
-    """A clip is missing or cannot be levelled; the message names it and the remedy."""
+Kind = Literal["practice", "rating", "check"]
 
 
 @dataclass(frozen=True)
-class Levelled:
-    """A finished clip: int16 samples and what was measured on the way."""
+class Source:
+    """One clip before levelling; `system` is empty for a check's, `samples` have full scale 1."""
 
-    pcm: npt.NDArray[np.int16]
-    sample_rate: int
-    lufs_in: float
-    lufs_out: float
-    true_peak_dbtp: float
-    gain_db: float
-    leading_silence_ms: float
-    trailing_silence_ms: float
-
-    @property
-    def wav(self) -> bytes:
-        """The clip as a WAV file: a 44-byte header and samples, no other chunk."""
-        file = io.BytesIO()
-        soundfile.write(file, self.pcm, self.sample_rate, format="WAV", subtype="PCM_16")
-        return file.getvalue()
-
-
-def level(samples: Samples, rate: int, target_rate: int, lufs: float, name: str) -> Levelled:
-    """Bring a clip to the common form.
-
-    Args:
-        samples: (n,) or (n, channels), full scale 1.
-        rate, target_rate: Hz.
-        lufs: BS.1770 integrated loudness to reach.
-        name: of the clip, for messages.
-
-    Raises:
-        StimulusError: not measurable (too short, silent, not finite) or would clip.
-    """
-    mono = samples.mean(axis=1) if samples.ndim == 2 else samples
-    if not np.isfinite(mono).all():
-        raise StimulusError(f"{name}: holds samples that are not numbers; make the file again.")
-    if rate != target_rate:
-        mono = soxr.resample(mono, rate, target_rate, quality="VHQ")
-    mono, leading, trailing = _trim(mono, target_rate, name)
-    if len(mono) < _SHORTEST_S * target_rate:
-        raise StimulusError(
-            f"{name}: {len(mono) / target_rate:.2f} s of sound is too short to measure its "
-            f"loudness ({_SHORTEST_S} s at least). Take a longer clip, or leave the item out."
-        )
-    meter = pyloudnorm.Meter(target_rate)
-    before = float(meter.integrated_loudness(mono))
-    if not np.isfinite(before):
-        raise StimulusError(f"{name}: is silent, its loudness cannot be measured. Replace it.")
-    gain = lufs - before
-    scaled = mono * 10 ** (gain / 20)
-    peak = _true_peak_db(scaled)
-    if peak > 0:
-        raise StimulusError(
-            f"{name}: would clip at {lufs:g} LUFS (true peak {peak:+.1f} dBTP). "
-            f"Set `loudness_lufs: {np.floor(lufs - peak):g}` or lower in the study file."
-        )
-    pcm = np.clip(np.rint(scaled * 32768), -32768, 32767).astype(np.int16)
-    after = float(meter.integrated_loudness(pcm / 32768))
-    return Levelled(pcm, target_rate, before, after, peak, gain, leading, trailing)
-
-
-def _trim(mono: Samples, rate: int, name: str) -> tuple[Samples, float, float]:
-    """Cut silence beyond EDGE_S at either end; also the silence found there, in ms."""
-    step = max(1, rate // 200)
-    peak = float(np.abs(mono).max(initial=0.0))
-    if peak == 0:
-        raise StimulusError(f"{name}: is silent or empty. Replace it.")
-    loud = np.flatnonzero(np.abs(mono) > peak * 10 ** (_SILENCE_DB / 20))
-    first, last = loud[0] // step * step, min(-(-(loud[-1] + 1) // step) * step, len(mono))
-    edge = round(EDGE_S * rate)
-    kept = mono[max(first - edge, 0) : last + edge]
-    return kept, 1000 * first / rate, 1000 * (len(mono) - last) / rate
-
-
-def _true_peak_db(samples: Samples) -> float:
-    """True peak in dBTP, by four-fold oversampling (BS.1770-4 Annex 2)."""
-    peak = max(np.abs(samples).max(), np.abs(soxr.resample(samples, 1, 4)).max())
-    return float(20 * np.log10(peak))
+    system: str
+    item: str
+    kind: Kind
+    samples: Samples
+    rate: int
 
 
 def stimulus_id(secret: bytes, study_id: str, system: str, item_id: str) -> str:
@@ -149,16 +70,18 @@ def prepare(study: Study, out: Path, progress: Callable[[str], None] | None = No
     shutil.rmtree(part, ignore_errors=True)
     (part / "serve" / "audio").mkdir(parents=True)
     (part / "key").mkdir()
-    clips: list[tuple[System, Item | Practice, TrialType, Levelled]] = []
     sources = list(_sources(study, progress))
-    rate = study.sample_rate or max(rate for *_, rate in sources)
-    for system, item, trial_type, samples, found_rate in sources:
-        name = f"{system.name}/{item.id}"
-        levelled = level(samples, found_rate, rate, study.loudness_lufs, name)
-        clips.append((system, item, trial_type, levelled))
-    rows, prepared = _describe(study, clips, key.secret(out))
+    rate = study.sample_rate or max(source.rate for source in sources)
+    clips = [
+        (s, level(s.samples, s.rate, rate, study.loudness_lufs, f"{s.system or 'check'}/{s.item}"))
+        for s in sources
+    ]
+    secret = key.secret(out)
+    rows, prepared = _describe(study, clips, secret)
     key.check_same_sound(out, rows)
-    wavs = {str(row["stimulus_id"]): clip[3].wav for row, clip in zip(rows, clips, strict=True)}
+    wavs = {str(row["stimulus_id"]): clip[1].wav for row, clip in zip(rows, clips, strict=True)}
+    prepared, screens = _with_screen(study, prepared, secret)
+    wavs |= screens
     for name in sorted(wavs):  # so that the files' times say nothing either
         (part / "serve" / "audio" / f"{name}.wav").write_bytes(wavs[name])
     prepared.save(part / "serve")
@@ -174,104 +97,180 @@ def prepare(study: Study, out: Path, progress: Callable[[str], None] | None = No
     return _report(study, rows, rate)
 
 
-def _sources(
-    study: Study, progress: Callable[[str], None] | None
-) -> Iterator[tuple[System, Item | Practice, TrialType, Samples, int]]:
-    """Every clip of the study as (system, item, type, samples at full scale 1, Hz)."""
-    parts: list[tuple[Item | Practice, TrialType, list[System]]] = []
-    for clip in study.practice:
-        systems = [system for system in study.systems if system.name == clip.system]
-        parts.append((clip, "practice", systems))
-    parts += [(item, "rating", list(study.systems)) for item in study.items]
-    for number, (item, trial_type, systems) in enumerate(parts, 1):
+def _sources(study: Study, progress: Callable[[str], None] | None) -> Iterator[Source]:
+    """Every clip of the study, practice first, checks last."""
+    parts: list[tuple[Item | Practice, Kind]] = [(clip, "practice") for clip in study.practice]
+    parts += [(item, "rating") for item in study.items]
+    for number, (item, kind) in enumerate(parts, 1):
         if progress:
             progress(f"text {number} of {len(parts)}")
-        decoded = [system.policy for system in systems if system.policy]
-        sounds = {}
-        if decoded:
-            assert item.prompt is not None
-            try:
-                sounds = decode_policies(study.model, item.prompt, decoded, study.seed)
-            except ValueError as error:
-                raise StimulusError(f"item {item.id}: {error}") from error
-        for system in systems:
-            if system.policy:
-                pcm, rate = sounds[system.policy]
-                yield system, item, trial_type, pcm / 32768, rate
-            else:
-                path = study.folder(system) / f"{item.id}.wav"
-                samples, rate = _read(path, system.name, item.id)
-                yield system, item, trial_type, samples, rate
+        yield from _of_text(study, item, kind)
+    for check in (*study.traps, *study.gold):
+        for number, path in enumerate(check.files):
+            samples, rate = _read(study.file(path), f"{check.id}: {{}}")
+            yield Source("", f"{check.id}/{number}", "check", samples, rate)
 
 
-def _read(path: Path, system: str, item: str) -> tuple[Samples, int]:
+def _of_text(study: Study, item: Item | Practice, kind: Kind) -> Iterator[Source]:
+    """One text under each of its systems, and its anchors."""
+    systems = list(study.systems)
+    if isinstance(item, Practice) and item.system is not None:
+        systems = [s for s in systems if s.name in (item.system, study.reference)]
+    decoded = [system.policy for system in systems if system.policy]
+    sounds = {}
+    if decoded:
+        assert item.prompt is not None
+        try:
+            sounds = decode_policies(study.model, item.prompt, decoded, study.seed)
+        except ValueError as error:
+            raise StimulusError(f"item {item.id}: {error}") from error
+    for system in systems:
+        if system.policy:
+            pcm, rate = sounds[system.policy]
+            samples = pcm / 32768
+        else:
+            samples, rate = _read(
+                study.folder(system) / f"{item.id}.wav",
+                f"system {system.name}, item {item.id}: {{}} "
+                "Every system needs <item id>.wav for every item.",
+            )
+        yield Source(system.name, item.id, kind, samples, rate)
+        if system.name == study.reference:
+            for cutoff in study.anchors:
+                name = anchor_name(cutoff)
+                low = low_passed(samples, rate, cutoff, f"{name}/{item.id}")
+                yield Source(name, item.id, kind, low, rate)
+
+
+def anchor_name(cutoff: int) -> str:
+    """The system name of a low-pass anchor."""
+    return f"anchor-{cutoff}"
+
+
+def _read(path: Path, message: str) -> tuple[Samples, int]:
     try:
         samples, rate = soundfile.read(path, dtype="float64", always_2d=False)
     except (OSError, soundfile.SoundFileError):
-        raise StimulusError(
-            f"system {system}, item {item}: {path} is missing or no WAV file. "
-            "Every system needs <item id>.wav for every item."
-        ) from None
+        problem = f"{path} is missing or no WAV file."
+        raise StimulusError(message.format(problem)) from None
     return samples, int(rate)
 
 
 def _describe(
-    study: Study, clips: list[tuple[System, Item | Practice, TrialType, Levelled]], secret: bytes
+    study: Study, clips: list[tuple[Source, Levelled]], secret: bytes
 ) -> tuple[list[dict[str, Any]], PreparedStudy]:
     """Rows of the key, and the design that the server may know.
 
     Nothing of the design, not even its order, hangs on the order of systems in the study file.
     """
-    names = [system.name for system in study.systems]
+    names = [*(system.name for system in study.systems), *map(anchor_name, study.anchors)]
     # The order of arms must not be the order of the study file.
     arms = sorted(names, key=lambda name: stimulus_id(secret, study.id, name, "arm"))
     rows: list[dict[str, Any]] = []
     stimuli: list[Stimulus] = []
-    hashes = [hashlib.sha256(levelled.pcm.tobytes()).hexdigest() for *_, levelled in clips]
-    sounds = [(clip[1].id, audio) for clip, audio in zip(clips, hashes, strict=True)]
-    first: dict[tuple[str, str], str] = {}
-    for (system, item, trial_type, levelled), audio in zip(clips, hashes, strict=True):
-        own = stimulus_id(secret, study.id, system.name, item.id)
-        identical = first.setdefault((item.id, audio), own)
-        twin = trial_type == "rating" and sounds.count((item.id, audio)) > 1
-        kind: TrialType = "null_pair" if twin else trial_type
-        duration = len(levelled.pcm) / levelled.sample_rate
-        arm = 0 if trial_type == "practice" else arms.index(system.name)
-        stimuli.append(Stimulus(own, item.id, arm, duration, kind))
-        rows.append(
-            {
-                "stimulus_id": own,
-                "system": system.name,
-                "item_id": item.id,
-                "trial_type": kind,
-                "audio_sha256": audio,
-                "duration_s": round(duration, 4),
-                "sample_rate": levelled.sample_rate,
-                "lufs_in": round(levelled.lufs_in, 3),
-                "lufs_out": round(levelled.lufs_out, 3),
-                "true_peak_dbtp": round(levelled.true_peak_dbtp, 2),
-                "gain_db": round(levelled.gain_db, 3),
-                "leading_silence_ms": round(levelled.leading_silence_ms, 1),
-                "trailing_silence_ms": round(levelled.trailing_silence_ms, 1),
-                "identical_to": identical if identical != own else None,
-            }
-        )
-    order = [*(clip.id for clip in study.practice), *(item.id for item in study.items)]
+    sounds: dict[tuple[str, str], list[str]] = {}
+    for source, levelled in clips:
+        own = stimulus_id(secret, study.id, source.system, source.item)
+        audio = hashlib.sha256(levelled.pcm.tobytes()).hexdigest()
+        same = sounds.setdefault((source.item, audio), [])
+        same.append(own)
+        rows.append(_row(source, levelled, own, audio, same[0]))
+        stimuli.append(
+            Stimulus(
+                own, source.item.partition("/")[0] if source.kind == "check" else source.item,
+                arms.index(source.system) if source.system else 0,
+                len(levelled.pcm) / levelled.sample_rate, source.kind, 0,
+            )
+        )  # fmt: skip
+    order = list(dict.fromkeys(source.item.partition("/")[0] for source, _ in clips))
     stimuli.sort(key=lambda stimulus: (order.index(stimulus.item_id), stimulus.arm))
-    return rows, PreparedStudy(
+    return rows, _prepared(study, secret, arms, _numbered(stimuli, rows))
+
+
+def _numbered(stimuli: list[Stimulus], rows: list[dict[str, Any]]) -> tuple[Stimulus, ...]:
+    """The stimuli with `sound`: of each item's distinct sounds the number, in the arms' order."""
+    audio = {row["stimulus_id"]: row["audio_sha256"] for row in rows}
+    known: dict[str, list[str]] = {}
+    numbered = []
+    for stimulus in stimuli:
+        heard = known.setdefault(stimulus.item_id, [])
+        if audio[stimulus.stimulus_id] not in heard:
+            heard.append(audio[stimulus.stimulus_id])
+        number = heard.index(audio[stimulus.stimulus_id])
+        numbered.append(replace(stimulus, sound=number))
+    return tuple(numbered)
+
+
+def _row(source: Source, levelled: Levelled, own: str, audio: str, first: str) -> dict[str, Any]:
+    return {
+        "stimulus_id": own,
+        "system": source.system,
+        "item_id": source.item,
+        "trial_type": source.kind,
+        "audio_sha256": audio,
+        "duration_s": round(len(levelled.pcm) / levelled.sample_rate, 4),
+        "sample_rate": levelled.sample_rate,
+        "lufs_in": round(levelled.lufs_in, 3),
+        "lufs_out": round(levelled.lufs_out, 3),
+        "true_peak_dbtp": round(levelled.true_peak_dbtp, 2),
+        "gain_db": round(levelled.gain_db, 3),
+        "leading_silence_ms": round(levelled.leading_silence_ms, 1),
+        "trailing_silence_ms": round(levelled.trailing_silence_ms, 1),
+        "identical_to": first if first != own else None,
+    }
+
+
+def _prepared(
+    study: Study, secret: bytes, arms: list[str], stimuli: tuple[Stimulus, ...]
+) -> PreparedStudy:
+    checks = [_check(study, secret, check, "trap") for check in study.traps]
+    checks += [_check(study, secret, check, "gold") for check in study.gold]
+    return PreparedStudy(
         study_id=study.id, config_sha256=study.sha256, title=study.title, method=study.method,
-        dimension=study.dimension, question=study.shown_question, labels=study.labels,
-        consent=study.consent, instructions=study.instructions, language=study.language,
-        seed=study.seed, arms=len(arms), items_per_rater=study.items_per_rater,
-        planned_sessions=study.planned_sessions, stimuli=tuple(stimuli),
+        questions=study.questions, consent=study.consent, instructions=study.instructions,
+        language=study.language, seed=study.seed, arms=len(arms),
+        reference_arm=None if study.reference is None else arms.index(study.reference),
+        items_per_rater=study.items_per_rater, planned_sessions=study.planned_sessions,
+        repeats=study.repeats, null_pairs=study.null_pairs, stimuli=stimuli, checks=tuple(checks),
     )  # fmt: skip
 
 
+def _with_screen(
+    study: Study, prepared: PreparedStudy, secret: bytes
+) -> tuple[PreparedStudy, dict[str, bytes]]:
+    """The design with the headphone screen, if any, and the screen's WAVs by stimulus id.
+
+    They are the only clips in stereo, and neither levelled nor in the key: no system made them.
+    """
+    if study.screening is None:
+        return prepared, {}
+    wavs, stimuli, trials = {}, [], []
+    for number, clip in enumerate(screen_clips(study.screening.headphones, study.seed)):
+        own = stimulus_id(secret, study.id, "screen", str(number))
+        file = io.BytesIO()
+        soundfile.write(file, clip.samples, SCREEN_RATE, format="WAV", subtype="PCM_16")
+        wavs[own] = file.getvalue()
+        stimuli.append(Stimulus(own, "screen", 0, len(clip.samples) / SCREEN_RATE, "screen", 0))
+        trials.append((own, clip.answer))
+    given = study.screening
+    out = given.on_fail == "screen_out"
+    screen = Screen(given.headphones, tuple(trials), given.passes, out)
+    return replace(prepared, stimuli=(*prepared.stimuli, *stimuli), screen=screen), wavs
+
+
+def _check(
+    study: Study, secret: bytes, check: study_parts.Check, kind: Literal["trap", "gold"]
+) -> Check:
+    names = [f"{check.id}/{number}" for number in range(len(check.files))]
+    clips = tuple(stimulus_id(secret, study.id, "", name) for name in names)
+    return Check(kind, clips, check.answer, check.tolerance)
+
+
 def _report(study: Study, rows: list[dict[str, Any]], rate: int) -> str:
-    rated = [row for row in rows if row["trial_type"] != "practice"]
+    rated = [row for row in rows if row["trial_type"] == "rating"]
     lines = [
         f"{study.id}: {len(rows)} clips, {rate} Hz mono 16-bit, {study.loudness_lufs:g} LUFS; "
-        f"{study.items_per_rater * len(study.systems)} trials a rater, "
+        f"{study.items_per_rater * study.conditions} trials a rater, "
         f"{study.planned_sessions} sessions planned"
     ]
     for system in study.systems:

@@ -44,22 +44,35 @@ CREATE TABLE IF NOT EXISTS sessions (
     state TEXT NOT NULL DEFAULT 'started',
     consent_utc TEXT NOT NULL,
     last_seen REAL NOT NULL,
-    completion_code TEXT
+    completion_code TEXT,
+    headphones TEXT,
+    headphones_right INTEGER,
+    headphones_passed INTEGER
 );
 CREATE INDEX IF NOT EXISTS sessions_by_row ON sessions (design_row, state, last_seen);
 CREATE TABLE IF NOT EXISTS clips (
     token TEXT PRIMARY KEY,
     session_id TEXT NOT NULL,
     trial_index INTEGER NOT NULL,
+    place INTEGER NOT NULL,
     stimulus_id TEXT NOT NULL,
     first_served REAL,
+    UNIQUE (session_id, trial_index, place)
+);
+CREATE TABLE IF NOT EXISTS screens (
+    rating_id TEXT PRIMARY KEY,
+    session_id TEXT NOT NULL,
+    trial_index INTEGER NOT NULL,
+    answer INTEGER NOT NULL,
+    passed INTEGER NOT NULL,
+    server_utc TEXT NOT NULL,
     UNIQUE (session_id, trial_index)
 );
 CREATE TABLE IF NOT EXISTS ratings (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     {", ".join(f'"{name}"' for name in RATING_COLUMNS)},
     UNIQUE (rating_id),
-    UNIQUE (session_id, trial_index)
+    UNIQUE (session_id, trial_index, dimension, stimulus_id)
 );
 """
 

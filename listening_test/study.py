@@ -10,12 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     PrivateAttr,
     StringConstraints,
@@ -26,13 +25,30 @@ from pydantic import (
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-# ITU-T P.800 Annex B, absolute category rating, from 5 down to 1.
-ACR_LABELS = ("Excellent", "Good", "Fair", "Poor", "Bad")
-# Naturalness is not a P.800 scale: it borrows the labels, so its question is always printed.
-QUESTIONS = {
-    "naturalness": "How natural does the speech sound?",
-    "quality": "What is the quality of the speech?",
-}
+from listening_test.methods import (
+    LAYOUTS,
+    Dimension,
+    Layout,
+    MethodName,
+    Question,
+    conditions,
+)
+from listening_test.methods import questions as standard_questions
+from listening_test.study_parts import (
+    Check,
+    Exclusion,
+    Item,
+    Line,
+    Name,
+    Part,
+    Passage,
+    Practice,
+    Screening,
+    Slug,
+    System,
+)
+from listening_test.study_rules import check_consistent, twice_in
+
 DEFAULT_CONSENT = (
     "You will hear short clips of speech and say how they sound to you. We keep your scores, "
     "your comments, and when and how long you listened, under a random number. We do not keep "
@@ -43,125 +59,54 @@ DEFAULT_INSTRUCTIONS = (
     "like, then choose the answer that fits best. There are no right answers."
 )
 
-Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]{0,59}$")]
-Line = Annotated[str, StringConstraints(min_length=1, max_length=300, strip_whitespace=True)]
-Passage = Annotated[str, StringConstraints(min_length=1, max_length=4000, strip_whitespace=True)]
-
-PolicyName = Literal["full", "spark", "confidence"]
-
 
 class StudyError(ValueError):
     """The study file cannot be used; the message names file, line and remedy."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class System(_Part):
-    """One condition under test: a folder of `<item id>.wav`, or a depth policy to decode with."""
-
-    name: Name
-    folder: Path | None = None
-    policy: PolicyName | None = None
-
-    @model_validator(mode="after")
-    def _one_source(self) -> System:
-        if (self.folder is None) == (self.policy is None):
-            raise ValueError(
-                "give exactly one source: `folder:` (WAV files named <item id>.wav) "
-                "or `policy:` (full, spark or confidence)"
-            )
-        return self
-
-
-class Item(_Part):
-    """One text. `prompt` is what the model is asked when a system is a policy."""
-
-    id: Name
-    prompt: Line | None = None
-
-
-class Practice(_Part):
-    """A clip heard before the test, from one system; its score is stored but never analysed."""
-
-    id: Name
-    system: Name
-    prompt: Line | None = None
-
-
-class Study(_Part):
+class Study(Part):
     """A validated study. Field names are the keys of the YAML file."""
 
     id: Slug
     title: Line
-    method: Literal["acr"] = "acr"
-    dimension: Literal["naturalness", "quality"] = "naturalness"
+    method: MethodName = "acr"
+    dimension: Dimension = "naturalness"
     question: Line | None = None
-    labels: tuple[Line, Line, Line, Line, Line] = ACR_LABELS
+    labels: tuple[Line, ...] | None = None
     consent: Passage = DEFAULT_CONSENT
     instructions: Passage = DEFAULT_INSTRUCTIONS
     language: Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]+)*$")] = "en"
     systems: Annotated[tuple[System, ...], Field(min_length=1, max_length=26)]
+    reference: Name | None = None
+    anchors: Annotated[tuple[Literal[3500, 7000], ...], Field(max_length=2)] = ()
     items: Annotated[tuple[Item, ...], Field(min_length=1, max_length=2000)]
     practice: Annotated[tuple[Practice, ...], Field(max_length=10)] = ()
+    traps: Annotated[tuple[Check, ...], Field(max_length=10)] = ()
+    gold: Annotated[tuple[Check, ...], Field(max_length=10)] = ()
+    repeats: Annotated[int, Field(ge=0, le=10)] = 0
+    null_pairs: Annotated[int, Field(ge=0, le=10)] = 0
     trials_per_rater: Annotated[int, Field(ge=1, le=500)] | None = None
     ratings_per_stimulus: Annotated[int, Field(ge=1, le=1000)] = 8
+    exclusion: Exclusion = Exclusion()
+    screening: Screening | None = None
     model: Name = "embedded"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
     loudness_lufs: Annotated[float, Field(ge=-40, le=-14)] = -26.0
     sample_rate: Annotated[int, Field(ge=8000, le=48000)] | None = None
     non_inferiority_margin: Annotated[float, Field(gt=0, lt=4)] | None = 0.2
 
-    @field_validator("systems", "items", "practice")
+    @field_validator("systems", "items", "practice", "traps", "gold")
     @classmethod
     def _unique(cls, parts: tuple[Any, ...]) -> tuple[Any, ...]:
         names = [part.name if isinstance(part, System) else part.id for part in parts]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"{', '.join(twice)} is listed twice; give each its own name")
+        if twice := twice_in(names):
+            raise ValueError(f"{twice} is listed twice; give each its own name")
         return parts
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:
-        names = {system.name for system in self.systems}
-        items = {item.id for item in self.items}
-        for clip in self.practice:
-            if clip.system not in names:
-                raise ValueError(
-                    f"practice clip {clip.id} names system {clip.system!r}, which is not one of "
-                    f"{', '.join(sorted(names))}"
-                )
-            if clip.id in items:
-                raise ValueError(
-                    f"practice clip {clip.id} is also a test item; take another text for practice"
-                )
-        self._check_prompts()
-        self._check_trials()
+        check_consistent(self)
         return self
-
-    def _check_prompts(self) -> None:
-        policies = {system.name for system in self.systems if system.policy}
-        for item in self.items:
-            if policies and item.prompt is None:
-                raise ValueError(f"item {item.id} needs a `prompt:`, since a system is decoded")
-        for clip in self.practice:
-            if clip.system in policies and clip.prompt is None:
-                raise ValueError(f"practice clip {clip.id} needs a `prompt:`, it is decoded")
-
-    def _check_trials(self) -> None:
-        n, per = len(self.systems), self.trials_per_rater
-        if per is not None and (per % n or per > n * len(self.items)):
-            raise ValueError(
-                f"trials_per_rater is {per}; it must be a multiple of the {n} systems and at most "
-                f"{n * len(self.items)} (every rater hears each of their texts under all systems)"
-            )
-        if n > 1 and self.items_per_rater < 2:
-            raise ValueError(
-                "one text per rater would be heard back to back under every system; "
-                "give two items or more per rater"
-            )
 
     # Folder of the study file. Not a field: moving the study does not change its hash.
     _base: Path = PrivateAttr(default=Path("."))
@@ -171,22 +116,43 @@ class Study(_Part):
         assert system.folder is not None
         return self._base / system.folder
 
+    def file(self, path: Path) -> Path:
+        """Where a file named in the study lies."""
+        return self._base / path
+
+    @property
+    def layout(self) -> Layout:
+        """How a trial of the study's method is made of clips."""
+        return LAYOUTS[self.method]
+
+    @property
+    def conditions(self) -> int:
+        """Trials of one text: one a system, one a pair of systems, or one in all."""
+        return conditions(self.layout, len(self.systems))
+
     @property
     def items_per_rater(self) -> int:
-        """Texts one rater hears, each under every system."""
+        """Texts one rater hears, each under every condition."""
         if self.trials_per_rater is None:
             return len(self.items)
-        return self.trials_per_rater // len(self.systems)
+        return self.trials_per_rater // self.conditions
 
     @property
     def planned_sessions(self) -> int:
-        """Sessions needed for `ratings_per_stimulus` ratings of every stimulus."""
+        """Sessions needed for `ratings_per_stimulus` ratings of every stimulus or pair."""
         return -(-self.ratings_per_stimulus * len(self.items) // self.items_per_rater)
 
     @property
-    def shown_question(self) -> str:
-        """The question as the rater reads it."""
-        return self.question or QUESTIONS[self.dimension]
+    def questions(self) -> tuple[Question, ...]:
+        """What the rater is asked in each trial: the standard's words, or the study's own."""
+        asked = standard_questions(self.method, self.dimension)
+        if self.question is None and self.labels is None:
+            return asked
+        (one,) = asked
+        labels = self.labels or tuple(label for _, label in one.options)
+        options = tuple(zip((value for value, _ in one.options), labels, strict=True))
+        scale_id = one.scale_id if self.labels is None else f"{self.id}-{len(labels)}"
+        return (replace(one, text=self.question or one.text, options=options, scale_id=scale_id),)
 
     @property
     def sha256(self) -> str:
@@ -246,7 +212,10 @@ def _explain(path: Path, tree: Any, error: ValidationError) -> str:
         where = ".".join(map(str, problem["loc"])) or "study"
         line = _line(tree, problem["loc"])
         if problem["type"] == "extra_forbidden":
-            parts: dict[str, type[_Part]] = {"systems": System, "items": Item, "practice": Practice}
+            parts: dict[str, type[Part]] = {
+                "systems": System, "items": Item, "practice": Practice, "traps": Check,
+                "gold": Check, "exclusion": Exclusion, "screening": Screening,
+            }  # fmt: skip
             inner = str(problem["loc"][0]) if len(problem["loc"]) > 1 else ""
             known = parts.get(inner, Study).model_fields
             what = f"unknown key; known keys: {', '.join(known)}"

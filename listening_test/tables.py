@@ -129,7 +129,7 @@ def spread_note(result: Mapping[str, Any]) -> str:
     if not any(part["no_spread"] for part in parts):
         return ""
     return (
-        "no spread: the scores, or the differences, are all the same, so that nothing tells how "
+        "No spread: the scores, or the differences, are all the same, so that nothing tells how "
         "sure their mean is; there is no interval and no verdict until there are more ratings."
     )
 

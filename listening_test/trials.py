@@ -2,7 +2,7 @@
 
 Every function here takes the open transaction first and runs inside `Store.run`, so what it
 checks and what it writes are one atomic step. Times come from the caller (seconds since 1970).
-It knows no HTTP and no system names.
+It knows no HTTP and no system names; how an answer becomes rows is in `rows.py`.
 """
 
 from __future__ import annotations
@@ -13,13 +13,17 @@ import json
 import secrets
 import sqlite3
 import uuid
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict
 from typing import Any
 
-from listening_test.columns import RATING_COLUMNS, SCHEMA_VERSION
-from listening_test.prepared import PreparedStudy, Stimulus
+from listening_test.columns import RATING_COLUMNS
+from listening_test.methods import Question
+from listening_test.prepared import PreparedStudy
+from listening_test.rows import Answer, rating_rows, utc
+from listening_test.screening import QUESTIONS as SCREEN_QUESTIONS
+from listening_test.session_plan import Trial, session_trials
 
+_STAGES = {"screen": "screen", "practice": "practice"}
 # A session untouched for this long frees its place in the design for the next rater. Whoever
 # comes back later still goes on: their ratings are kept, and the place is filled twice.
 IDLE_S = 30 * 60
@@ -34,30 +38,6 @@ class Refused(Exception):
         super().__init__(message)
         self.status = status
         self.code = code
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One rating as the browser claims it. Times in milliseconds."""
-
-    rating_id: str
-    clip: str
-    trial_index: int
-    score: int
-    plays: int
-    listened_ms: int
-    rt_ms: int
-    first_play_to_submit_ms: int
-    hidden_ms: int
-    changed_n: int
-    comment: str
-    client_utc: str
-    ui_lang: str
-
-
-def utc(seconds: float) -> str:
-    """ISO-8601 in UTC, milliseconds."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
 
 def _digest(key: str) -> str:
@@ -75,8 +55,8 @@ def start_session(
     if db.execute("SELECT 1 FROM sessions WHERE key_sha256 = ?", (_digest(key),)).fetchone():
         return
     taken = db.execute(
-        "SELECT DISTINCT design_row FROM sessions WHERE state = 'complete' OR last_seen >= ? "
-        "ORDER BY design_row",
+        "SELECT DISTINCT design_row FROM sessions WHERE state = 'complete' "
+        "OR (state = 'started' AND last_seen >= ?) ORDER BY design_row",
         (now - IDLE_S,),
     )
     row = 0
@@ -86,14 +66,12 @@ def start_session(
         row = used + 1
     salt = db.execute("SELECT value FROM meta WHERE name = 'salt'").fetchone()[0]
     rater = hmac.new(bytes.fromhex(salt), key.encode(), "sha256").hexdigest()[:16]
+    trials = json.dumps([asdict(trial) for trial in session_trials(study, row)])
     db.execute(
         "INSERT INTO sessions (session_id, key_sha256, rater_id, platform, design_row, trials, "
         "consent_utc, last_seen) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            str(uuid.uuid4()), _digest(key), rater, platform, row,
-            json.dumps(study.trials(row)), utc(now), now,
-        ),
-    )  # fmt: skip
+        (str(uuid.uuid4()), _digest(key), rater, platform, row, trials, utc(now), now),
+    )
 
 
 def _session(db: sqlite3.Connection, key: str) -> sqlite3.Row:
@@ -105,41 +83,76 @@ def _session(db: sqlite3.Connection, key: str) -> sqlite3.Row:
     return found
 
 
+def _trials(session: sqlite3.Row) -> list[Trial]:
+    return [
+        Trial(**{**trial, "clips": tuple(trial["clips"])})
+        for trial in json.loads(session["trials"])
+    ]
+
+
 def current_trial(
     db: sqlite3.Connection, study: PreparedStudy, key: str, now: float
 ) -> dict[str, Any]:
-    """Where the session stands: the trial to do with its clip token, or done with the code.
+    """Where the session stands: the trial to do with its clips' tokens, or done with the code.
 
-    The token is random, belongs to this session and trial, and dies when the trial is rated.
+    A token is random, belongs to this session, trial and place, and dies when the trial is rated.
     """
     session = _session(db, key)
-    order = json.loads(session["trials"])
-    n_practice = len(study.practice_ids)
+    if session["state"] == "screened_out":
+        return {"state": "screened_out"}
+    order = _trials(session)
     index = session["n_done"] + 1
+    stages = [_STAGES.get(trial.trial_type, "trial") for trial in order]
     if index > len(order):
-        return {"state": "done", "total": len(order) - n_practice,
+        return {"state": "done", "total": stages.count("trial"),
                 "code": session["completion_code"]}  # fmt: skip
-    known = db.execute(
-        "SELECT token FROM clips WHERE session_id = ? AND trial_index = ?",
-        (session["session_id"], index),
-    ).fetchone()
-    token = known[0] if known else secrets.token_urlsafe(18)
-    if not known:
-        db.execute(
-            "INSERT INTO clips (token, session_id, trial_index, stimulus_id) VALUES (?, ?, ?, ?)",
-            (token, session["session_id"], index, order[index - 1]),
-        )
-        db.execute(
-            "UPDATE sessions SET last_seen = ? WHERE session_id = ?", (now, session["session_id"])
-        )
-    practice = index <= n_practice
-    return {
-        "state": "practice" if practice else "trial",
+    stage = stages[index - 1]
+    state = {
+        "state": stage,
         "trial_index": index,
-        "number": index if practice else index - n_practice,
-        "total": n_practice if practice else len(order) - n_practice,
-        "clip": token,
+        "number": stages[:index].count(stage),
+        "total": stages.count(stage),
+        "clips": _tokens(db, session["session_id"], index, _shown(study, order[index - 1]), now),
     }
+    if stage == "screen":
+        question = _asked(study, order[index - 1])[0]
+        state["question"] = {"text": question.text, "options": question.options}
+    return state
+
+
+def _asked(study: PreparedStudy, trial: Trial) -> tuple[Question, ...]:
+    """The questions of a trial: the study's, or the headphone screen's one."""
+    if trial.trial_type == "screen" and study.screen is not None:
+        return (SCREEN_QUESTIONS[study.screen.kind],)
+    return study.questions
+
+
+def _shown(study: PreparedStudy, trial: Trial) -> tuple[str, ...]:
+    """The clips on the page: the trial's, with the open reference of a MUSHRA test before them."""
+    if study.layout.conditions != "all" or trial.trial_type == "screen":
+        return trial.clips
+    assert study.reference_arm is not None
+    return (study.places[trial.item_id, study.reference_arm], *trial.clips)
+
+
+def _tokens(
+    db: sqlite3.Connection, session_id: str, index: int, clips: tuple[str, ...], now: float
+) -> list[str]:
+    known = db.execute(
+        "SELECT token FROM clips WHERE session_id = ? AND trial_index = ? ORDER BY place",
+        (session_id, index),
+    ).fetchall()
+    if known:
+        return [row[0] for row in known]
+    tokens = [secrets.token_urlsafe(18) for _ in clips]
+    db.executemany(
+        "INSERT INTO clips (token, session_id, trial_index, place, stimulus_id) "
+        "VALUES (?, ?, ?, ?, ?)",
+        [(token, session_id, index, *placed) for token, placed in zip(
+            tokens, enumerate(clips), strict=True)],
+    )  # fmt: skip
+    db.execute("UPDATE sessions SET last_seen = ? WHERE session_id = ?", (now, session_id))
+    return tokens
 
 
 def serve_clip(db: sqlite3.Connection, token: str, now: float) -> str:
@@ -159,96 +172,148 @@ def serve_clip(db: sqlite3.Connection, token: str, now: float) -> str:
 def save_rating(
     db: sqlite3.Connection, study: PreparedStudy, key: str, answer: Answer, now: float
 ) -> dict[str, Any]:
-    """Store one rating, or recognise it as stored already; returns where the session stands.
+    """Store one trial's answers, or recognise them as stored; returns where the session stands.
 
     Raises:
-        Refused: out of order, for another's clip, or without having heard the clip.
+        Refused: out of order, for another's clip, without having heard it, or no possible answer.
     """
     session = _session(db, key)
-    kept = db.execute("SELECT * FROM ratings WHERE rating_id = ?", (answer.rating_id,)).fetchone()
-    if kept is not None:
-        same = (session["session_id"], answer.trial_index, answer.score)
-        if (kept["session_id"], kept["trial_index"], kept["score"]) != same:
-            raise Refused(409, "key_reused", "This rating key was used for another rating.")
+    order = _trials(session)
+    if _kept_already(db, study, session, order, answer, now):
         return current_trial(db, study, key, now)
-    order = json.loads(session["trials"])
     if answer.trial_index != session["n_done"] + 1 or answer.trial_index > len(order):
         raise Refused(409, "out_of_order", "This clip was rated already, or is not up yet.")
-    stimulus = study.by_id[order[answer.trial_index - 1]]
-    _check_heard(db, session["session_id"], stimulus, answer, now)
-    _insert(db, _row(study, session, stimulus, answer, now))
-    done = answer.trial_index == len(order)
-    db.execute("DELETE FROM clips WHERE token = ?", (answer.clip,))
+    trial = order[answer.trial_index - 1]
+    shown = _shown(study, trial)
+    _check_answers(study, trial, answer)
+    _check_heard(db, study, session["session_id"], shown, answer, now)
+    state = "complete" if answer.trial_index == len(order) else "started"
+    if trial.trial_type == "screen":
+        if _screened(db, study, session["session_id"], trial, answer, now) is False:
+            state = "screened_out"
+    else:
+        for row in rating_rows(study, session, trial, shown, answer, now):
+            _insert(db, row)
+    db.execute(
+        "DELETE FROM clips WHERE session_id = ? AND trial_index = ?",
+        (session["session_id"], answer.trial_index),
+    )
     db.execute(
         "UPDATE sessions SET n_done = ?, last_seen = ?, state = ?, completion_code = ? "
         "WHERE session_id = ?",
         (
-            answer.trial_index, now, "complete" if done else "started",
-            secrets.token_hex(4).upper() if done else None, session["session_id"],
+            answer.trial_index, now, state,
+            secrets.token_hex(4).upper() if state == "complete" else None, session["session_id"],
         ),
     )  # fmt: skip
     return current_trial(db, study, key, now)
 
 
-def _check_heard(
-    db: sqlite3.Connection, session_id: str, stimulus: Stimulus, answer: Answer, now: float
-) -> None:
-    clip = db.execute("SELECT * FROM clips WHERE token = ?", (answer.clip,)).fetchone()
-    if clip is None or (clip["session_id"], clip["trial_index"]) != (
-        session_id,
-        answer.trial_index,
-    ):
-        raise Refused(403, "foreign_clip", "This clip does not belong to this trial.")
-    duration_ms = 1000 * stimulus.duration_s
-    since_served = None if clip["first_served"] is None else 1000 * (now - clip["first_served"])
-    if (
-        since_served is None
-        or since_served < duration_ms
-        or answer.listened_ms < duration_ms - HEARD_SLACK_MS
-        or answer.listened_ms > since_served + HEARD_SLACK_MS
-    ):
-        raise Refused(409, "not_heard", "Please listen to the whole clip before you rate it.")
-
-
-def _row(
+def _screened(
+    db: sqlite3.Connection,
     study: PreparedStudy,
-    session: sqlite3.Row,
-    stimulus: Stimulus,
+    session_id: str,
+    trial: Trial,
     answer: Answer,
     now: float,
-) -> dict[str, Any]:
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "study_id": study.study_id,
-        "config_sha256": study.config_sha256,
-        "rating_id": answer.rating_id,
-        "session_id": session["session_id"],
-        "rater_id": session["rater_id"],
-        "platform": session["platform"],
-        "block_id": session["design_row"],
-        "design_row": session["design_row"],
-        "trial_index": answer.trial_index,
-        "trial_type": stimulus.trial_type,
-        "method": study.method,
-        "dimension": study.dimension,
-        "item_id": stimulus.item_id,
-        "stimulus_id": stimulus.stimulus_id,
-        "score": answer.score,
-        "scale_id": f"p800-acr-{len(study.labels)}",
-        "label_shown": study.labels[len(study.labels) - answer.score],
-        "ui_lang": answer.ui_lang,
-        "plays": answer.plays,
-        "listened_ms": answer.listened_ms,
-        "listened_fraction": round(answer.listened_ms / (1000 * stimulus.duration_s), 3),
-        "rt_ms": answer.rt_ms,
-        "first_play_to_submit_ms": answer.first_play_to_submit_ms,
-        "hidden_ms": answer.hidden_ms,
-        "changed_n": answer.changed_n,
-        "client_utc": answer.client_utc,
-        "server_utc": utc(now),
-        "status": "use",
-        "comment": answer.comment or None,
-    }
+) -> bool | None:
+    """Keep one screening answer; after the last: False if it ends the session, else None."""
+    assert study.screen is not None
+    db.execute(
+        "INSERT INTO screens VALUES (?, ?, ?, ?, ?, ?)",
+        (
+            answer.rating_id, session_id, answer.trial_index, answer.answers[0],
+            int(answer.answers[0] == trial.answer), utc(now),
+        ),
+    )  # fmt: skip
+    n, right = db.execute(
+        "SELECT count(*), sum(passed) FROM screens WHERE session_id = ?", (session_id,)
+    ).fetchone()
+    if n < len(study.screen.trials):
+        return None
+    passed = right >= study.screen.passes
+    db.execute(
+        "UPDATE sessions SET headphones = ?, headphones_right = ?, headphones_passed = ? "
+        "WHERE session_id = ?",
+        (study.screen.kind, right, int(passed), session_id),
+    )
+    return False if study.screen.screens_out and not passed else None
+
+
+def _kept_already(
+    db: sqlite3.Connection,
+    study: PreparedStudy,
+    session: sqlite3.Row,
+    order: list[Trial],
+    answer: Answer,
+    now: float,
+) -> bool:
+    """Whether these very answers are stored; their key under other answers is refused."""
+    screened = db.execute(
+        "SELECT session_id, trial_index, answer FROM screens WHERE rating_id = ?",
+        (answer.rating_id,),
+    ).fetchone()
+    if screened is not None:
+        if tuple(screened) == (session["session_id"], answer.trial_index, answer.answers[0]):
+            return True
+        raise Refused(409, "key_reused", "This rating key was used for another rating.")
+    kept = db.execute("SELECT * FROM ratings WHERE rating_id = ?", (answer.rating_id,)).fetchone()
+    if kept is None:
+        return False
+    here = (kept["session_id"], kept["trial_index"])
+    if here == (session["session_id"], answer.trial_index):
+        trial = order[answer.trial_index - 1]
+        _check_answers(study, trial, answer)
+        rows = rating_rows(study, session, trial, _shown(study, trial), answer, now)
+        stored = db.execute(
+            "SELECT rating_id, score, choice FROM ratings WHERE session_id = ? AND trial_index = ?",
+            here,
+        ).fetchall()
+        if {tuple(row) for row in stored} == {
+            (row["rating_id"], row["score"], row["choice"]) for row in rows
+        }:
+            return True
+    raise Refused(409, "key_reused", "This rating key was used for another rating.")
+
+
+def _check_answers(study: PreparedStudy, trial: Trial, answer: Answer) -> None:
+    """One answer a question, or one a clip where the scale is a slider; each of them possible."""
+    asked = _asked(study, trial)
+    if not asked[0].options:
+        asked *= len(trial.clips)
+    wanted = len(asked)
+    if len(answer.answers) != wanted or not all(
+        question.allows(value) for question, value in zip(asked, answer.answers, strict=True)
+    ):
+        raise Refused(422, "bad_request", f"Not understood: this trial takes {wanted} answers.")
+
+
+def _check_heard(
+    db: sqlite3.Connection,
+    study: PreparedStudy,
+    session_id: str,
+    shown: tuple[str, ...],
+    answer: Answer,
+    now: float,
+) -> None:
+    """Every clip of the trial: ours, served long enough ago, and said to be heard whole."""
+    if len(answer.clips) != len(shown):
+        raise Refused(403, "foreign_clip", "These are not the clips of this trial.")
+    for place, (heard, stimulus_id) in enumerate(zip(answer.clips, shown, strict=True)):
+        clip = db.execute("SELECT * FROM clips WHERE token = ?", (heard.clip,)).fetchone()
+        belongs = (session_id, answer.trial_index, place)
+        if clip is None or (clip["session_id"], clip["trial_index"], clip["place"]) != belongs:
+            raise Refused(403, "foreign_clip", "This clip does not belong to this trial.")
+        duration_ms = 1000 * study.by_id[stimulus_id].duration_s
+        first = clip["first_served"]
+        since_served = None if first is None else 1000 * (now - first)
+        if (
+            since_served is None
+            or since_served < duration_ms
+            or heard.listened_ms < duration_ms - HEARD_SLACK_MS
+            or heard.listened_ms > since_served + HEARD_SLACK_MS
+        ):
+            raise Refused(409, "not_heard", "Please listen to the whole clip before you rate it.")
 
 
 def _insert(db: sqlite3.Connection, row: dict[str, Any]) -> None:
@@ -261,7 +326,7 @@ def _insert(db: sqlite3.Connection, row: dict[str, Any]) -> None:
 
 
 def progress(db: sqlite3.Connection) -> dict[str, int]:
-    """Counts for the study's state: sessions started and complete, ratings kept."""
+    """Counts for the study's state: sessions started and complete, trials rated."""
     started, complete = db.execute(
         "SELECT count(*), coalesce(sum(state = 'complete'), 0) FROM sessions"
     ).fetchone()

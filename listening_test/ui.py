@@ -17,8 +17,9 @@ import os
 import gradio as gr
 import pandas as pd
 
-from listening_test.analysis import SCORED_TRIALS, Plan, analyse
-from listening_test.export import exported_csv, exported_frame
+from listening_test.analysis import Plan, analyse
+from listening_test.columns import SCORED_TRIALS
+from listening_test.export import exported_csv, exported_frame, incomplete_sessions
 from listening_test.hosting import Studies, StudyState
 from listening_test.tables import notes, pair_rows, system_rows, verdicts
 from spark.download import save_script
@@ -137,8 +138,7 @@ def show_results(studies: Studies, given: str) -> tuple[str, pd.DataFrame, pd.Da
     frame, study = exported_frame(state.study_dir)
     if not frame["trial_type"].isin(SCORED_TRIALS).any():
         return f"No ratings yet.{_warning(state)}", nothing, nothing
-    order = tuple(system.name for system in study.systems)
-    result = analyse(frame, Plan(study.non_inferiority_margin, order))
+    result = analyse(frame, Plan.of(study), incomplete_sessions(state.study_dir))
     note = (
         f"**{html.escape(state.title)}**: {state.ratings} ratings, {state.sessions_complete} of "
         f"{state.planned_sessions} sessions complete. Intervals: 95 %, two-way clustered "

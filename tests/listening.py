@@ -38,8 +38,13 @@ def write_study(
     systems: tuple[str, ...] = SYSTEMS,
     seconds: float = 0.5,
     extra: str = "",
+    practice: str | None = None,
 ) -> Path:
-    """WAV folders and a study file for them; returns the file."""
+    """WAV folders and a study file for them; returns the file.
+
+    `practice` is the practice text's YAML, by default one clip of the first system; `extra` goes
+    to the end of the file.
+    """
     for s, system in enumerate(systems):
         (folder / system).mkdir(parents=True)
         for i in [*range(items), "p"]:
@@ -48,7 +53,8 @@ def write_study(
             soundfile.write(folder / system / f"text-{i}.wav", clip, RATE, subtype="PCM_16")
     lines = ["id: small", "title: A small test", "systems:"]
     lines += [f"  - {{name: {system}, folder: {system}}}" for system in systems]
-    lines += [f"practice: [{{id: text-p, system: {systems[0]}}}]", "items:"]
+    practice = practice or f"{{id: text-p, system: {systems[0]}}}"
+    lines += [f"practice: [{practice}]", "items:"]
     lines += [f"  - id: text-{i}" for i in range(items)]
     path = folder / "study.yaml"
     path.write_text("\n".join([*lines, extra, ""]), encoding="utf-8")
@@ -125,16 +131,22 @@ class Rater:
         return dict(reply.json())
 
     def fetch(self, state: dict[str, Any]) -> bytes:
-        """The clip's bytes."""
-        reply = self.client.get(f"{self.base}/clip/{state['clip']}")
-        assert reply.status_code == 200, reply.text
-        return bytes(reply.content)
+        """The bytes of the trial's clips, one after the other."""
+        data = b""
+        for token in state["clips"]:
+            reply = self.client.get(f"{self.base}/clip/{token}")
+            assert reply.status_code == 200, reply.text
+            data += bytes(reply.content)
+        return data
 
     @staticmethod
-    def body(state: dict[str, Any], score: int, listened_ms: int = 500, **more: Any) -> Any:
-        """A rating as the page would send it."""
+    def body(
+        state: dict[str, Any], *answers: int | str, listened_ms: int = 500, **more: Any
+    ) -> Any:
+        """One trial's answers as the page would send them."""
+        heard = {"plays": 1, "listened_ms": listened_ms}
         return {
-            "rating_id": str(uuid.uuid4()), "clip": state["clip"],
-            "trial_index": state["trial_index"], "score": score, "plays": 1,
-            "listened_ms": listened_ms, "ui_lang": "en", **more,
+            "rating_id": str(uuid.uuid4()), "trial_index": state["trial_index"],
+            "clips": [{"clip": token, **heard} for token in state["clips"]],
+            "answers": list(answers), "ui_lang": "en", **more,
         }  # fmt: skip

@@ -61,7 +61,7 @@ def rated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Stud
 
 def _stimulus(hosted: Any, state: dict[str, Any]) -> str:
     query = "SELECT stimulus_id FROM clips WHERE token = ?"
-    found = hosted.store.run(lambda db: db.execute(query, (state["clip"],)).fetchone()[0])
+    found = hosted.store.run(lambda db: db.execute(query, (state["clips"][0],)).fetchone()[0])
     return str(found.result())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Route, expect
 
+from listening_test.server import PAGE
 from tests.browser import chromium, local_page
 from tests.listening import SYSTEMS, prepared_study, serving
 
@@ -327,7 +329,7 @@ def test_a_busy_device_that_notices_the_sound_late_loses_no_rating(
 def test_an_answer_refused_as_not_heard_is_kept_and_can_be_given_again(
     page: Page, url: str, study_dir: Path
 ) -> None:
-    source = "() => document.getElementById('audio').src"  # the browser hides some media requests
+    source = "() => document.querySelector('audio').src"  # the browser hides some media requests
     begin(page, url)
     first = page.evaluate(source)
     before = len(stored(study_dir))
@@ -360,7 +362,7 @@ def test_the_scale_stays_shut_while_a_rating_is_on_its_way(page: Page, url: str)
     rate(page, "4")
     expect(page.get_by_text("saving …")).to_be_visible()
     page.get_by_role("button", name="Play").click()
-    page.evaluate("() => new Promise((r) => document.getElementById('audio').onended = r)")
+    page.evaluate("() => new Promise((r) => document.querySelector('audio').onended = r)")
     expect(page.get_by_role("radio").first).to_be_disabled()
     expect(page.get_by_role("button", name="Next")).to_be_disabled()
     page.unroute_all(behavior="ignoreErrors")
@@ -390,3 +392,137 @@ def test_only_an_answer_of_the_server_counts_as_saved(
     heading(page, "Clip 1 of 4")
     assert page.evaluate("window.asked") == 20_000
     assert len(stored(study_dir)) == before + 1
+
+
+def methods_study(folder: Path, method: str, more: str = "") -> Path:
+    practice = "{id: text-p}" if method in ("ccr", "ab", "abx", "mushra") else None
+    extra = f"method: {method}\n{more}"
+    return prepared_study(
+        folder, items=2, systems=SYSTEMS[:2], extra=extra, practice=practice, seconds=0.42
+    )
+
+
+def hear_all(page: Page, players: int) -> None:
+    for _ in range(players):
+        page.keyboard.press("Space")
+        expect(page.locator(".play.playing")).to_have_count(1)
+        expect(page.locator(".play.playing")).to_have_count(0)
+
+
+@pytest.mark.parametrize(
+    ("method", "players", "digits", "scores"),
+    [
+        ("dcr", 1, "2", ["2"]),
+        ("ccr", 1, "1", ["3"]),
+        ("ab", 2, "2", ["tie"]),
+        ("abx", 3, "1", ["a"]),
+        ("p835", 1, "314", ["3", "1", "4"]),
+    ],
+)
+def test_every_scale_by_keyboard(
+    page: Page, tmp_path: Path, method: str, players: int, digits: str, scores: list[str]
+) -> None:
+    more = f"reference: {SYSTEMS[1]}" if method == "dcr" else ""
+    study_dir = methods_study(tmp_path, method, more)
+    with serving(study_dir) as url:
+        begin(page, url)
+        hear_all(page, players)
+        expect(page.get_by_role("radio").first).to_be_enabled()
+        assert Axe().run(page).violations_count == 0
+        for digit in digits:
+            expect(page.get_by_role("button", name="Next")).to_be_disabled()
+            page.keyboard.press(digit)
+        page.keyboard.press("Enter")
+        heading(page, "Clip 1 of 4" if method == "p835" else "Clip 1 of 2")
+        rows = stored(study_dir)
+        assert [row["choice"] or row["score"] for row in rows] == scores
+        heard = [row["listened_fraction"] for row in rows]
+        heard += [row["listened_fraction_b"] for row in rows if row["stimulus_b_id"]]
+        assert all(float(fraction) > 0.9 for fraction in heard)
+
+
+def test_one_press_plays_a_pair_in_turn_and_a_second_press_stops_it(
+    page: Page, tmp_path: Path
+) -> None:
+    with serving(methods_study(tmp_path, "ccr")) as url:
+        begin(page, url)
+        page.get_by_role("button", name="Play").click()
+        expect(page.get_by_role("button", name="Stop – First")).to_be_visible()
+        page.keyboard.press("Space")
+        expect(page.get_by_role("button", name="Play")).to_be_visible()
+        page.wait_for_timeout(1500)  # the second clip does not begin by itself now
+        expect(page.get_by_role("radio").first).to_be_disabled()
+        page.keyboard.press("Space")
+        expect(page.get_by_role("button", name="Stop – Second")).to_be_visible()
+        expect(page.get_by_role("radio").first).to_be_enabled()
+        page.get_by_text("Slightly better").click()
+        page.get_by_role("button", name="Next").click()
+        heading(page, "Clip 1 of 2")
+
+
+def test_sliders_count_only_once_they_were_moved_or_pressed(page: Page, tmp_path: Path) -> None:
+    study_dir = methods_study(tmp_path, "mushra", f"reference: {SYSTEMS[0]}\nanchors: [3500]")
+    with serving(study_dir) as url:
+        begin(page, url)
+        sliders = page.get_by_role("slider")
+        expect(sliders).to_have_count(3)
+        expect(page.get_by_role("button", name="Play – Reference")).to_be_visible()
+        hear_all(page, 4)
+        expect(sliders.first).to_be_enabled()
+        assert Axe().run(page).violations_count == 0
+        following = page.get_by_role("button", name="Next")
+        sliders.nth(0).focus()
+        page.keyboard.press("ArrowRight")
+        sliders.nth(1).focus()
+        page.keyboard.press("Enter")  # at 50, where it stands
+        expect(following).to_be_disabled()
+        expect(page.get_by_text("not rated")).to_have_count(1)
+        sliders.nth(2).click(position={"x": 4, "y": 20})
+        expect(following).to_be_enabled()
+        following.click()
+        heading(page, "Clip 1 of 2")
+        scores = [int(row["score"]) for row in stored(study_dir)]
+        assert scores[:2] == [51, 50]
+        assert scores[2] < 10
+
+
+@pytest.mark.parametrize(
+    ("language", "direction", "play", "next_word"),
+    [
+        ("zh", "ltr", "播放", "下一步"),
+        ("ar", "rtl", "تشغيل", "التالي"),
+        ("fr", "ltr", "Play", "Next"),
+    ],
+)
+def test_the_page_speaks_the_studys_language(
+    page: Page, tmp_path: Path, language: str, direction: str, play: str, next_word: str
+) -> None:
+    with serving(methods_study(tmp_path, "acr", f"language: {language}")) as url:
+        page.set_viewport_size({"width": 360, "height": 740})
+        page.goto(url)
+        page.locator("#agree").click()
+        assert Axe().run(page).violations_count == 0
+        page.locator("#begin").click()
+        expect(page.get_by_role("button", name=play)).to_be_visible()
+        assert page.evaluate("document.documentElement.dir") == direction
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        page.keyboard.press("Space")
+        expect(page.get_by_role("radio").first).to_be_enabled()
+        page.keyboard.press("4")
+        expect(page.get_by_role("button", name=next_word)).to_be_enabled()
+        assert Axe().run(page).violations_count == 0
+
+
+def test_every_language_says_everything_with_the_same_gaps() -> None:
+    text = (PAGE / "strings.js").read_text(encoding="utf-8")
+    tables = {
+        name: dict(re.findall(r"^  (\w+): ((?:.|\n)*?),$", body, re.M))
+        for name, body in re.findall(r"const (EN|ZH|AR) = \{\n(.*?)\n\};", text, re.S)
+    }
+    assert set(tables) == {"EN", "ZH", "AR"}
+    assert len(tables["EN"]) > 40
+    gaps = {
+        name: {key: set(re.findall(r"\{\w+\}", said)) for key, said in table.items()}
+        for name, table in tables.items()
+    }
+    assert gaps["EN"] == gaps["ZH"] == gaps["AR"]

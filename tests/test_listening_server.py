@@ -85,13 +85,13 @@ def test_what_is_out_of_turn_is_refused_with_a_reason(
     before = ratings(study_dir)
     cases = [
         (rater.body(state, 3), 409, "not_heard"),
-        (rater.body({**state, "clip": theirs["clip"]}, 3), 403, "foreign_clip"),
+        (rater.body({**state, "clips": theirs["clips"]}, 3), 403, "foreign_clip"),
         (rater.body({**state, "trial_index": 2}, 3), 409, "out_of_order"),
         (rater.body(state, 6), 422, "bad_request"),
         (rater.body(state, 0), 422, "bad_request"),
-        ({**rater.body(state, 3), "score": "3"}, 422, "bad_request"),
-        ({**rater.body(state, 3), "score": True}, 422, "bad_request"),
-        ({**rater.body(state, 3), "score": 3.5}, 422, "bad_request"),
+        ({**rater.body(state, 3), "answers": ["3"]}, 422, "bad_request"),
+        ({**rater.body(state, 3), "answers": [True]}, 422, "bad_request"),
+        ({**rater.body(state, 3), "answers": [3.5]}, 422, "bad_request"),
         ({**rater.body(state, 3), "rating_id": "../../x"}, 422, "bad_request"),
         ({**rater.body(state, 3), "comment": "x" * 1001}, 422, "bad_request"),
         ({**rater.body(state, 3), "comment": "x" * 10**6}, 413, "too_large"),
@@ -136,7 +136,7 @@ def test_odd_text_is_stored_safely(client: TestClient, rater: Rater, study_dir: 
 
 def test_sound_is_served_without_a_trace(client: TestClient, rater: Rater) -> None:
     state = rater.start()
-    path = f"/listen/small/clip/{state['clip']}"
+    path = f"/listen/small/clip/{state['clips'][0]}"
     whole = client.get(path)
     names = {name.lower() for name in whole.headers}
     assert names == {
@@ -158,14 +158,14 @@ def test_sound_is_served_without_a_trace(client: TestClient, rater: Rater) -> No
     assert client.get(path, headers={"Range": f"bytes={size}-"}).status_code == 416
     assert client.get(path, headers={"Range": "bytes=9-2"}).status_code == 416
     assert client.get(path, headers={"Range": "lines=1-2"}).content == whole.content
-    for token in ("nothing", "..%5ckey", state["clip"][:-1]):
+    for token in ("nothing", "..%5ckey", state["clips"][0][:-1]):
         assert client.get(f"/listen/small/clip/{token}").status_code == 404
 
 
 def test_two_raters_get_different_tokens_for_the_same_clip(client: TestClient) -> None:
     one, two = Rater(client), Rater(client)
     first, second = one.start(), two.start()
-    assert first["clip"] != second["clip"]
+    assert first["clips"] != second["clips"]
     assert one.fetch(first) == two.fetch(second)  # the same practice clip
 
 
@@ -185,8 +185,8 @@ def test_nothing_a_rater_gets_tells_the_system(client: TestClient, study_dir: Pa
         assert note(client.get(f"/listen/small{path}")).status_code == 200
     state = note(rater.post("session", {"consent": True})).json()
     while state["state"] != "done":
-        assert set(state) == {"state", "trial_index", "number", "total", "clip"}
-        clip = note(client.get(f"/listen/small/clip/{state['clip']}"))
+        assert set(state) == {"state", "trial_index", "number", "total", "clips"}
+        clip = note(client.get(f"/listen/small/clip/{state['clips'][0]}"))
         assert clip.content[36:40] == b"data"
         time.sleep(0.51)
         state = note(rater.post("rating", rater.body(state, 3))).json()["next"]

@@ -22,25 +22,27 @@ from hypothesis import strategies as st
 from listening_test import trials
 from listening_test.columns import RATING_COLUMNS, cell, clean_text, csv_text
 from listening_test.design import session_order
+from listening_test.methods import questions
 from listening_test.prepared import PreparedStudy, Stimulus
+from listening_test.rows import Answer, Heard
 from listening_test.store import NotSaved, Store, StoreMismatch
-from listening_test.trials import Answer, Refused
+from listening_test.trials import Refused
 from tests.listening import Rater, free_port, prepared_study, start_server
 
 
 def tiny_study(items: int = 3, arms: int = 2) -> PreparedStudy:
     """A study without sound: clips of 0.1 s."""
-    stimuli = [Stimulus("practice", "p", 0, 0.1, "practice")]
+    stimuli = [Stimulus("practice", "p", 0, 0.1, "practice", 0)]
     stimuli += [
-        Stimulus(f"s{item}{arm}", f"i{item}", arm, 0.1, "rating")
+        Stimulus(f"s{item}{arm}", f"i{item}", arm, 0.1, "rating", arm)
         for item in range(items)
         for arm in range(arms)
     ]
     return PreparedStudy(
-        study_id="tiny", config_sha256="0" * 64, title="", method="acr", dimension="naturalness",
-        question="?", labels=("E", "G", "F", "P", "B"), consent="", instructions="",
-        language="en", seed=1, arms=arms, items_per_rater=items, planned_sessions=4,
-        stimuli=tuple(stimuli),
+        study_id="tiny", config_sha256="0" * 64, title="", method="acr",
+        questions=questions("acr", "naturalness"), consent="", instructions="", language="en",
+        seed=1, arms=arms, reference_arm=None, items_per_rater=items, planned_sessions=4,
+        repeats=0, null_pairs=0, stimuli=tuple(stimuli), checks=(),
     )  # fmt: skip
 
 
@@ -69,11 +71,13 @@ class Clock:
         return self.store.run(lambda db: trials.serve_clip(db, token, self.now)).result()
 
     def rate(self, key: str, state: dict[str, Any], rating_id: str, **more: Any) -> dict[str, Any]:
+        clips = more.pop("clips", state.get("clips", [""]))
+        listened_ms = more.pop("listened_ms", 100)
         claim: dict[str, Any] = {
-            "rating_id": rating_id, "clip": state.get("clip", ""),
-            "trial_index": state.get("trial_index", 99), "score": 3, "plays": 1,
-            "listened_ms": 100, "rt_ms": 900, "first_play_to_submit_ms": 500, "hidden_ms": 0,
-            "changed_n": 0, "comment": "", "client_utc": "", "ui_lang": "en", **more,
+            "rating_id": rating_id, "clips": tuple(Heard(clip, 1, listened_ms) for clip in clips),
+            "trial_index": state.get("trial_index", 99), "answers": (3,), "rt_ms": 900,
+            "first_play_to_submit_ms": 500, "hidden_ms": 0, "changed_n": 0,
+            "comment": "", "client_utc": "", "ui_lang": "en", **more,
         }  # fmt: skip
         answer = Answer(**claim)
         return self.store.run(
@@ -83,7 +87,8 @@ class Clock:
     def finish(self, key: str) -> dict[str, Any]:
         state = self.trial(key)
         while state["state"] != "done":
-            self.serve(state["clip"])
+            for clip in state["clips"]:
+                self.serve(clip)
             self.now += 1
             state = self.rate(key, state, f"{key}-{state['trial_index']}")
         return state
@@ -96,6 +101,12 @@ def clock(tmp_path: Path) -> Any:
     store.close()
 
 
+def rated(order: str) -> list[str]:
+    """Stimulus ids of a session's stored trials, practice left out."""
+    trials = json.loads(order)
+    return [trial["clips"][0] for trial in trials if trial["trial_type"] != "practice"]
+
+
 def rows(folder: Path) -> list[dict[str, str]]:
     with open(folder / "ratings.csv", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
@@ -104,13 +115,13 @@ def rows(folder: Path) -> list[dict[str, str]]:
 def test_a_session_leaves_one_row_a_trial_in_the_csv_at_once(clock: Clock, tmp_path: Path) -> None:
     state = clock.start("key")
     assert (state["state"], state["number"], state["total"]) == ("practice", 1, 1)
-    clock.serve(state["clip"])
+    clock.serve(state["clips"][0])
     clock.now += 0.2
-    state = clock.rate("key", state, "r1", comment="clear", score=4)
+    state = clock.rate("key", state, "r1", comment="clear", answers=(4,))
     assert (state["state"], state["number"], state["total"]) == ("trial", 1, 6)
     (row,) = rows(tmp_path)
     assert list(row) == list(RATING_COLUMNS)
-    assert (row["score"], row["label_shown"], row["trial_type"]) == ("4", "G", "practice")
+    assert (row["score"], row["label_shown"], row["trial_type"]) == ("4", "Good", "practice")
     assert (row["stimulus_id"], row["comment"], row["status"]) == ("practice", "clear", "use")
     assert row["server_utc"] == "1970-01-12T13:46:40.200+00:00"
     done = clock.finish("key")
@@ -124,7 +135,7 @@ def test_a_session_leaves_one_row_a_trial_in_the_csv_at_once(clock: Clock, tmp_p
 
 def test_a_retry_is_acknowledged_and_stored_once(clock: Clock, tmp_path: Path) -> None:
     state = clock.start("key")
-    clock.serve(state["clip"])
+    clock.serve(state["clips"][0])
     clock.now += 1
     first = clock.rate("key", state, "r1")
     assert clock.rate("key", state, "r1") == first
@@ -136,8 +147,8 @@ def test_a_retry_is_acknowledged_and_stored_once(clock: Clock, tmp_path: Path) -
     [
         ({"trial_index": 1}, "out_of_order"),  # rated already
         ({"trial_index": 3}, "out_of_order"),
-        ({"clip": "another"}, "foreign_clip"),
-        ({"rating_id": "used", "trial_index": 1, "score": 5}, "key_reused"),
+        ({"clips": ["another"]}, "foreign_clip"),
+        ({"rating_id": "used", "trial_index": 1, "answers": (5,)}, "key_reused"),
         ({"listened_ms": 0}, "not_heard"),
         ({"listened_ms": 10_000}, "not_heard"),  # more than there was time for
     ],
@@ -146,10 +157,10 @@ def test_what_breaks_the_rules_is_refused_and_not_stored(
     clock: Clock, tmp_path: Path, change: dict[str, Any], code: str
 ) -> None:
     state = clock.start("key")
-    clock.serve(state["clip"])
+    clock.serve(state["clips"][0])
     clock.now += 1
     state = clock.rate("key", state, "used")
-    clock.serve(state["clip"])
+    clock.serve(state["clips"][0])
     clock.now += 1
     # A slack of 150 ms would swallow the whole of a 100 ms clip.
     clock.study = tiny_study_with_duration(0.5)
@@ -169,7 +180,7 @@ def test_rating_before_the_clip_can_have_been_heard_is_refused(clock: Clock) -> 
     state = clock.start("key")
     with pytest.raises(Refused, match="whole clip"):  # never served
         clock.rate("key", state, "r")
-    clock.serve(state["clip"])
+    clock.serve(state["clips"][0])
     clock.now += 0.09
     with pytest.raises(Refused, match="whole clip"):  # 90 of 100 ms ago
         clock.rate("key", state, "r")
@@ -180,10 +191,10 @@ def test_rating_before_the_clip_can_have_been_heard_is_refused(clock: Clock) -> 
 def test_one_rater_cannot_use_anothers_clip_or_session(clock: Clock) -> None:
     mine, theirs = clock.start("me"), clock.start("them")
     for state in (mine, theirs):
-        clock.serve(state["clip"])
+        clock.serve(state["clips"][0])
     clock.now += 1
     with pytest.raises(Refused) as refusal:
-        clock.rate("me", {**mine, "clip": theirs["clip"]}, "r")
+        clock.rate("me", {**mine, "clips": theirs["clips"]}, "r")
     assert refusal.value.code == "foreign_clip"
     with pytest.raises(Refused) as refusal:
         clock.rate("nobody", mine, "r")
@@ -192,12 +203,12 @@ def test_one_rater_cannot_use_anothers_clip_or_session(clock: Clock) -> None:
 
 def test_a_token_dies_with_its_trial(clock: Clock) -> None:
     state = clock.start("key")
-    assert clock.trial("key")["clip"] == state["clip"]  # a reload keeps it
-    clock.serve(state["clip"])
+    assert clock.trial("key")["clips"] == state["clips"]  # a reload keeps it
+    clock.serve(state["clips"][0])
     clock.now += 1
     clock.rate("key", state, "r")
     with pytest.raises(Refused) as refusal:
-        clock.serve(state["clip"])
+        clock.serve(state["clips"][0])
     assert refusal.value.status == 404
 
 
@@ -205,10 +216,10 @@ def test_a_reopened_store_goes_on_at_the_very_trial(tmp_path: Path) -> None:
     store = opened(tmp_path)
     clock = Clock(store, tiny_study())
     state = clock.start("key")
-    clock.serve(state["clip"])
+    clock.serve(state["clips"][0])
     clock.now += 1
     state = clock.rate("key", state, "r1")
-    clock.serve(state["clip"])
+    clock.serve(state["clips"][0])
     store.close()
     (tmp_path / "ratings.csv").write_text("half a row, as a crash leaves it")
     clock.store = opened(tmp_path)
@@ -263,10 +274,10 @@ def test_a_hundred_starts_at_once_with_dropouts_stay_balanced(tmp_path: Path) ->
     cells = Counter(
         (place % 3, arms[stimulus])
         for _, order in complete
-        for place, stimulus in enumerate(json.loads(order)[1:])
+        for place, stimulus in enumerate(rated(order))
     )
     assert max(cells.values()) - min(cells.values()) <= 4  # of 400 a cell: 100 rows are no cycle
-    heard = Counter(s for _, order in complete for s in json.loads(order)[1:])
+    heard = Counter(stimulus for _, order in complete for stimulus in rated(order))
     assert set(heard.values()) == {100}
     store.close()
 
@@ -305,7 +316,7 @@ def test_a_failing_operation_undoes_itself_and_nothing_else(tmp_path: Path) -> N
 
 def test_a_full_disk_is_told_and_later_ratings_are_kept(clock: Clock, tmp_path: Path) -> None:
     state = clock.start("key")
-    clock.serve(state["clip"])
+    clock.serve(state["clips"][0])
     clock.now += 1
     pages = clock.store.run(lambda db: db.execute("PRAGMA page_count").fetchone()[0]).result()
     clock.store.run(lambda db: db.execute(f"PRAGMA max_page_count={pages}")).result()
@@ -319,14 +330,14 @@ def test_a_full_disk_is_told_and_later_ratings_are_kept(clock: Clock, tmp_path: 
 
 def test_a_csv_that_was_moved_or_blocked_is_rebuilt(clock: Clock, tmp_path: Path) -> None:
     state = clock.start("key")
-    clock.serve(state["clip"])
+    clock.serve(state["clips"][0])
     clock.now += 1
     (tmp_path / "ratings.csv").unlink()
     (tmp_path / "ratings.csv").mkdir()  # as bad as it gets: cannot be written at all
     state = clock.rate("key", state, "r1")  # acknowledged all the same: SQLite has it
     assert clock.store.csv_error
     (tmp_path / "ratings.csv").rmdir()
-    clock.serve(state["clip"])
+    clock.serve(state["clips"][0])
     clock.now += 1
     clock.rate("key", state, "r2")
     assert clock.store.csv_error is None
@@ -376,7 +387,7 @@ def test_kill_9_loses_nothing_acknowledged_and_doubles_nothing(tmp_path: Path) -
             rater = Rater(client)
             state = insist(lambda: rater.post("session", {"consent": True})).json()
             while state["state"] != "done":
-                clip = state["clip"]
+                (clip,) = state["clips"]
                 insist(lambda clip=clip: client.get(f"{rater.base}/clip/{clip}"))
                 time.sleep(0.45)
                 body = rater.body(state, 1 + number % 5, listened_ms=430)
@@ -426,11 +437,11 @@ def test_a_folder_that_cannot_hold_a_store_is_told_at_once(tmp_path: Path) -> No
 
 def test_a_clock_set_back_refuses_nobody_for_long(clock: Clock) -> None:
     state = clock.start("key")
-    clock.serve(state["clip"])
+    clock.serve(state["clips"][0])
     clock.now -= 3600
     with pytest.raises(Refused, match="whole clip"):
         clock.rate("key", state, "r")
-    clock.serve(state["clip"])  # the page loads the clip again
+    clock.serve(state["clips"][0])  # the page loads the clip again
     with pytest.raises(Refused, match="whole clip"):  # and it must be heard again
         clock.rate("key", state, "r")
     clock.now += 0.2
@@ -474,7 +485,7 @@ def test_two_processes_on_one_folder_write_each_its_own_rows(
     one, two = Clock(opened(tmp_path), tiny_study()), Clock(opened(tmp_path), tiny_study())
     first, second = one.start("a"), two.start("b")
     for clock, state in ((one, first), (two, second)):
-        clock.serve(state["clip"])
+        clock.serve(state["clips"][0])
         clock.now += 1
     real, asked, appended = one.store._last_seq, threading.Event(), []
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from listening_test.methods import QUALITY
 from listening_test.ready import READY_STUDY
-from listening_test.study import ACR_LABELS, StudyError, load_study
+from listening_test.study import StudyError, load_study
 from spark.comparison import CompareSettings
 from spark.evaluation.suite import builtin
 from spark.text import normalise
@@ -39,8 +40,10 @@ def written(folder: Path, text: str) -> Path:
 
 def test_a_study_has_the_standard_wording_and_its_own_numbers(tmp_path: Path) -> None:
     study = load_study(written(tmp_path, GOOD))
-    assert study.labels == ACR_LABELS == ("Excellent", "Good", "Fair", "Poor", "Bad")
-    assert study.shown_question == "How natural does the speech sound?"
+    (question,) = study.questions
+    assert question.options == tuple(zip(range(5, 0, -1), QUALITY, strict=True))
+    assert QUALITY == ("Excellent", "Good", "Fair", "Poor", "Bad")
+    assert question.text == "How natural does the speech sound?"
     assert study.items_per_rater == 2
     # 6 ratings x 3 texts x 2 systems, 4 a session.
     assert study.planned_sessions == 9

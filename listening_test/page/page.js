@@ -1,93 +1,17 @@
-// The rater's way: consent, instructions, practice, clips, thanks.
+// The rater's way: consent, instructions, practice, trials, thanks.
 //
-// The server is the memory: it says which clip is up, and a rating counts once it answers
-// "saved". This page keeps two things of its own in the browser: the session key, and a rating
-// that is not confirmed yet, which it sends again with the same key until it is.
+// The server is the memory: it says which trial is up, and its answers count once it says
+// "saved". What is on the screen is put together from clips.js and questions.js.
 
-const LEVELS = [5, 4, 3, 2, 1];
-const RETRY_MS = [1000, 2000, 4000, 8000, 15000];
-const ANSWER_MS = 20000;
+import { Clips } from "./clips.js";
+import { ask, insist, pause, randomHex, store, uuid } from "./net.js";
+import { Questions } from "./questions.js";
+import { say, speak } from "./strings.js";
+
 const $ = (id) => document.getElementById(id);
-const name = `listening-test/${location.pathname}`;
-
-// ---- what the browser remembers (a private window may refuse: then only until reload)
-const memory = {};
-const store = {
-  get(key) {
-    try { return localStorage.getItem(`${name}/${key}`) ?? memory[key] ?? null; }
-    catch { return memory[key] ?? null; }
-  },
-  set(key, value) {
-    memory[key] = value;
-    try { localStorage.setItem(`${name}/${key}`, value); } catch { /* kept in memory */ }
-  },
-  remove(key) {
-    delete memory[key];
-    try { localStorage.removeItem(`${name}/${key}`); } catch { /* was in memory only */ }
-  },
-};
-
-function randomHex(bytes) {
-  const values = crypto.getRandomValues(new Uint8Array(bytes));
-  return Array.from(values, (v) => v.toString(16).padStart(2, "0")).join("");
-}
-
-function uuid() {  // version 4; crypto.randomUUID is missing on plain http
-  const h = randomHex(16);
-  const variant = (8 + (parseInt(h[16], 16) % 4)).toString(16);
-  return `${h.slice(0, 8)}-${h.slice(8, 12)}-4${h.slice(13, 16)}-${variant}${h.slice(17, 20)}-${h.slice(20)}`;
-}
-
-
-// ---- talking to the server
-async function ask(path, body) {
-  const key = store.get("session");
-  let response;
-  let reply = null;
-  try {
-    response = await fetch(path, {
-      method: body ? "POST" : "GET",
-      cache: "no-store",
-      headers: {
-        ...(key && { "X-Session": key }), ...(body && { "Content-Type": "application/json" }),
-      },
-      body: body && JSON.stringify(body),
-      signal: AbortSignal.timeout?.(ANSWER_MS),  // old browsers wait on
-    });
-    reply = await response.json();
-  } catch (error) {
-    if (error.name === "TimeoutError") {
-      const late = new Error(`The server did not answer within ${ANSWER_MS / 1000} seconds.`);
-      throw Object.assign(late, { code: "late" });
-    }
-    if (!response) throw error;
-    // A proxy's page, or an answer cut off: nothing that the server said.
-  }
-  if (!response.ok || !reply) {
-    const error = new Error(reply?.message || `The server answered ${response.status}.`);
-    error.code = reply?.error;
-    // What the server refused for good is not tried again; anything else may pass.
-    error.final = response.status < 500 && response.status !== 429 && Boolean(error.code);
-    throw error;
-  }
-  return reply;
-}
-
-const pause = (ms) => new Promise((resolve) => { setTimeout(resolve, ms); });
-
-async function insist(path, body, onTrouble) {
-  for (let n = 0; ; n += 1) {
-    try { return await ask(path, body); } catch (error) {
-      if (error.final) throw error;
-      onTrouble(error);
-      await pause(RETRY_MS[Math.min(n, RETRY_MS.length - 1)]);
-    }
-  }
-}
-
-// ---- what is on the screen
 let study = null;
 
+// ---- what is on the screen
 function show(id) {
   for (const section of document.querySelectorAll("main > section")) {
     section.hidden = section.id !== id;
@@ -113,133 +37,89 @@ function trouble(text) {
 }
 
 // ---- one trial
-const audio = $("audio");
+const LABELS = {
+  screen: "screen_of", one: "practice", practice: "practice_of", trial: "clip_of",
+};
 let trial = null;
-let heard = null;  // counters of the trial on the screen
+let clips = null;
+let questions = null;
+let times = null;  // of the trial on the screen
 let sending = false;
-let fromStart = false;  // play was pressed, and the sound has not begun
-
-function freshCounters() {
-  return {
-    plays: 0, listened: 0, from: null, complete: false, shownAt: performance.now(),
-    firstPlay: null, hidden: 0, hiddenAt: null, changes: 0,
-  };
-}
 
 function showTrial(state) {
+  clips?.stop();
   trial = state;
-  heard = freshCounters();
+  times = { shownAt: performance.now(), firstPlay: null, hidden: 0, hiddenAt: null };
   const practice = state.state === "practice";
-  const several = state.total > 1 ? ` ${state.number} of ${state.total}` : "";
-  const label = practice ? `Practice clip${several}` : `Clip ${state.number} of ${state.total}`;
+  const screen = state.state === "screen";
+  const label = say(LABELS[practice && state.total === 1 ? "one" : state.state], state);
   $("heading").textContent = label;
   document.title = `${label} – ${study.title}`;
   $("practice-note").hidden = !practice;
+  $("screen-note").hidden = !screen;
+  $("more").hidden = screen;
   $("form").reset();
   $("more").open = false;
-  $("scale").disabled = true;
-  $("next").disabled = true;
-  $("hint").textContent = "Listen to the whole clip, then rate it.";
   trouble("");
-  playing(false);
-  audio.src = `clip/${state.clip}`;
+  clips = new Clips($("clips"), state.clips,
+    { names: screen ? [""] : names(state.clips.length), inTurn: study.in_turn && !screen,
+      onChange: opened, onTrouble: notPlayed });
+  const asked = screen ? { ...study, questions: [state.question] } : study;
+  questions = new Questions($("questions"), asked, clips, opened);
+  questions.enable(false);
+  clips.changed();
   show("trial");
 }
 
-function playing(on) {
-  $("play").classList.toggle("playing", on);
-  const again = heard && heard.complete ? "Play again" : "Play";
-  $("play-word").textContent = on ? "Stop" : again;
+function names(n) {
+  if (study.method === "mushra") {
+    return Array.from({ length: n },
+      (_, i) => (i ? say("numbered", { number: i }) : say("reference")));
+  }
+  if (study.in_turn) return [say("first"), say("second")];
+  return study.names.length ? study.names : [""];
 }
 
-function countListened() {
-  if (heard && heard.from !== null) {
-    heard.listened += Math.max(0, audio.currentTime - heard.from);
-    heard.from = null;
-  }
-}
-
-async function togglePlay() {
-  if (!audio.paused) { audio.pause(); return; }
-  trouble("");
-  if (audio.error) audio.load();  // it stays broken until it is asked for again
-  audio.currentTime = 0;
-  fromStart = true;
-  try { await audio.play(); } catch (error) {
-    if (error.name !== "AbortError") await notPlayed();
-  }
+// After each start and end of a clip, and each answer: what is open now.
+function opened() {
+  if (!questions) return;
+  if (clips.heardSome) times.firstPlay ??= performance.now();
+  if (clips.complete && !sending) questions.enable(true);
+  $("next").disabled = !(questions.enabled && questions.complete);
+  const listen = clips.clips.length > 1 ? "listen_all" : "listen";
+  const text = say(clips.complete ? "rate_now" : listen);
+  if ($("hint").textContent !== text) $("hint").textContent = text;
 }
 
 async function notPlayed() {
   try {
-    // Another tab may have rated this clip: then it is closed, and the next one is up.
+    // Another tab may have rated this trial: then it is closed, and the next one is up.
     const state = await ask("trial");
-    if (state.clip !== trial.clip) { enter(state); return; }
+    if (state.clips?.[0] !== trial.clips[0]) { enter(state); return; }
   } catch { /* the server cannot be reached: said below */ }
-  trouble("The clip could not be played. Check your connection, then press Play again.");
+  trouble(say("not_played"));
 }
-
-audio.addEventListener("playing", () => {
-  if (heard.from === null) {
-    // A busy device says this late, when the sound has been running for a while already.
-    heard.from = fromStart ? 0 : audio.currentTime;
-    fromStart = false;
-    heard.plays += 1;
-    heard.firstPlay ??= performance.now();
-  }
-  playing(true);
-});
-audio.addEventListener("pause", () => { countListened(); playing(false); });
-audio.addEventListener("ended", () => {
-  countListened();
-  // From its start to its end: the button always starts at 0, and there is no way to seek.
-  heard.complete = true;
-  playing(false);
-  if ($("scale").disabled && !sending) {
-    $("scale").disabled = false;
-    $("next").disabled = !chosen();
-    $("hint").textContent = "You can rate it now, or play it again.";
-  }
-});
 
 document.addEventListener("visibilitychange", () => {
-  if (!heard) return;
-  if (document.hidden) heard.hiddenAt = performance.now();
-  else if (heard.hiddenAt !== null) {
-    heard.hidden += performance.now() - heard.hiddenAt;
-    heard.hiddenAt = null;
+  if (!times) return;
+  if (document.hidden) times.hiddenAt = performance.now();
+  else if (times.hiddenAt !== null) {
+    times.hidden += performance.now() - times.hiddenAt;
+    times.hiddenAt = null;
   }
 });
 
-const chosen = () => document.querySelector("#answers input:checked");
-
-function choose(score) {
-  const input = document.querySelector(`#answers input[value="${score}"]`);
-  if ($("scale").disabled || sending) return;
-  if (!input.checked) {
-    input.checked = true;
-    input.dispatchEvent(new Event("change", { bubbles: true }));
-  }
-}
-
-$("answers").addEventListener("change", () => {
-  heard.changes += 1;
-  $("next").disabled = false;
-});
-
-function rating(score) {
+function rating() {
   const now = performance.now();
   return {
     rating_id: uuid(),
-    clip: trial.clip,
     trial_index: trial.trial_index,
-    score,
-    plays: heard.plays,
-    listened_ms: Math.round(1000 * heard.listened),
-    rt_ms: Math.round(now - heard.shownAt),
-    first_play_to_submit_ms: Math.round(now - heard.firstPlay),
-    hidden_ms: Math.round(heard.hidden),
-    changed_n: Math.max(0, heard.changes - 1),
+    clips: clips.claims(),
+    answers: questions.answers,
+    rt_ms: Math.round(now - times.shownAt),
+    first_play_to_submit_ms: Math.round(now - times.firstPlay),
+    hidden_ms: Math.round(times.hidden),
+    changed_n: Math.max(0, questions.changes - questions.answers.length),
     comment: $("comment").value,
     client_utc: new Date().toISOString(),
     ui_lang: document.documentElement.lang,
@@ -248,60 +128,50 @@ function rating(score) {
 
 $("form").addEventListener("submit", async (event) => {
   event.preventDefault();
-  if (sending || !chosen() || $("scale").disabled) return;
-  audio.pause();
-  const body = rating(Number(chosen().value));
+  if (sending || !questions.enabled || !questions.complete) return;
+  clips.stop();
+  const body = rating();
   store.set("pending", JSON.stringify(body));
   await send(body);
 });
 
-// Sends a rating until the server has it on disk; then, and only then, goes on.
+// Sends a trial's answers until the server has them on disk; then, and only then, goes on.
 async function send(body) {
   sending = true;
   $("next").disabled = true;
-  $("scale").disabled = true;  // what is on the screen stays what is being sent
-  savedLine("saving …");
+  questions?.enable(false);  // what is on the screen stays what is being sent
+  savedLine(say("saving"));
   try {
     const reply = await insist("rating", body, notSaved);
     store.remove("pending");
-    savedLine("saved ✓");
+    savedLine(say("saved"));
     sending = false;
     enter(reply.next);
   } catch (error) {
     // Refused for good, and nothing stored: say so, and do what the server says is up.
     store.remove("pending");
     sending = false;
-    savedLine("not saved", true);
+    savedLine(say("not_saved"), true);
     await resume();
     trouble(error.code === "not_heard" && keep(body)
-      ? `${error.message} Your answer is still here: play the clip once more, to its end, and `
-        + "press Next."
-      : error.message);
+      ? say("once_more", { why: error.message }) : error.message);
   }
 }
 
-// Puts an answer back into the form of its trial, and has the clip sent anew, since the server
-// counts from there (a browser would play the copy it has); false if the trial is not up.
+// Puts answers back into the form of their trial; false if the trial is not up.
 function keep(body) {
-  if ($("trial").hidden || trial.clip !== body.clip) return false;
-  document.querySelector(`#answers input[value="${body.score}"]`).checked = true;
+  if ($("trial").hidden || trial.clips[0] !== body.clips[0].clip) return false;
+  questions.restore(body.answers, body.answers.length + body.changed_n);
   $("comment").value = body.comment;
   $("more").open = Boolean(body.comment);
-  heard.changes = 1 + body.changed_n;
-  audio.src = `clip/${trial.clip}?again=${body.rating_id}`;
+  clips.renew(body.rating_id);
   return true;
 }
 
-const NOT_SAVED = {
-  not_saved: "The server could not write it",
-  late: "The server does not answer in time",
-};
-
 function notSaved(error) {
-  savedLine("not saved yet", true);
-  const why = NOT_SAVED[error.code] ?? "The server cannot be reached";
-  const text = `Your last rating is not saved yet. ${why}. Keep this page open: it tries again `
-    + "by itself.";
+  savedLine(say("not_saved_yet"), true);
+  const why = { not_saved: "why_disk", late: "why_late" }[error.code] ?? "why_gone";
+  const text = say("keep_open", { why: say(why) });
   if ($("trial").hidden) waiting(text); else trouble(text);
 }
 
@@ -314,27 +184,32 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey) return;
   const at = event.target;
   if (at.matches("textarea")) return;
-  if (/^[1-5]$/.test(event.key)) {
+  if (/^[1-9]$/.test(event.key)) {
     event.preventDefault();
-    choose(Number(event.key));
+    if (!sending) questions.press(Number(event.key));
   } else if (event.key === " " && !event.repeat) {
     // A button, a checkbox or an unticked answer in focus has its own use for the space bar.
     if (at.matches("button, summary, input:not(:checked), input[type=checkbox]")) return;
     event.preventDefault();
-    togglePlay();
+    trouble("");
+    clips.toggle(clips.sounding >= 0 ? clips.sounding : clips.next());
   } else if (event.key === "Enter" && !at.matches("button, summary")) {
     event.preventDefault();
     if (!$("next").disabled) $("form").requestSubmit();
   }
 });
-$("play").addEventListener("click", togglePlay);
 
 // ---- the way through
 function enter(state) {
   if (state.state === "done") {
+    clips?.stop();
     $("code").textContent = state.code;
-    document.title = `Thank you – ${study.title}`;
+    document.title = `${say("thanks")} – ${study.title}`;
     show("thanks");
+  } else if (state.state === "screened_out") {
+    clips?.stop();
+    document.title = `${say("screened_title")} – ${study.title}`;
+    show("screened");
   } else {
     showTrial(state);
   }
@@ -342,8 +217,7 @@ function enter(state) {
 
 async function resume() {
   try {
-    enter(await insist("trial", null,
-      () => waiting("The server cannot be reached. Trying again …")));
+    enter(await insist("trial", null, () => waiting(say("trying"))));
   } catch (error) {
     // The server does not know this session (or not any more): begin at the beginning.
     if (error.code !== "no_session") { waiting(error.message); return; }
@@ -352,39 +226,25 @@ async function resume() {
 }
 
 function fill() {
-  document.documentElement.lang = study.language;
+  speak(study.language);
   document.title = study.title;
   $("place").textContent = study.title;
   for (const element of document.querySelectorAll("[data-text]")) {
     element.textContent = study[element.dataset.text];
   }
-  const minutes = Math.max(1, Math.round(study.clips / 6));
-  $("length").textContent = `${study.clips} clips, about ${minutes} `
-    + `${minutes === 1 ? "minute" : "minutes"}. You can pause at any time: this browser `
-    + "remembers where you were.";
-  $("first-step").textContent = study.practice
-    ? "First comes a clip for practice. Use it to set a comfortable volume."
-    : "Set a comfortable volume at the first clip, and then leave it.";
+  const minutes = Math.max(1, Math.round(study.trials / 6));
+  $("length").textContent = say(minutes === 1 ? "length_one" : "length",
+    { n: study.trials, minutes });
+  $("first-step").textContent = say(
+    study.screen ? "volume_screen" : study.practice ? "volume_practice" : "volume");
   $("comment").maxLength = study.max_comment;
-  for (const level of LEVELS) {
-    const label = document.createElement("label");
-    const input = Object.assign(document.createElement("input"),
-      { type: "radio", name: "score", value: level });
-    const digit = Object.assign(document.createElement("span"),
-      { className: "digit", textContent: level });
-    const word = Object.assign(document.createElement("span"),
-      { textContent: study.labels[LEVELS.indexOf(level)] });
-    label.append(input, digit, word);
-    $("answers").append(label);
-  }
 }
 
 async function loadStudy() {
   for (;;) {
     try { return await ask("study"); } catch (error) {
       if (error.final) throw error;
-      waiting(error.code === "preparing" ? `${error.message} This page goes on by itself.`
-        : error.message);
+      waiting(error.code === "preparing" ? say("preparing") : error.message);
       await pause(3000);
     }
   }
@@ -392,11 +252,10 @@ async function loadStudy() {
 
 $("agree").addEventListener("click", () => show("instructions"));
 $("begin").addEventListener("click", async () => {
-  waiting("One moment …");
+  waiting(say("moment"));
   // Made here, before it is sent: asking again after a lost answer begins no second session.
   if (!store.get("session")) store.set("session", randomHex(24));
-  enter(await insist("session", { consent: true },
-    () => waiting("The server cannot be reached. Trying again …")));
+  enter(await insist("session", { consent: true }, () => waiting(say("trying"))));
 });
 
 async function start() {
@@ -404,7 +263,7 @@ async function start() {
   fill();
   const pending = store.get("pending");
   if (pending) {
-    waiting("Saving your last rating …");
+    waiting(say("saving_last"));
     await send(JSON.parse(pending));
   } else if (store.get("session")) {
     await resume();

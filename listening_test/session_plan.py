@@ -1,0 +1,147 @@
+"""The trials of one session: which clips stand in each, in which order, and what comes between.
+
+The balance over raters is `design.py`'s, which counts texts and conditions. Here a condition
+becomes clips: one system, a system after the reference, a pair of systems in either order, or all
+of them. Traps, gold, repeats and null pairs are put between, never first and never beside the
+same text. Everything is drawn from the study's seed and the design row.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+from listening_test.design import cycle_of_item, session_order
+from listening_test.methods import Value
+from listening_test.prepared import PreparedStudy
+
+TrialType = Literal["screen", "practice", "rating", "repeat", "trap", "gold", "null_pair"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial as the server keeps it; `clips` are stimulus ids in the order shown.
+
+    `answer` is the right one where there is one (trap, gold, ABX), and at most `tolerance` away
+    passes. Neither reaches the browser.
+    """
+
+    trial_type: TrialType
+    item_id: str
+    clips: tuple[str, ...]
+    answer: Value | None = None
+    tolerance: int = 0
+
+
+def session_trials(study: PreparedStudy, row: int) -> list[Trial]:
+    """Trials of design row `row` (from 0), screen and practice first, in the order heard."""
+    items = study.items("rating")
+    conditions = _conditions(study)
+    order = session_order(len(items), len(conditions), study.items_per_rater, study.seed, row)
+    trials = []
+    for item, number in order:
+        cycle = cycle_of_item(len(items), study.items_per_rater, study.seed, row, item)
+        turn = cycle + item + number
+        trials.append(_trial(study, items[item], conditions[number], turn, row))
+    rng = random.Random(f"{study.seed}/{row}/extras")
+    extras = [_checked(study, number) for number in range(len(study.checks))]
+    extras += _null_pairs(study, [items[item] for item, _ in order], rng)
+    repeated = rng.sample(trials[: len(trials) // 2], study.repeats)
+    for extra in rng.sample(extras, len(extras)):
+        trials = _put(trials, extra, 1, rng)
+    for trial in repeated:
+        again = Trial("repeat", trial.item_id, trial.clips, trial.answer)
+        trials = _put(trials, again, max(len(trials) // 2, trials.index(trial) + 2), rng)
+    return _screens(study) + _practice(study, conditions) + trials
+
+
+def _conditions(study: PreparedStudy) -> list[tuple[int, ...]]:
+    """The arms of each condition."""
+    arms = range(study.arms)
+    kind = study.layout.conditions
+    if kind == "each":
+        return [(arm,) for arm in arms]
+    if kind == "reference":
+        assert study.reference_arm is not None
+        return [(study.reference_arm, arm) for arm in arms if arm != study.reference_arm]
+    if kind == "pair":
+        return list(combinations(arms, 2))
+    return [tuple(arms)]
+
+
+def _trial(study: PreparedStudy, item: str, arms: tuple[int, ...], turn: int, row: int) -> Trial:
+    """A condition's clips of one text; `turn` counts its uses, so that orders alternate."""
+    clips = [study.places[item, arm] for arm in arms]
+    answer: Value | None = None
+    kind = study.layout.conditions
+    if kind == "pair" and turn % 2:
+        clips.reverse()
+    if study.method == "abx":
+        x = turn // 2 % 2
+        clips.append(clips[x])
+        answer = "ab"[x]
+    if kind == "all":
+        random.Random(f"{study.seed}/{row}/{item}").shuffle(clips)
+    return Trial(_type(study, clips), item, tuple(clips), answer)
+
+
+def _type(study: PreparedStudy, clips: list[str]) -> Literal["rating", "null_pair"]:
+    """Whether a trial can tell systems apart: not where the very same sound stands under two."""
+    first = study.by_id[clips[0]]
+    if study.layout.conditions == "each":
+        same = [s for s in study.stimuli if (s.item_id, s.sound) == (first.item_id, first.sound)]
+        return "null_pair" if len(same) > 1 else "rating"
+    if study.layout.conditions == "all":
+        return "rating"
+    return "null_pair" if study.by_id[clips[1]].sound == first.sound else "rating"
+
+
+def _checked(study: PreparedStudy, number: int) -> Trial:
+    check = study.checks[number]
+    item = study.by_id[check.clips[0]].item_id
+    return Trial(check.trial_type, item, check.clips, check.answer, check.tolerance)
+
+
+def _null_pairs(study: PreparedStudy, items: list[str], rng: random.Random) -> list[Trial]:
+    """Pairs of one clip with itself, of texts that the session holds."""
+    found = []
+    for item in rng.sample(sorted(set(items)), min(study.null_pairs, len(set(items)))):
+        clip = study.places[item, rng.randrange(study.arms)]
+        clips = (clip,) * len(study.layout.names)
+        found.append(Trial("null_pair", item, clips))
+    return found
+
+
+def _put(trials: list[Trial], extra: Trial, first: int, rng: random.Random) -> list[Trial]:
+    """The trials with `extra` at a random place from `first` on, by no trial of its own text."""
+
+    def free(place: int) -> bool:
+        beside = trials[max(place - 1, 0) : place + 1]
+        return all(trial.item_id != extra.item_id for trial in beside)
+
+    places = range(min(first, len(trials)), len(trials) + 1)
+    place = rng.choice([place for place in places if free(place)] or list(places))
+    return [*trials[:place], extra, *trials[place:]]
+
+
+def _screens(study: PreparedStudy) -> list[Trial]:
+    if study.screen is None:
+        return []
+    return [Trial("screen", "screen", (clip,), answer) for clip, answer in study.screen.trials]
+
+
+def _practice(study: PreparedStudy, conditions: list[tuple[int, ...]]) -> list[Trial]:
+    trials = []
+    for number, item in enumerate(study.items("practice")):
+        arms = [arm for (name, arm) in study.places if name == item]
+        if study.layout.conditions == "each":
+            condition: tuple[int, ...] = (arms[0],)
+        elif study.layout.conditions == "reference":
+            condition = next(c for c in conditions if c[1] in arms and c[1] != study.reference_arm)
+        else:
+            condition = conditions[number % len(conditions)]
+        trial = _trial(study, item, condition, number, 0)
+        trials.append(Trial("practice", item, trial.clips, trial.answer))
+    return trials

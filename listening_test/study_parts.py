@@ -1,0 +1,104 @@
+"""The parts of a study file: systems, items, practice, checks, exclusion rules.
+
+Each is a validated value; what they mean together is checked in `study.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from listening_test.methods import Value
+
+Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]{0,59}$")]
+Line = Annotated[str, StringConstraints(min_length=1, max_length=300, strip_whitespace=True)]
+Passage = Annotated[str, StringConstraints(min_length=1, max_length=4000, strip_whitespace=True)]
+
+PolicyName = Literal["full", "spark", "confidence"]
+
+
+class Part(BaseModel):
+    """A strict, frozen piece of a study file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class System(Part):
+    """One condition under test: a folder of `<item id>.wav`, or a depth policy to decode with."""
+
+    name: Name
+    folder: Path | None = None
+    policy: PolicyName | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> System:
+        if (self.folder is None) == (self.policy is None):
+            raise ValueError(
+                "give exactly one source: `folder:` (WAV files named <item id>.wav) "
+                "or `policy:` (full, spark or confidence)"
+            )
+        return self
+
+
+class Item(Part):
+    """One text. `prompt` is what the model is asked when a system is a policy."""
+
+    id: Name
+    prompt: Line | None = None
+
+
+class Practice(Part):
+    """A text heard before the test; its answers are stored but never analysed.
+
+    `system` says whose clip it is, where a trial holds one system's; the other methods take all
+    systems' clips of the text.
+    """
+
+    id: Name
+    system: Name | None = None
+    prompt: Line | None = None
+
+
+class Check(Part):
+    """A trial whose right answer is known: an instruction (trap) or an obvious case (gold).
+
+    `files` are WAVs, one for each clip of a trial. An answer passes if it is `answer`, or for
+    numbers if it is at most `tolerance` away. The browser is never told either.
+    """
+
+    id: Name
+    files: Annotated[tuple[Path, ...], Field(min_length=1, max_length=2)]
+    answer: Value
+    tolerance: Annotated[int, Field(ge=0, le=50)] = 0
+
+
+class Exclusion(Part):
+    """Who is left out of the analysis, fixed before the first rating; counted by rule.
+
+    The defaults leave nobody out. `reference_below` is BS.1534's post-screening: a rater who
+    scores the hidden reference below the first number in more than the second share of the texts.
+    """
+
+    trap_errors: Annotated[int, Field(ge=0)] | None = None
+    gold_errors: Annotated[int, Field(ge=0)] | None = None
+    same_answer_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    repeat_difference: Annotated[float, Field(gt=0)] | None = None
+    correlation_below: Annotated[float, Field(ge=-1, le=1)] | None = None
+    reference_below: (
+        tuple[Annotated[int, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=1)]] | None
+    ) = None
+    incomplete_sessions: bool = False
+
+
+class Screening(Part):
+    """A headphone screen before the practice: six sounds made by code, a number of them right.
+
+    `screen_out` ends the session of who fails; `note` lets them go on and writes it down.
+    """
+
+    headphones: Literal["woods", "huggins"]
+    passes: Annotated[int, Field(ge=1, le=6)] = 5
+    on_fail: Literal["screen_out", "note"] = "note"

@@ -1,0 +1,117 @@
+"""Exclusion: each rule takes out whom it should, is counted, and nothing is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from listening_test.analysis import Plan, analyse
+from listening_test.exclusion import RULES, apply_rules
+from listening_test.study_parts import Exclusion
+from tests.test_listening_statistics import crossed
+
+
+def ratings() -> pd.DataFrame:
+    """Eight raters, ten texts, two systems; a trap and a gold question each, all passed."""
+    frame = crossed(np.random.default_rng(3), 8, 10, ("a", "b"))
+    # A text's own quality, heard by all: raters agree.
+    frame["score"] = (frame["score"] + frame["item_id"].str[1:].astype(int) - 4.5).round()
+    checks = frame.drop_duplicates("rater_id").assign(system="", score=2.0, check_passed=1)
+    return pd.concat(
+        [frame, checks.assign(trial_type="trap"), checks.assign(trial_type="gold")],
+        ignore_index=True,
+    )
+
+
+def of_r3(frame: pd.DataFrame, kind: str = "rating") -> pd.Series:
+    return (frame["rater_id"] == "r3") & (frame["trial_type"] == kind)
+
+
+def fail(kind: str) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    return lambda f: f.assign(check_passed=f["check_passed"].mask(of_r3(f, kind), 0))
+
+
+def always_four(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(score=frame["score"].mask(of_r3(frame), 4))
+
+
+def against_all(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(score=frame["score"].mask(of_r3(frame), 6 - frame["score"]))
+
+
+def repeats(frame: pd.DataFrame) -> pd.DataFrame:
+    again = frame[frame["trial_type"] == "rating"].drop_duplicates("rater_id")
+    moved = again["score"] + np.where(again["rater_id"] == "r3", 2, 1)
+    return pd.concat([frame, again.assign(trial_type="repeat", score=moved)], ignore_index=True)
+
+
+def deaf_to_the_reference(frame: pd.DataFrame) -> pd.DataFrame:
+    score = frame["score"].where(frame["system"] != "a", 100)
+    low = of_r3(frame) & (frame["system"] == "a") & frame["item_id"].isin(["i0", "i1"])
+    return frame.assign(score=score.mask(low, 80))
+
+
+@pytest.mark.parametrize(
+    ("rule", "value", "milder", "change"),
+    [
+        ("trap_errors", 0, 1, fail("trap")),
+        ("gold_errors", 0, 1, fail("gold")),
+        ("same_answer_share", 0.95, None, always_four),
+        ("repeat_difference", 1.5, 2.0, repeats),
+        ("reference_below", (90, 0.15), (90, 0.2), deaf_to_the_reference),
+        ("correlation_below", 0.0, -1.0, against_all),
+    ],
+)
+def test_each_rule_takes_out_whom_it_names_and_nobody_else(
+    rule: str, value: Any, milder: Any, change: Callable[[pd.DataFrame], pd.DataFrame]
+) -> None:
+    frame = change(ratings())
+    marked = apply_rules(frame, Exclusion(**{rule: value}), reference="a")
+    out = marked[marked["status"] == "exclude"]
+    assert set(out["rater_id"]) == {"r3"}
+    assert len(out) == (frame["rater_id"] == "r3").sum()
+    assert set(out["status_reason"]) == {rule.replace("_", " ")}
+    assert "status_reason" not in frame  # the given frame is as it was
+    assert (frame["status"] == "use").all()
+    kept = apply_rules(frame, Exclusion(**{rule: milder}), reference="a")
+    assert (kept["status"] == "use").all()
+    result = analyse(frame, Plan(exclusion=Exclusion(**{rule: value}), reference="a"))
+    assert result["excluded"][rule.replace("_", " ")] == 20
+    assert result["raters"] == 7
+
+
+def test_no_rule_is_the_default_and_every_rule_is_applied() -> None:
+    assert (apply_rules(always_four(ratings()), Exclusion())["status"] == "use").all()
+    names = {name for name, _ in RULES} | {"incomplete_sessions"}
+    assert names == set(Exclusion.model_fields)
+
+
+def test_a_rater_falls_to_one_rule_and_a_session_cut_short_to_its_own() -> None:
+    frame = fail("gold")(fail("trap")(ratings()))
+    rules = Exclusion(trap_errors=0, gold_errors=0, incomplete_sessions=True)
+    marked = apply_rules(frame, rules, incomplete=frozenset({"s1"}))
+    reasons = marked[marked["status"] == "exclude"].groupby("rater_id")["status_reason"].unique()
+    assert {rater: list(why) for rater, why in reasons.items()} == {
+        "r1": ["incomplete session"], "r3": ["trap errors"],
+    }  # fmt: skip
+
+
+def test_files_of_other_tools_without_checks_pass_every_rule() -> None:
+    frame = crossed(np.random.default_rng(3), 4, 5, ("a", "b"))
+    rules = Exclusion(
+        trap_errors=0, gold_errors=0, repeat_difference=1, reference_below=(90, 0.15),
+        incomplete_sessions=True,
+    )  # fmt: skip
+    assert (apply_rules(frame, rules)["status"] == "use").all()
+
+
+def test_choices_can_be_all_the_same_too() -> None:
+    frame = crossed(np.random.default_rng(3), 4, 5, ("a", "b")).assign(score=np.nan, method="ab")
+    frame["choice"] = np.where(np.arange(len(frame)) % 2, "a", "b")
+    frame.loc[frame["rater_id"] == "r2", "choice"] = "tie"
+    marked = apply_rules(frame, Exclusion(same_answer_share=0.9))
+    assert set(marked.loc[marked["status"] == "exclude", "rater_id"]) == {"r2"}
