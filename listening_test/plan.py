@@ -14,12 +14,14 @@ import sys
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from scipy import stats
 
 from listening_test.statistics import crossed_mean
 
 TEXTS = (8, 16, 32, 64, 128, 256)
 MOST_RATERS = 1000
 _RUNS = 40
+_MEAN = 3.2  # of a score before rounding
 
 
 @dataclass(frozen=True)
@@ -57,21 +59,34 @@ def simulated_half_widths(
     Every rater hears `per_rater` of the texts (taken in turn) under both systems, rates 1 to 5.
     """
     rng = np.random.default_rng([seed, raters, texts])
-    who = np.repeat(np.arange(raters), per_rater)
-    what = np.arange(raters * per_rater) % texts
     found = []
     for _ in range(runs):
-        common = (
-            rng.normal(0, spreads.rater, raters)[who] + rng.normal(0, spreads.item, texts)[what]
-        )
-        a, b = (
-            np.clip(np.rint(3.2 + common + _own_part(rng, who, what, spreads)), 1, 5)
-            for _ in range(2)
-        )
+        who, what, a, b = simulated_test(rng, raters, texts, per_rater, spreads)
         intervals = [crossed_mean(x, who, what).interval() for x in (a, a - b)]
         found.append([math.inf if i is None else (i[1] - i[0]) / 2 for i in intervals])
     mos, gap = np.mean(found, axis=0)
     return float(mos), float(gap)
+
+
+def simulated_test(
+    rng: np.random.Generator, raters: int, texts: int, per_rater: int, spreads: Spreads
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """One test of two systems that are equally good: rater, text, and both scores, (n,) each."""
+    who = np.repeat(np.arange(raters), per_rater)
+    what = np.arange(raters * per_rater) % texts
+    common = rng.normal(0, spreads.rater, raters)[who] + rng.normal(0, spreads.item, texts)[what]
+    a, b = (
+        np.clip(np.rint(_MEAN + common + _own_part(rng, who, what, spreads)), 1, 5)
+        for _ in range(2)
+    )
+    return who, what, a, b
+
+
+def true_mean(spreads: Spreads) -> float:
+    """What the mean score of a simulated test estimates: of the rounded and clipped normal."""
+    spread = math.sqrt(sum(value**2 for value in asdict(spreads).values()))
+    edges = stats.norm.cdf((np.arange(1.5, 5) - _MEAN) / spread)
+    return float(5 - edges.sum())
 
 
 def _own_part(

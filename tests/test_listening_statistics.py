@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+from benchmarks.listening_intervals import coverage
 from listening_test import analyse as command
 from listening_test.analysis import Plan, analyse
+from listening_test.plan import Spreads, simulated_test, true_mean
 from listening_test.statistics import crossed_mean, difference, naive_mean
 
 
@@ -249,26 +251,26 @@ def test_equal_scores_are_no_certainty(
 
 def test_coverage_and_false_positives_smoke() -> None:
     """200 simulated tests, 24 raters x 8 texts: the honest interval covers, the naive does not."""
-    rng = np.random.default_rng(11)
-    draws = 3.2 + np.random.default_rng(0).normal(
-        0, math.sqrt(0.45**2 + 0.33**2 + 2 * 0.15**2 + 0.75**2), 2_000_000
-    )
-    truth = float(np.clip(np.rint(draws), 1, 5).mean())
-    covered = naive_covered = found = 0
-    for _ in range(200):
-        frame = crossed(rng, 24, 8, ("a", "b"))
-        a, b = (frame[frame["system"] == name].reset_index(drop=True) for name in "ab")
-        scores, gaps = a["score"].to_numpy(), (a["score"] - b["score"]).to_numpy()
-        low, high = crossed_mean(scores, a["rater_id"], a["item_id"]).interval() or (0, 0)
-        covered += low <= truth <= high
-        low, high = naive_mean(scores).interval() or (0, 0)
-        naive_covered += low <= truth <= high
-        low, high = crossed_mean(gaps, a["rater_id"], a["item_id"]).interval() or (0, 0)
-        found += not low <= 0 <= high
+    found = coverage(24, 8, 8, 200, seed=11)
     # Four standard errors of a 95 % coverage in 200 runs are 6 points.
-    assert 0.89 <= covered / 200 <= 1
-    assert naive_covered / 200 < 0.75
-    assert found / 200 <= 0.11
+    assert 0.89 <= found["covered"] <= 1
+    assert found["covered_naive"] < 0.75
+    assert found["false_positives"] <= 0.11
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("raters", "texts", "per_rater"), [(20, 20, 10), (48, 40, 10)])
+def test_coverage_and_false_positives(raters: int, texts: int, per_rater: int) -> None:
+    found = coverage(raters, texts, per_rater, 4000, seed=1)
+    assert 0.935 <= found["covered"] <= 0.965
+    assert found["false_positives"] <= 0.06
+
+
+def test_the_simulated_truth_is_the_mean_of_what_is_simulated() -> None:
+    rng = np.random.default_rng(0)
+    scores = [simulated_test(rng, 400, 400, 20, Spreads())[2].mean() for _ in range(60)]
+    low, high = stats.ttest_1samp(scores, 0).confidence_interval(0.999)
+    assert low < true_mean(Spreads()) < high
 
 
 def write(folder: Path, frame: pd.DataFrame, **options: Any) -> Path:

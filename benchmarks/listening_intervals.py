@@ -1,0 +1,61 @@
+"""Do the intervals hold? `python -m benchmarks.listening_intervals [--runs 4000]`.
+
+Tests of two equally good systems are simulated with the spreads of the literature
+(`listening_test.plan`) and analysed with the intervals that `listening_test.analyse` prints: how
+often the interval of a mean holds the true mean, and how often a difference is found that is not
+there. A table, then one JSON line. At 4,000 runs a share of 95 % is known to +-0.7 points.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import numpy as np
+
+from listening_test.plan import Spreads, simulated_test, true_mean
+from listening_test.statistics import crossed_mean, naive_mean
+
+# (raters, texts, texts a rater)
+SIZES = ((20, 10, 10), (20, 20, 10), (20, 100, 10), (30, 40, 10), (48, 40, 10), (100, 20, 20))
+
+
+def coverage(raters: int, texts: int, per_rater: int, runs: int, seed: int) -> dict[str, float]:
+    """Shares over `runs` tests: covered, covered by the naive interval, differences found."""
+    rng = np.random.default_rng([seed, raters, texts])
+    truth = true_mean(Spreads())
+    counts = {"covered": 0, "covered_naive": 0, "false_positives": 0}
+    for _ in range(runs):
+        who, what, a, b = simulated_test(rng, raters, texts, per_rater, Spreads())
+        counts["covered"] += _holds(crossed_mean(a, who, what).interval(), truth)
+        counts["covered_naive"] += _holds(naive_mean(a).interval(), truth)
+        counts["false_positives"] += not _holds(crossed_mean(a - b, who, what).interval(), 0)
+    return {name: count / runs for name, count in counts.items()}
+
+
+def _holds(interval: tuple[float, float] | None, value: float) -> bool:
+    # No interval claims nothing, and so is not wrong.
+    return interval is None or interval[0] <= value <= interval[1]
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.listening_intervals")
+    parser.add_argument("--runs", type=int, default=4000)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    rows = []
+    print("raters  texts  each  covered  naive  false positives")
+    for raters, texts, per_rater in SIZES:
+        found = coverage(raters, texts, per_rater, options.runs, options.seed)
+        rows.append({"raters": raters, "texts": texts, "texts_per_rater": per_rater, **found})
+        print(
+            f"{raters:6d} {texts:6d} {per_rater:5d} {found['covered']:8.3f} "
+            f"{found['covered_naive']:6.3f} {found['false_positives']:16.3f}",
+            flush=True,
+        )
+    print(json.dumps({"runs": options.runs, "seed": options.seed, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
