@@ -28,8 +28,7 @@ class CompareSettings:
         schedule: SPAR-K's: "triple", "even", "odd", or "k4" for one full position in every 4.
         exit_layer: SPAR-K's; None is the model's own choice.
         measure: of confidence exit.
-        threshold: of confidence exit, 0 to 1; the default is one the paper names (App. B.1), and
-            the embedded model then reads about as many weights as under SPAR-K.
+        threshold: of confidence exit, 0 to 1; the default is one the paper names (App. B.1).
         candidates: layers confidence exit tries; empty: all that the model offers.
         decay: CALM's, of the threshold; None keeps it constant.
         head: fitted exit heads, or the untrained ones (final norm and base rows).
