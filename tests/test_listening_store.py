@@ -55,10 +55,11 @@ class Clock:
 
     def __init__(self, store: Store, study: PreparedStudy) -> None:
         self.store, self.study, self.now = store, study, 1_000_000.0
+        self.ids: dict[str, str] = {}
 
     def start(self, key: str) -> dict[str, Any]:
         self.store.run(
-            lambda db: trials.start_session(db, self.study, key, "open", self.now)
+            lambda db: trials.start_session(db, self.study, key, self.ids, self.now)
         ).result()
         return self.trial(key)
 
