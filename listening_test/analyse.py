@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from listening_test.analysis import CHOICE_METHODS, Plan, analyse
-from listening_test.columns import SCORED_TRIALS
+from listening_test.columns import SCORED_TRIALS, uncell
 from listening_test.preference import CHOICES
 from listening_test.study import Study
 from listening_test.tables import (
@@ -49,7 +49,7 @@ def load_ratings(path: Path) -> pd.DataFrame:
             "`python -m listening_test.export STUDY_DIR --out DIR` makes it."
         )
     try:
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        frame = _cells(path)
     except UnicodeDecodeError:
         raise RatingsError(f"{path} is not UTF-8. Save it as CSV UTF-8.") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
@@ -68,16 +68,34 @@ def load_ratings(path: Path) -> pd.DataFrame:
         )
     if frame.empty:
         raise RatingsError(f"{path} holds no ratings yet.")
-    return _checked(frame, path)
+    try:
+        return checked_ratings(frame)
+    except RatingsError as error:
+        raise RatingsError(f"{path} {error}") from None
 
 
-def _checked(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
+def _cells(path: Path) -> pd.DataFrame:
+    """A CSV file as text, without the quotes that guard formulas."""
+    return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig").map(
+        uncell, na_action="ignore"
+    )
+
+
+def checked_ratings(frame: pd.DataFrame) -> pd.DataFrame:
+    """Ratings as `analyse` takes them; a `rating_id` that is there again is excluded.
+
+    Args:
+        frame: text, with the columns in `REQUIRED`; row 2 is the one labelled 0.
+
+    Raises:
+        RatingsError: a score is no number, or an id is empty; names the row, not the file.
+    """
     text = frame["score"].str.strip()
     scores = pd.to_numeric(text, errors="coerce")
     bad = frame.index[(scores.isna() & (text != "")) | scores.abs().eq(float("inf"))]
     if len(bad):
         raise RatingsError(
-            f"{path} row {bad[0] + 2}: score {frame['score'][bad[0]]!r} is not a number "
+            f"row {bad[0] + 2}: score {frame['score'][bad[0]]!r} is not a number "
             f"({len(bad)} such row{'s' * (len(bad) > 1)}). Give a number, or leave it empty."
         )
     frame = frame.assign(score=scores)
@@ -86,8 +104,8 @@ def _checked(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     for name in ("rater_id", "item_id", "system"):
         empty = frame.index[(frame[name].str.strip() == "") & (scored | (name != "system"))]
         if len(empty):
-            raise RatingsError(f"{path} row {empty[0] + 2}: {name} is empty. Fill it in.")
-    _check_pairs(frame, path)
+            raise RatingsError(f"row {empty[0] + 2}: {name} is empty. Fill it in.")
+    _check_pairs(frame)
     if "check_passed" in frame:
         frame["check_passed"] = pd.to_numeric(frame["check_passed"], errors="coerce")
     if "rating_id" in frame:
@@ -100,23 +118,23 @@ def _checked(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
     return frame
 
 
-def _check_pairs(frame: pd.DataFrame, path: Path) -> None:
+def _check_pairs(frame: pd.DataFrame) -> None:
     """Raise RatingsError for a comparison without its second system, or a choice not known."""
     if "method" not in frame:
         return
     scored = frame["trial_type"].isin(SCORED_TRIALS)
     pairs = frame["method"].isin(("ccr", *CHOICE_METHODS)) & scored
     if pairs.any() and "system_b" not in frame:
-        raise RatingsError(f"{path} holds comparisons but lacks the column system_b.")
+        raise RatingsError("holds comparisons but lacks the column system_b.")
     lacking = frame.index[pairs & (frame.get("system_b", "") == "")]
     if len(lacking):
-        raise RatingsError(f"{path} row {lacking[0] + 2}: system_b is empty. Fill it in.")
+        raise RatingsError(f"row {lacking[0] + 2}: system_b is empty. Fill it in.")
     chosen = frame["method"].isin(CHOICE_METHODS) & scored
     choice = frame["choice"] if "choice" in frame else pd.Series("", index=frame.index)
     bad = frame.index[chosen & ~choice.isin((*CHOICES, ""))]
     if len(bad):
         raise RatingsError(
-            f"{path} row {bad[0] + 2}: choice {choice[bad[0]]!r} is none of {', '.join(CHOICES)}."
+            f"row {bad[0] + 2}: choice {choice[bad[0]]!r} is none of {', '.join(CHOICES)}."
         )
 
 
@@ -139,7 +157,7 @@ def load_incomplete(folder: Path) -> frozenset[str]:
     path = folder / "sessions.csv"
     if not path.exists():
         return frozenset()
-    sessions = pd.read_csv(path, dtype=str, keep_default_na=False)
+    sessions = _cells(path)
     if not {"session_id", "state"} <= set(sessions.columns):
         raise RatingsError(f"{path} lacks the columns session_id and state. Move it away.")
     return frozenset(sessions.loc[sessions["state"] != "complete", "session_id"])

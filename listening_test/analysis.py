@@ -84,8 +84,7 @@ def analyse(
         incomplete: ids of sessions that did not come to their end.
     """
     plan = plan or Plan()
-    frame = apply_rules(frame.reset_index(drop=True), plan.exclusion, plan.reference, incomplete)
-    scored, excluded = _exclude(frame)
+    scored, excluded = counted(frame, plan, incomplete)
     method = scored["method"] if "method" in scored else pd.Series("acr", index=scored.index)
     result: dict[str, Any] = {
         "systems": {},
@@ -112,6 +111,14 @@ def analyse(
     if (method == "abx").any():
         result["identification"] = identification(scored[method == "abx"])
     return result
+
+
+def counted(
+    frame: pd.DataFrame, plan: Plan, incomplete: frozenset[str] = frozenset()
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """The ratings that count under a plan, and how many rows each rule took out."""
+    frame = frame.reset_index(drop=True)
+    return _exclude(apply_rules(frame, plan.exclusion, plan.reference, incomplete))
 
 
 def _exclude(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:

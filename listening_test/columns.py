@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -31,8 +32,10 @@ SESSION_COLUMNS = (
 SCORED_TRIALS = ("rating", "null_pair")
 KEY_COLUMNS = ("system", "system_b")
 
-# A spreadsheet runs a cell that starts with one of these as a formula.
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+# A spreadsheet runs a cell that starts with one of these as a formula; a quote before it, and the
+# cell is text. Text that begins like a cell so guarded takes a quote more: what is read back is
+# then always what was written.
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 def clean_text(text: str) -> str:
@@ -43,7 +46,7 @@ def clean_text(text: str) -> str:
 
 
 def cell(value: Any) -> str:
-    """One CSV cell: numbers as they are, text with a leading quote if it could be a formula."""
+    """One CSV cell: numbers as they are, text with a quote before it if it could be a formula."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -51,7 +54,12 @@ def cell(value: Any) -> str:
     if isinstance(value, (int, float)):
         return value.__format__("")  # numpy's own repr names its type
     text = str(value)
-    return "'" + text if text.startswith(_FORMULA_STARTS) else text
+    return "'" + text if _FORMULA.match(text) else text
+
+
+def uncell(text: str) -> str:
+    """The text that `cell` made a cell of: without the quote that keeps it from being run."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
 def csv_text(

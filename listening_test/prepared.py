@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from listening_test.methods import LAYOUTS, Layout, Question, Value, conditions
 from listening_test.screening import Kind as ScreenKind
+from listening_test.study_parts import Platform
 
 
 class NotPrepared(ValueError):
@@ -81,6 +82,7 @@ class PreparedStudy:
     stimuli: tuple[Stimulus, ...]
     checks: tuple[Check, ...]
     screen: Screen | None = None
+    platform: Platform | None = None
 
     @property
     def layout(self) -> Layout:
@@ -118,7 +120,9 @@ class PreparedStudy:
 
     def save(self, serve: Path) -> None:
         """Write `design.json` into the folder `serve`."""
-        text = json.dumps(asdict(self), ensure_ascii=False, indent=1)
+        data = asdict(self)
+        data["platform"] = self.platform and self.platform.model_dump()
+        text = json.dumps(data, ensure_ascii=False, indent=1)
         (serve / "design.json").write_text(text + "\n", encoding="utf-8")
 
 
@@ -139,6 +143,8 @@ def load_prepared(study_dir: Path) -> PreparedStudy:
         if data["screen"] is not None:
             trials = tuple((clip, answer) for clip, answer in data["screen"]["trials"])
             data["screen"] = Screen(**{**data["screen"], "trials": trials})
+        if data["platform"] is not None:
+            data["platform"] = Platform.model_validate(data["platform"])
         return PreparedStudy(**data)
     except FileNotFoundError:
         raise NotPrepared(

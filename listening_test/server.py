@@ -35,6 +35,7 @@ from starlette.routing import BaseRoute
 
 from listening_test import trials
 from listening_test.columns import clean_text
+from listening_test.crowd import MTURK_HOSTS
 from listening_test.hosting import Hosted, Studies
 from listening_test.methods import BANDS
 from listening_test.rows import Answer, Heard
@@ -45,7 +46,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "page"
-_SCRIPTS = ("page.js", "net.js", "clips.js", "questions.js", "strings.js")
+_SCRIPTS = ("page.js", "net.js", "clips.js", "questions.js", "crowd.js", "strings.js")
 _PAGE_FILES = {"page.css": "text/css"} | dict.fromkeys(_SCRIPTS, "text/javascript")
 # A rating is below 2 kB; four times the longest comment leaves room for escapes.
 MAX_BODY = 16_384
@@ -55,16 +56,19 @@ MAX_CLIPS = 29
 _NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _PAGE_HEADERS = {
     **_NO_STORE,
-    # Nothing may come from, or go to, anywhere but this server.
+    # Nothing may come from anywhere but this server, and no rating goes elsewhere.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "media-src 'self'; connect-src 'self'; img-src 'self' data:; base-uri 'self'; "
-    "form-action 'none'",
+    # A worker's submission may go to MTurk.
+    f"form-action {' '.join(MTURK_HOSTS)}",
     "Referrer-Policy": "no-referrer",
 }
 _SESSION_KEY = re.compile(r"[A-Za-z0-9_-]{22,64}")
 
 Count = Annotated[StrictInt, Field(ge=0, le=10**6)]
 ChosenValue = StrictInt | Annotated[StrictStr, Field(max_length=8)]
+PlatformKey = Annotated[StrictStr, Field(pattern=r"^[A-Za-z_]{1,20}$")]
+PlatformId = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_.:-]{0,128}$")]
 Milliseconds = Annotated[StrictInt, Field(ge=0, le=10**9)]
 
 
@@ -73,9 +77,10 @@ class _Body(BaseModel):
 
 
 class SessionBody(_Body):
-    """Start of a session: only with consent."""
+    """Start of a session: only with consent; `ids` are a platform's, from the page's address."""
 
     consent: bool
+    ids: Annotated[dict[PlatformKey, PlatformId], Field(max_length=8)] = {}
 
 
 class HeardBody(_Body):
@@ -133,7 +138,7 @@ def router(studies: Studies) -> APIRouter:
             now = time.time()
 
             def operation(db: sqlite3.Connection) -> dict[str, Any]:
-                trials.start_session(db, hosted.study, key, "open", now)
+                trials.start_session(db, hosted.study, key, body.ids, now)
                 return trials.current_trial(db, hosted.study, key, now)
 
             return await _run(hosted, operation)
@@ -213,6 +218,7 @@ def _add_page_routes(routes: APIRouter, studies: Studies) -> None:
                 "trials": study.trials_per_session,
                 "practice": len(study.items("practice")),
                 "screen": study.screen is not None,
+                "platform": study.platform and study.platform.name,
                 "max_comment": MAX_COMMENT,
             },
             headers=_NO_STORE,

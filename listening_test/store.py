@@ -45,6 +45,8 @@ CREATE TABLE IF NOT EXISTS sessions (
     consent_utc TEXT NOT NULL,
     last_seen REAL NOT NULL,
     completion_code TEXT,
+    person TEXT UNIQUE,
+    submission TEXT,
     headphones TEXT,
     headphones_right INTEGER,
     headphones_passed INTEGER

@@ -42,6 +42,7 @@ from listening_test.study_parts import (
     Name,
     Part,
     Passage,
+    Platform,
     Practice,
     Screening,
     Slug,
@@ -89,6 +90,7 @@ class Study(Part):
     ratings_per_stimulus: Annotated[int, Field(ge=1, le=1000)] = 8
     exclusion: Exclusion = Exclusion()
     screening: Screening | None = None
+    platform: Platform | None = None
     model: Name = "embedded"
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
     loudness_lufs: Annotated[float, Field(ge=-40, le=-14)] = -26.0

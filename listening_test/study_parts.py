@@ -17,6 +17,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]{0,
 Line = Annotated[str, StringConstraints(min_length=1, max_length=300, strip_whitespace=True)]
 Passage = Annotated[str, StringConstraints(min_length=1, max_length=4000, strip_whitespace=True)]
 
+Code = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{4,40}$")]
 PolicyName = Literal["full", "spark", "confidence"]
 
 
@@ -102,3 +103,23 @@ class Screening(Part):
     headphones: Literal["woods", "huggins"]
     passes: Annotated[int, Field(ge=1, le=6)] = 5
     on_fail: Literal["screen_out", "note"] = "note"
+
+
+class Platform(Part):
+    """Where raters come from, and the codes that the platform gave for their way back."""
+
+    name: Literal["prolific", "mturk", "lab"]
+    completed: Code | None = None
+    screened_out: Code | None = None
+
+    @model_validator(mode="after")
+    def _codes(self) -> Platform:
+        if (self.name == "prolific") != (self.completed is not None):
+            raise ValueError(
+                "give `completed:`, the completion code that Prolific made for this study"
+                if self.name == "prolific"
+                else f"{self.name} takes no codes; leave `completed:` out"
+            )
+        if self.screened_out is not None and self.name != "prolific":
+            raise ValueError(f"{self.name} takes no codes; leave `screened_out:` out")
+        return self

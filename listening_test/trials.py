@@ -16,6 +16,7 @@ import uuid
 from dataclasses import asdict
 from typing import Any
 
+from listening_test import crowd
 from listening_test.columns import RATING_COLUMNS
 from listening_test.methods import Question
 from listening_test.prepared import PreparedStudy
@@ -45,15 +46,57 @@ def _digest(key: str) -> str:
 
 
 def start_session(
-    db: sqlite3.Connection, study: PreparedStudy, key: str, platform: str, now: float
+    db: sqlite3.Connection, study: PreparedStudy, key: str, ids: dict[str, str], now: float
 ) -> None:
     """Begin the session of the browser that holds `key`, or do nothing if it has one already.
 
     It gets the lowest design row that nobody completed or is at work on: rows of raters who
-    quit are filled first. Asking twice, as a retry does, takes one place only.
+    quit are filled first. Asking twice, as a retry does, takes one place only. A person whom a
+    platform vouches for has one session, and takes it along to another browser.
+
+    Raises:
+        Refused: the platform's ids (`ids`, from the address) are lacking, or the person is done.
     """
     if db.execute("SELECT 1 FROM sessions WHERE key_sha256 = ?", (_digest(key),)).fetchone():
         return
+    secret = bytes.fromhex(db.execute("SELECT value FROM meta WHERE name = 'salt'").fetchone()[0])
+    try:
+        visitor = crowd.visitor(study.platform, ids, secret)
+    except crowd.NotFromPlatform as error:
+        raise Refused(403, "not_from_platform", str(error)) from None
+    if visitor.person is not None and _moved(db, visitor.person, key, now):
+        return
+    row = _free_row(db, now)
+    who = visitor.person or hmac.new(secret, key.encode(), "sha256").hexdigest()
+    trials = json.dumps([asdict(trial) for trial in session_trials(study, row)])
+    db.execute(
+        "INSERT INTO sessions (session_id, key_sha256, rater_id, platform, design_row, trials, "
+        "consent_utc, last_seen, person, submission) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            str(uuid.uuid4()), _digest(key), who[:16], visitor.platform, row, trials, utc(now), now,
+            visitor.person, visitor.submission,
+        ),
+    )  # fmt: skip
+
+
+def _moved(db: sqlite3.Connection, person: str, key: str, now: float) -> bool:
+    """Whether the person has a session; it is then this browser's."""
+    known = db.execute(
+        "SELECT session_id, state FROM sessions WHERE person = ?", (person,)
+    ).fetchone()
+    if known is None:
+        return False
+    if known["state"] != "started":
+        raise Refused(409, "already_done", "You have taken part in this study already. Thank you.")
+    db.execute(
+        "UPDATE sessions SET key_sha256 = ?, last_seen = ? WHERE session_id = ?",
+        (_digest(key), now, known["session_id"]),
+    )
+    return True
+
+
+def _free_row(db: sqlite3.Connection, now: float) -> int:
+    """The lowest design row that nobody completed or is at work on."""
     taken = db.execute(
         "SELECT DISTINCT design_row FROM sessions WHERE state = 'complete' "
         "OR (state = 'started' AND last_seen >= ?) ORDER BY design_row",
@@ -64,14 +107,7 @@ def start_session(
         if used > row:
             break
         row = used + 1
-    salt = db.execute("SELECT value FROM meta WHERE name = 'salt'").fetchone()[0]
-    rater = hmac.new(bytes.fromhex(salt), key.encode(), "sha256").hexdigest()[:16]
-    trials = json.dumps([asdict(trial) for trial in session_trials(study, row)])
-    db.execute(
-        "INSERT INTO sessions (session_id, key_sha256, rater_id, platform, design_row, trials, "
-        "consent_utc, last_seen) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (str(uuid.uuid4()), _digest(key), rater, platform, row, trials, utc(now), now),
-    )
+    return row
 
 
 def _session(db: sqlite3.Connection, key: str) -> sqlite3.Row:
@@ -99,13 +135,14 @@ def current_trial(
     """
     session = _session(db, key)
     if session["state"] == "screened_out":
-        return {"state": "screened_out"}
+        return {"state": "screened_out", **crowd.way_back(study.platform, "screened_out")}
     order = _trials(session)
     index = session["n_done"] + 1
     stages = [_STAGES.get(trial.trial_type, "trial") for trial in order]
     if index > len(order):
         return {"state": "done", "total": stages.count("trial"),
-                "code": session["completion_code"]}  # fmt: skip
+                "code": session["completion_code"],
+                **crowd.way_back(study.platform, "complete")}  # fmt: skip
     stage = stages[index - 1]
     state = {
         "state": stage,

@@ -13,15 +13,24 @@ import base64
 import hmac
 import html
 import os
+from typing import TypeAlias
 
 import gradio as gr
 import pandas as pd
 
-from listening_test.analysis import Plan, analyse
+from listening_test import plots
+from listening_test.analysis import Plan, analyse, counted
 from listening_test.columns import SCORED_TRIALS
 from listening_test.export import exported_csv, exported_frame, incomplete_sessions
 from listening_test.hosting import Studies, StudyState
-from listening_test.tables import notes, pair_rows, system_rows, verdicts
+from listening_test.tables import (
+    notes,
+    pair_rows,
+    preference_rows,
+    strength_rows,
+    system_rows,
+    verdicts,
+)
 from spark.download import save_script
 
 SECRET_VARIABLE = "LISTENING_TEST_SECRET"
@@ -90,14 +99,21 @@ def results_page(studies: Studies) -> None:
         secret = gr.Textbox(label="Secret", type="password", max_lines=1, scale=4)
         show = gr.Button("Show results", variant="primary", scale=1, min_width=160)
     note = gr.Markdown()
-    systems = gr.Dataframe(label="Mean opinion scores", interactive=False)
+    systems = gr.Dataframe(label="Systems", interactive=False)
+    means = gr.Plot(show_label=False, elem_classes="sk-plot")
     pairs = gr.Dataframe(label="Differences", interactive=False)
+    gaps = gr.Plot(show_label=False, elem_classes="sk-plot")
+    gr.Markdown(
+        "Dots are means or shares, whiskers their 95 % intervals; the tables say the same in "
+        "numbers. Below, each rater's own means: who uses the scale differently stands apart."
+    )
+    raters = gr.Plot(show_label=False, elem_classes="sk-plot")
     download = gr.Button("Download the ratings (CSV)")
     data = gr.Textbox(visible=False)
     show.click(
         lambda given: show_results(studies, given),
         inputs=secret,
-        outputs=[note, systems, pairs],
+        outputs=[note, systems, means, pairs, gaps, raters],
         api_visibility="private",
     )
     download.click(
@@ -128,24 +144,45 @@ def ratings_csv(studies: Studies, given: str) -> tuple[str, str]:
     return note, base64.b64encode(exported_csv(frame).encode()).decode()
 
 
-def show_results(studies: Studies, given: str) -> tuple[str, pd.DataFrame, pd.DataFrame]:
-    """A note, the systems' table and the pairs' table; empty tables without the secret."""
-    nothing = pd.DataFrame()
+Plot: TypeAlias = plots.Figure | None
+Shown = tuple[str, pd.DataFrame, Plot, pd.DataFrame, Plot, Plot]
+
+
+def show_results(studies: Studies, given: str) -> Shown:
+    """A note, the systems' table and plot, the pairs' table and plot, and the raters' plot.
+
+    Tables are empty and plots absent without the secret, and where a method has none.
+    """
     state = _opened(studies, given)
     if isinstance(state, str):
-        return state, nothing, nothing
+        return state, pd.DataFrame(), None, pd.DataFrame(), None, None
     assert state.study_dir is not None
     frame, study = exported_frame(state.study_dir)
     if not frame["trial_type"].isin(SCORED_TRIALS).any():
-        return f"No ratings yet.{_warning(state)}", nothing, nothing
-    result = analyse(frame, Plan.of(study), incomplete_sessions(state.study_dir))
+        empty = f"No ratings yet.{_warning(state)}"
+        return empty, pd.DataFrame(), None, pd.DataFrame(), None, None
+    plan, incomplete = Plan.of(study), incomplete_sessions(state.study_dir)
+    result = analyse(frame, plan, incomplete)
     note = (
         f"**{html.escape(state.title)}**: {state.ratings} ratings, {state.sessions_complete} of "
         f"{state.planned_sessions} sessions complete. Intervals: 95 %, two-way clustered "
         "(rater and text)."
     )
     note = "\n\n".join([note, *verdicts(result), *notes(result)]) + _warning(state)
-    return note, pd.DataFrame(system_rows(result)), pd.DataFrame(pair_rows(result))
+    if "preferences" in result:
+        tables = strength_rows(result), preference_rows(result)
+        figures = None, plots.preferences_figure(result)
+    else:
+        tables = system_rows(result), pair_rows(result)
+        figures = (
+            plots.systems_figure(result) if result["systems"] else None,
+            plots.pairs_figure(result) if result["pairs"] else None,
+        )
+    raters = None
+    if result["systems"]:
+        raters = plots.raters_figure(counted(frame, plan, incomplete)[0], list(result["systems"]))
+    first, second = (pd.DataFrame(rows) for rows in tables)
+    return note, first, figures[0], second, figures[1], raters
 
 
 def _warning(state: StudyState) -> str:

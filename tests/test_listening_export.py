@@ -227,7 +227,9 @@ def test_results_open_only_with_the_secret(
             monkeypatch.delenv(ui.SECRET_VARIABLE, raising=False)
         else:
             monkeypatch.setenv(ui.SECRET_VARIABLE, expected)
-        note, systems, pairs = ui.show_results(studies, given)
+        note, systems, *figures, raters = ui.show_results(studies, given)
+        assert raters is figures[0] is figures[2] is None
+        pairs = figures[1]
         assert "not the secret" in note
         assert systems.empty
         assert pairs.empty
@@ -235,12 +237,20 @@ def test_results_open_only_with_the_secret(
         assert "not the secret" in told
         assert data == ""
     monkeypatch.setenv(ui.SECRET_VARIABLE, "right")
-    note, systems, pairs = ui.show_results(studies, "right")
+    note, systems, means, pairs, gaps, raters = ui.show_results(studies, "right")
     assert "27 ratings" in note
     assert "Warning" not in note
     assert "No spread" in note  # quokka and marmoset always get the same
     assert set(systems["system"]) == set(SYSTEMS)
     assert len(pairs) == 3
+    shown = means.data[1]
+    assert set(shown.y) == set(SYSTEMS)
+    for name, value in zip(shown.y, shown.x, strict=True):
+        (told,) = systems.loc[systems["system"] == name, "MOS"]
+        assert round(value, 2) == told
+    assert len(gaps.data[0].x) == 3
+    assert len(gaps.layout.shapes) == 2  # nought and the margin
+    assert sum(len(trace.x) for trace in raters.data) == 9  # three raters, three systems
 
 
 def test_the_ratings_can_be_downloaded_with_the_secret(

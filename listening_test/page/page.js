@@ -4,6 +4,7 @@
 // "saved". What is on the screen is put together from clips.js and questions.js.
 
 import { Clips } from "./clips.js";
+import { keepIds, wayBack } from "./crowd.js";
 import { ask, insist, pause, randomHex, store, uuid } from "./net.js";
 import { Questions } from "./questions.js";
 import { say, speak } from "./strings.js";
@@ -204,11 +205,13 @@ function enter(state) {
   if (state.state === "done") {
     clips?.stop();
     $("code").textContent = state.code;
+    wayBack($("back"), state);
     document.title = `${say("thanks")} – ${study.title}`;
     show("thanks");
   } else if (state.state === "screened_out") {
     clips?.stop();
     document.title = `${say("screened_title")} – ${study.title}`;
+    wayBack($("screened-back"), state);
     show("screened");
   } else {
     showTrial(state);
@@ -255,12 +258,16 @@ $("begin").addEventListener("click", async () => {
   waiting(say("moment"));
   // Made here, before it is sent: asking again after a lost answer begins no second session.
   if (!store.get("session")) store.set("session", randomHex(24));
-  enter(await insist("session", { consent: true }, () => waiting(say("trying"))));
+  try {
+    const ids = JSON.parse(store.get("ids") ?? "{}");
+    enter(await insist("session", { consent: true, ids }, () => waiting(say("trying"))));
+  } catch (error) { waiting(error.message); }
 });
 
 async function start() {
   try { study = await loadStudy(); } catch (error) { waiting(error.message); return; }
   fill();
+  keepIds(study.platform);
   const pending = store.get("pending");
   if (pending) {
     waiting(say("saving_last"));

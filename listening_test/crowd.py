@@ -1,0 +1,85 @@
+"""Crowd platforms: who comes from where, one session a person, and the way back with a code.
+
+Prolific sends PROLIFIC_PID, STUDY_ID and SESSION_ID in the address and takes a completion code in
+the address of its own page. MTurk (ExternalQuestion) sends workerId, assignmentId and hitId, shows
+a preview before a worker accepts, and takes a POST to its externalSubmit address. The page hands
+the ids over once, with the consent; here they become HMACs under the store's secret, and are not
+kept in any other form. This module knows neither HTTP nor the tables.
+"""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode
+
+from listening_test.study_parts import Platform
+
+PROLIFIC_COMPLETE = "https://app.prolific.com/submissions/complete"
+# Where MTurk takes submissions; anything else in the address is not believed.
+MTURK_HOSTS = ("https://www.mturk.com", "https://workersandbox.mturk.com")
+MTURK_PREVIEW = "ASSIGNMENT_ID_NOT_AVAILABLE"
+# What each platform puts into the address: who, and which submission.
+PARAMETERS = {
+    "prolific": ("PROLIFIC_PID", "SESSION_ID"),
+    "mturk": ("workerId", "assignmentId"),
+}
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """Who comes, as HMACs; both empty where the study is open to anybody."""
+
+    platform: str = "open"
+    person: str | None = None
+    submission: str | None = None
+
+
+class NotFromPlatform(ValueError):
+    """The address lacks what the platform puts into it."""
+
+
+def visitor(platform: Platform | None, ids: dict[str, str], secret: bytes) -> Visitor:
+    """The visitor behind the ids of the address.
+
+    Raises:
+        NotFromPlatform: the study is a platform's, and its ids are not there.
+    """
+    if platform is None:
+        return Visitor()
+    if platform.name == "lab":
+        return Visitor("lab")
+    person, submission = (ids.get(name, "") for name in PARAMETERS[platform.name])
+    if submission == MTURK_PREVIEW:
+        raise NotFromPlatform("This is a preview. Accept the task on MTurk to begin.")
+    if not person or not submission:
+        title = {"prolific": "Prolific", "mturk": "MTurk"}[platform.name]
+        raise NotFromPlatform(
+            f"This study is for participants of {title}: open it by the link there, since this "
+            "address lacks your participant id."
+        )
+    return Visitor(
+        platform.name,
+        _hashed(secret, f"{platform.name}/{person}"),
+        _hashed(secret, f"{platform.name}/{person}/{submission}"),
+    )
+
+
+def _hashed(secret: bytes, text: str) -> str:
+    return hmac.new(secret, text.encode(), "sha256").hexdigest()
+
+
+def way_back(platform: Platform | None, state: str) -> dict[str, Any]:
+    """What the page needs to send the rater back after `complete` or `screened_out`.
+
+    Only sessions in that state are told, so that nobody learns a code beforehand.
+    """
+    if platform is None:
+        return {}
+    if platform.name == "mturk":
+        return {"submit": True} if state == "complete" else {}
+    code = platform.completed if state == "complete" else platform.screened_out
+    if platform.name != "prolific" or code is None:
+        return {}
+    return {"back": f"{PROLIFIC_COMPLETE}?{urlencode({'cc': code})}"}
