@@ -37,7 +37,7 @@ def pair_rows(result: Mapping[str, Any]) -> list[Row]:
             "95 % interval": span(pair),
             "p (Wilcoxon, Holm)": rounded(pair["p_holm"], 4),
             "dz": rounded(pair["cohen_dz"], 2),
-            f"{pair['a']} non-inferior": _ANSWERS[pair["non_inferior"]],
+            "first non-inferior": _ANSWERS[pair["non_inferior"]],
             "equivalent": _ANSWERS[pair["equivalent"]],
         }
         for pair in result["pairs"]

@@ -27,10 +27,10 @@ from spark.shelf import Shelf, gpu
 
 POLICIES = ("full", "spark", "confidence")
 EXAMPLES = (
-    ("What is the capital of Peru?", "a fact"),
+    ("Tell me the capital of Peru.", "a fact"),
     ("What is nineteen minus eight?", "a sum"),
     ("Which is larger, seven or twelve?", "a comparison"),
-    ("Hello, who are you?", "small talk"),
+    ("Hello, what can you do?", "small talk"),
     ("Say: the tide turns at noon.", "read aloud"),
 )
 MEASURE_TITLES = {
