@@ -23,14 +23,12 @@ from listening_test.mixed_model import mixed_model
 from listening_test.preference import CHOICES, bradley_terry, identification, preferences
 from listening_test.statistics import (
     CONFIDENCE,
-    against_margin,
     crossed_mean,
     difference,
-    effect_sizes,
     holm,
     naive_mean,
+    pair_entry,
     rater_gaps,
-    wilcoxon,
 )
 from listening_test.study import Study
 from listening_test.study_parts import Exclusion
@@ -183,20 +181,8 @@ def _pairs(scored: pd.DataFrame, names: list[str], plan: Plan) -> list[dict[str,
     pairs = []
     for first, second in combinations(names, 2):
         a, b = (second, first) if plan.order else (first, second)
-        estimate = difference(scored, a, b)
         gaps = rater_gaps(scored, a, b)
-        pairs.append(
-            {
-                "a": a,
-                "b": b,
-                "difference": estimate.mean,
-                "ci95": estimate.listed(),
-                "no_spread": estimate.no_spread,
-                "p_wilcoxon": wilcoxon(gaps),
-                **effect_sizes(gaps),
-                **against_margin(estimate, plan.margin),
-            }
-        )
+        pairs.append(pair_entry(a, b, difference(scored, a, b), gaps, plan.margin))
     return holm(pairs, "p_wilcoxon")
 
 

@@ -12,14 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from listening_test.statistics import (
-    Values,
-    against_margin,
-    crossed_mean,
-    effect_sizes,
-    holm,
-    wilcoxon,
-)
+from listening_test.statistics import Values, crossed_mean, holm, pair_entry
 
 
 def comparison_pairs(
@@ -39,20 +32,8 @@ def comparison_pairs(
         gaps = _balanced(votes, "gap")
         estimate = crossed_mean(gaps, votes["rater_id"], votes["item_id"])
         by_rater = votes.assign(gap=gaps).groupby("rater_id")["gap"].mean().to_numpy()
-        pairs.append(
-            {
-                "a": a,
-                "b": b,
-                "difference": estimate.mean,
-                "ci95": estimate.listed(),
-                "no_spread": estimate.no_spread,
-                "n": len(votes),
-                "p_wilcoxon": wilcoxon(by_rater),
-                **effect_sizes(by_rater),
-                **against_margin(estimate, margin),
-                "order_bias": _order_bias(votes),
-            }
-        )
+        entry = pair_entry(a, b, estimate, by_rater, margin)
+        pairs.append({**entry, "n": len(votes), "order_bias": _order_bias(votes)})
     return holm(pairs, "p_wilcoxon")
 
 

@@ -36,7 +36,8 @@ def exported_frame(study_dir: Path) -> tuple[pd.DataFrame, Study]:
         raise ExportError(f"{study_dir} has no key/stimuli.csv; is it a prepared study?")
     if not database.exists():
         raise ExportError(f"{study_dir} has no ratings yet: {database} does not exist.")
-    key = pd.read_csv(key_path, dtype=str).set_index("stimulus_id")["system"]
+    key = pd.read_csv(key_path, dtype=str, keep_default_na=False).set_index("stimulus_id")["system"]
+    key = key.where(key != "")  # a check is no system's; a system may be called NA
     ratings = _table(database, "SELECT * FROM ratings ORDER BY seq")[list(RATING_COLUMNS)]
     rated = set(ratings["stimulus_id"]) | set(ratings["stimulus_b_id"].dropna())
     unknown = sorted(rated - set(key.index))

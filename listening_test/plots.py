@@ -22,26 +22,25 @@ _ROW_PX, _HEAD_PX = 46, 110
 
 def systems_figure(result: Mapping[str, Any]) -> Figure:
     """MOS of each system with its clustered interval; the naive one beside it, thin."""
-    rows = [(name, values) for name, values in result["systems"].items()]
-    figure = go.Figure()
-    _whiskers(
-        figure, [name for name, _ in rows], [v["mos"] for _, v in rows],
-        [v["ci95_naive"] for _, v in rows], "naive, for comparison", _QUIET, "line-ns-open", 1.2,
+    systems = result["systems"].values()
+    figure = _whiskers(
+        "mean opinion score, 95 % interval", list(result["systems"]), [v["mos"] for v in systems],
+        {
+            "naive, for comparison": [v["ci95_naive"] for v in systems],
+            "two-way clustered": [v["ci95"] for v in systems],
+        },
     )  # fmt: skip
-    _whiskers(
-        figure, [name for name, _ in rows], [v["mos"] for _, v in rows],
-        [v["ci95"] for _, v in rows], "two-way clustered", _MARK, "circle", 2.5,
-    )  # fmt: skip
-    return _dressed(figure, "mean opinion score, 95 % interval", len(rows))
+    thin = {"color": _QUIET, "symbol": "line-ns-open"}
+    figure.data[0].update(marker=thin, error_x={"color": _QUIET, "thickness": 1.2})
+    return figure
 
 
 def pairs_figure(result: Mapping[str, Any]) -> Figure:
     """Differences with their intervals, a line at nought, and the margin of non-inferiority."""
     pairs = result["pairs"]
-    figure = go.Figure()
-    _whiskers(
-        figure, [f"{p['a']} − {p['b']}" for p in pairs], [p["difference"] for p in pairs],
-        [p["ci95"] for p in pairs], "difference", _MARK, "circle", 2.5,
+    figure = _whiskers(
+        "difference, 95 % interval", [f"{p['a']} − {p['b']}" for p in pairs],
+        [p["difference"] for p in pairs], {"difference": [p["ci95"] for p in pairs]},
     )  # fmt: skip
     figure.add_vline(x=0, line={"color": _QUIET, "width": 1})
     if (margin := result["margin"]) is not None and pairs:
@@ -49,19 +48,18 @@ def pairs_figure(result: Mapping[str, Any]) -> Figure:
             x=-margin, line={"color": _QUIET, "width": 1.5, "dash": "dash"},
             annotation_text=f"margin −{margin:g}", annotation_position="top",
         )  # fmt: skip
-    return _dressed(figure, "difference, 95 % interval", len(pairs))
+    return figure
 
 
 def preferences_figure(result: Mapping[str, Any]) -> Figure:
     """Share of the untied votes for the first of each pair, a line at one half."""
     pairs = result["preferences"]
-    figure = go.Figure()
-    _whiskers(
-        figure, [f"{p['a']} over {p['b']}" for p in pairs], [p["share_a"] for p in pairs],
-        [p["share_ci95"] for p in pairs], "share", _MARK, "circle", 2.5,
-    )  # fmt: skip
+    names = [f"{p['a']} over {p['b']}" for p in pairs]
+    intervals = {"share": [p["share_ci95"] for p in pairs]}
+    axis = "share of the untied votes, 95 % interval"
+    figure = _whiskers(axis, names, [p["share_a"] for p in pairs], intervals)
     figure.add_vline(x=0.5, line={"color": _QUIET, "width": 1})
-    return _dressed(figure, "share of the untied votes, 95 % interval", len(pairs))
+    return figure
 
 
 def raters_figure(frame: pd.DataFrame, order: Sequence[str]) -> Figure:
@@ -88,29 +86,39 @@ def raters_figure(frame: pd.DataFrame, order: Sequence[str]) -> Figure:
 
 
 def _whiskers(
-    figure: go.Figure, names: list[str], values: list[float | None],
-    intervals: list[list[float] | None], title: str, colour: str, symbol: str, width: float,
-) -> None:  # fmt: skip
-    """Dots with asymmetric whiskers; what has no interval is a dot alone, and no value no dot."""
-    above = [i[1] - v if i and v is not None else 0 for v, i in zip(values, intervals, strict=True)]
-    below = [v - i[0] if i and v is not None else 0 for v, i in zip(values, intervals, strict=True)]
-    told = [
-        f"{v:.2f}" + (f" ({i[0]:.2f} to {i[1]:.2f})" if i else ", no interval")
-        if v is not None
-        else "not measured"
-        for v, i in zip(values, intervals, strict=True)
-    ]
-    figure.add_trace(
-        go.Scatter(
-            x=values, y=names, mode="markers", name=title, text=told,
-            hovertemplate="%{y}: %{text}<extra></extra>",
-            marker={"color": colour, "symbol": symbol, "size": 9},
-            error_x={
-                "type": "data", "symmetric": False, "array": above, "arrayminus": below,
-                "color": colour, "thickness": width, "width": 6,
-            },
-        )
-    )  # fmt: skip
+    axis: str,
+    names: list[str],
+    values: list[float | None],
+    kinds: Mapping[str, list[list[float] | None]],
+) -> Figure:
+    """Dots with the whiskers of each kind of interval.
+
+    What has no interval is a dot alone, and what has no value no dot.
+    """
+    figure = go.Figure()
+    for title, intervals in kinds.items():
+        rows = list(zip(values, intervals, strict=True))
+        figure.add_trace(
+            go.Scatter(
+                x=values, y=names, mode="markers", name=title, text=[_told(*row) for row in rows],
+                hovertemplate="%{y}: %{text}<extra></extra>",
+                marker={"color": _MARK, "symbol": "circle", "size": 9},
+                error_x={
+                    "type": "data", "symmetric": False, "color": _MARK, "thickness": 2.5,
+                    "width": 6,
+                    "array": [i[1] - v if i and v is not None else 0 for v, i in rows],
+                    "arrayminus": [v - i[0] if i and v is not None else 0 for v, i in rows],
+                },
+            )
+        )  # fmt: skip
+    return _dressed(figure, axis, len(names))
+
+
+def _told(value: float | None, interval: list[float] | None) -> str:
+    if value is None:
+        return "not measured"
+    span = f" ({interval[0]:.2f} to {interval[1]:.2f})" if interval else ", no interval"
+    return f"{value:.2f}{span}"
 
 
 def _dressed(figure: go.Figure, axis: str, rows: int) -> Figure:

@@ -92,7 +92,7 @@ def rating_rows(
             common
             | {"rating_id": _key(answer.rating_id, number)}
             | _clips(study, shown, answer, rated)
-            | _given(study, trial, question, value, last=number == len(answer.answers) - 1)
+            | _given(trial, question, value, last=number == len(answer.answers) - 1)
         )
     return rows
 
@@ -109,15 +109,13 @@ def _clips(
 ) -> dict[str, Any]:
     """The rated clip; of a pair also the other one, in the order shown.
 
-    Of a reference and a clip the clip is rated, though it is heard second.
+    Of a reference and a clip the clip is rated, though it is heard second; beside the open
+    reference of a MUSHRA trial it is the one at `rated`.
     """
-    one, two = rated, None
-    if study.layout.conditions == "pair":
-        two = 1
-    elif study.layout.conditions == "reference":
-        one, two = 1, 0
-    elif study.layout.conditions == "all":
-        two = 0 if len(shown) > 1 else None
+    places: dict[str, tuple[int, int | None]] = {
+        "each": (0, None), "pair": (0, 1), "reference": (1, 0), "all": (rated, 0),
+    }  # fmt: skip
+    one, two = places[study.layout.conditions]
     cells = _heard(study, shown[one], answer.clips[one])
     if two is not None:
         cells |= {f"{k}_b": v for k, v in _heard(study, shown[two], answer.clips[two]).items()}
@@ -135,9 +133,7 @@ def _heard(study: PreparedStudy, stimulus_id: str, heard: Heard) -> dict[str, An
     }
 
 
-def _given(
-    study: PreparedStudy, trial: Trial, question: Question, value: Value, last: bool
-) -> dict[str, Any]:
+def _given(trial: Trial, question: Question, value: Value, last: bool) -> dict[str, Any]:
     """The answer; and whether it is the right one, where the question asked last has one."""
     chosen = isinstance(value, str)
     cells: dict[str, Any] = {

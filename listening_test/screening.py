@@ -4,7 +4,9 @@ Woods et al. 2017 (Attention, Perception & Psychophysics 79): three 200 Hz tones
 softer, one in antiphase between the ears. Over loudspeakers the antiphase tone cancels in the air
 and seems the softest. Milne et al. 2020 (Behavior Research Methods 53): three noises, one of them
 with a pitch that only arises when each ear gets its own channel (Huggins pitch); a single earbud
-passes the first test, but not this one. Values as in the authors' published code.
+passes the first test, but not this one. The tone of 200 Hz, and noise of
+one second with 600 Hz +-6 % turned by 180 degrees in the right ear, are the authors'; levels,
+ramps and gaps were chosen here.
 
 Signals and wording alone: who must take a screen is the study file's, what is right `trials.py`'s.
 """

@@ -272,6 +272,22 @@ def effect_sizes(gaps: Values) -> dict[str, float | None]:
     }
 
 
+def pair_entry(
+    a: str, b: str, estimate: Estimate, gaps: Values, margin: float | None
+) -> dict[str, Any]:
+    """A difference of two systems as plain JSON values; `gaps` are the raters' own differences."""
+    return {
+        "a": a,
+        "b": b,
+        "difference": estimate.mean,
+        "ci95": estimate.listed(),
+        "no_spread": estimate.no_spread,
+        "p_wilcoxon": wilcoxon(gaps),
+        **effect_sizes(gaps),
+        **against_margin(estimate, margin),
+    }
+
+
 def holm(pairs: list[dict[str, Any]], p: str) -> list[dict[str, Any]]:
     """The pairs with `p_holm`, Holm's correction of their values of `p` over all of them."""
     tested = [pair for pair in pairs if pair[p] is not None]

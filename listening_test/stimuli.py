@@ -26,6 +26,7 @@ import soundfile
 from listening_test import key, study_parts
 from listening_test.decode import decode_policies
 from listening_test.levelling import Levelled, Samples, StimulusError, level, low_passed
+from listening_test.methods import anchor_name
 from listening_test.prepared import Check, PreparedStudy, Screen, Stimulus
 from listening_test.screening import RATE as SCREEN_RATE
 from listening_test.screening import screen_clips
@@ -142,11 +143,6 @@ def _of_text(study: Study, item: Item | Practice, kind: Kind) -> Iterator[Source
                 yield Source(name, item.id, kind, low, rate)
 
 
-def anchor_name(cutoff: int) -> str:
-    """The system name of a low-pass anchor."""
-    return f"anchor-{cutoff}"
-
-
 def _read(path: Path, message: str) -> tuple[Samples, int]:
     try:
         samples, rate = soundfile.read(path, dtype="float64", always_2d=False)
@@ -247,7 +243,7 @@ def _with_screen(
         return prepared, {}
     wavs, stimuli, trials = {}, [], []
     for number, clip in enumerate(screen_clips(study.screening.headphones, study.seed)):
-        own = stimulus_id(secret, study.id, "screen", str(number))
+        own = stimulus_id(secret, study.id, "", f"/screen/{number}")  # no name begins so
         file = io.BytesIO()
         soundfile.write(file, clip.samples, SCREEN_RATE, format="WAV", subtype="PCM_16")
         wavs[own] = file.getvalue()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from listening_test.methods import NEEDS_REFERENCE
+from listening_test.methods import NEEDS_REFERENCE, anchor_name
 from listening_test.methods import questions as standard_questions
 
 if TYPE_CHECKING:
@@ -42,6 +42,10 @@ def _check_method(study: Study) -> None:
         raise ValueError(f"reference {study.reference!r} is not one of {', '.join(sorted(names))}")
     if study.anchors and study.method != "mushra":
         raise ValueError("anchors belong to method mushra; leave `anchors:` out")
+    if taken := names & {anchor_name(cutoff) for cutoff in study.anchors}:
+        raise ValueError(f"system {taken.pop()} has the name of an anchor; take another name")
+    if twice := twice_in([anchor_name(cutoff) for cutoff in study.anchors]):
+        raise ValueError(f"{twice} is listed twice under anchors")
     if study.null_pairs and study.layout.conditions != "pair":
         raise ValueError("null_pairs belong to methods that compare pairs; leave them out")
     if study.layout.conditions != "each" and len(study.systems) < 2:

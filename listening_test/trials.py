@@ -24,7 +24,8 @@ from listening_test.rows import Answer, rating_rows, utc
 from listening_test.screening import QUESTIONS as SCREEN_QUESTIONS
 from listening_test.session_plan import Trial, session_trials
 
-_STAGES = {"screen": "screen", "practice": "practice"}
+# Trials that lead up to the test and count on their own.
+_BEFORE = ("screen", "practice")
 # A session untouched for this long frees its place in the design for the next rater. Whoever
 # comes back later still goes on: their ratings are kept, and the place is filled twice.
 IDLE_S = 30 * 60
@@ -134,11 +135,20 @@ def current_trial(
     A token is random, belongs to this session, trial and place, and dies when the trial is rated.
     """
     session = _session(db, key)
+    return _standing(db, study, session, _trials(session), now)
+
+
+def _standing(
+    db: sqlite3.Connection,
+    study: PreparedStudy,
+    session: sqlite3.Row,
+    order: list[Trial],
+    now: float,
+) -> dict[str, Any]:
     if session["state"] == "screened_out":
         return {"state": "screened_out", **crowd.way_back(study.platform, "screened_out")}
-    order = _trials(session)
     index = session["n_done"] + 1
-    stages = [_STAGES.get(trial.trial_type, "trial") for trial in order]
+    stages = [t.trial_type if t.trial_type in _BEFORE else "trial" for t in order]
     if index > len(order):
         return {"state": "done", "total": stages.count("trial"),
                 "code": session["completion_code"],
@@ -217,7 +227,7 @@ def save_rating(
     session = _session(db, key)
     order = _trials(session)
     if _kept_already(db, study, session, order, answer, now):
-        return current_trial(db, study, key, now)
+        return _standing(db, study, session, order, now)
     if answer.trial_index != session["n_done"] + 1 or answer.trial_index > len(order):
         raise Refused(409, "out_of_order", "This clip was rated already, or is not up yet.")
     trial = order[answer.trial_index - 1]
@@ -226,7 +236,7 @@ def save_rating(
     _check_heard(db, study, session["session_id"], shown, answer, now)
     state = "complete" if answer.trial_index == len(order) else "started"
     if trial.trial_type == "screen":
-        if _screened(db, study, session["session_id"], trial, answer, now) is False:
+        if _ends_session(db, study, session["session_id"], trial, answer, now):
             state = "screened_out"
     else:
         for row in rating_rows(study, session, trial, shown, answer, now):
@@ -243,18 +253,18 @@ def save_rating(
             secrets.token_hex(4).upper() if state == "complete" else None, session["session_id"],
         ),
     )  # fmt: skip
-    return current_trial(db, study, key, now)
+    return _standing(db, study, _session(db, key), order, now)
 
 
-def _screened(
+def _ends_session(
     db: sqlite3.Connection,
     study: PreparedStudy,
     session_id: str,
     trial: Trial,
     answer: Answer,
     now: float,
-) -> bool | None:
-    """Keep one screening answer; after the last: False if it ends the session, else None."""
+) -> bool:
+    """Keep one screening answer; whether it was the last, too few were right, and that ends it."""
     assert study.screen is not None
     db.execute(
         "INSERT INTO screens VALUES (?, ?, ?, ?, ?, ?)",
@@ -267,14 +277,14 @@ def _screened(
         "SELECT count(*), sum(passed) FROM screens WHERE session_id = ?", (session_id,)
     ).fetchone()
     if n < len(study.screen.trials):
-        return None
+        return False
     passed = right >= study.screen.passes
     db.execute(
         "UPDATE sessions SET headphones = ?, headphones_right = ?, headphones_passed = ? "
         "WHERE session_id = ?",
         (study.screen.kind, right, int(passed), session_id),
     )
-    return False if study.screen.screens_out and not passed else None
+    return study.screen.screens_out and not passed
 
 
 def _kept_already(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -280,21 +280,32 @@ def test_answers_that_do_not_fit_the_method_are_refused(tmp_path: Path) -> None:
                 assert reply.json()["message"].endswith(".")
 
 
-def test_every_clip_of_a_trial_must_be_heard(tmp_path: Path) -> None:
+def test_every_clip_of_a_trial_must_be_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Late enough for both clips to have been heard, so that each case fails for its own reason."""
+    cases: list[tuple[Callable[[list[Any]], list[Any]], str]] = [
+        (lambda clips: clips[:1], "foreign_clip"),
+        (lambda clips: clips[::-1], "foreign_clip"),
+        (lambda clips: [clips[0], clips[0]], "foreign_clip"),
+        (lambda clips: [clips[0], {**clips[1], "listened_ms": 0}], "not_heard"),
+        (lambda clips: [{**clips[0], "listened_ms": 0}, clips[1]], "not_heard"),
+    ]
     with served(study_of(tmp_path, "ab")) as client:
         rater = Rater(client)
         state = rater.start()
         rater.fetch(state)
         body = rater.body(state, "a", listened_ms=440)
-        for change in (
-            lambda clips: clips[:1],
-            lambda clips: clips[::-1],
-            lambda clips: [clips[0], clips[0]],
-            lambda clips: [clips[0], {**clips[1], "listened_ms": 0}],
-        ):
-            bad = {**body, "clips": change(body["clips"])}
-            reply = rater.post("rating", bad)
-            assert reply.json()["error"] in ("foreign_clip", "not_heard")
+        later = time.time() + 3
+        monkeypatch.setattr("listening_test.server.time.time", lambda: later)
+        for change, code in cases:
+            reply = rater.post("rating", {**body, "clips": change(body["clips"])})
+            assert reply.json()["error"] == code
+        assert rater.post("rating", body).status_code == 200
+        one = rater.trial()
+        client.get(f"/listen/small/clip/{one['clips'][0]}")  # the second was never asked for
+        reply = rater.post("rating", rater.body(one, "a", listened_ms=440))
+        assert reply.json()["error"] == "not_heard"
 
 
 def test_the_same_sound_under_both_is_a_null_pair(tmp_path: Path) -> None:
@@ -331,6 +342,7 @@ def test_an_anchor_has_nothing_above_its_cutoff() -> None:
         (f"method: ab\nreference: {SYSTEMS[0]}", BOTH, "has no reference"),
         ("method: dcr\nreference: nobody", None, "is not one of"),
         ("anchors: [3500]", None, "anchors belong to method mushra"),
+        (f"method: mushra\nreference: {SYSTEMS[0]}\nanchors: [3500, 3500]", BOTH, "listed twice"),
         ("null_pairs: 1", None, "null_pairs belong"),
         ("method: ab", None, "takes all systems"),
         ("", BOTH, "needs a `system:`"),
@@ -350,6 +362,22 @@ def test_what_a_method_cannot_have_is_told(
     with pytest.raises(StudyError, match=r"study\.yaml line \d+") as caught:
         load_study(write_study(tmp_path, extra=extra, practice=practice))
     assert says in str(caught.value)
+
+
+def test_a_system_cannot_have_an_anchors_name_and_may_be_called_na(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extra = "method: mushra\nreference: NA\nanchors: [3500]"
+    path = write_study(tmp_path / "bad", systems=("NA", "anchor-3500"), extra=extra, practice=BOTH)
+    with pytest.raises(StudyError, match="anchor-3500 has the name of an anchor"):
+        load_study(path)
+    study_dir = prepared_study(
+        tmp_path / "good", systems=("NA", "nan"), seconds=0.42, extra=extra, practice=BOTH
+    )
+    with served(study_dir) as client:
+        take(client, monkeypatch)
+    frame, _ = exported_frame(study_dir)
+    assert set(frame["system"]) == {"NA", "nan", "anchor-3500"}
 
 
 def test_a_check_without_its_file_is_told(tmp_path: Path) -> None:

@@ -163,8 +163,25 @@ def test_the_held_out_loss_of_a_blind_model_is_that_of_a_guess(writer: Writer) -
     model = Qwen2ForCausalLM(language_model.configuration(size, layers=1))
     torch.nn.init.zeros_(model.lm_head.weight)
     rows = [spoken("the tide turns at noon"), spoken("noon")]
-    nats, _ = held_out.speech_loss(model, writer, [writer.spoken("say noon", row) for row in rows])
-    assert nats == pytest.approx(math.log(size), rel=1e-5)
+    found = held_out.speech_loss(model, writer, [writer.spoken("say noon", row) for row in rows])
+    assert list(found) == [1]
+    assert found[1][0] == pytest.approx(math.log(size), rel=1e-5)
+
+
+def test_the_held_out_loss_of_an_exit_is_that_of_the_model_cut_there(writer: Writer) -> None:
+    torch.manual_seed(0)
+    size = writer.tokenizer.get_vocab_size()
+    model = Qwen2ForCausalLM(language_model.configuration(size, layers=8)).eval()
+    exchanges = [writer.spoken("say noon", spoken("the tide turns at noon"))]
+    found = held_out.speech_loss(model, writer, exchanges)
+    assert list(found) == [8, 7, 5]
+    for depth in (7, 5):
+        model.model.layers = model.model.layers[:depth]
+        model.config.num_hidden_layers = depth
+        assert found[depth] == pytest.approx(
+            held_out.speech_loss(model, writer, exchanges)[depth], rel=1e-5
+        )
+    assert len({nats for nats, _ in found.values()}) == 3
 
 
 def test_hints_can_be_learnt(writer: Writer) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 from transformers import Qwen2ForCausalLM
 
@@ -29,16 +30,31 @@ _SENTENCES = 100
 @torch.no_grad()
 def speech_loss(
     model: Qwen2ForCausalLM, writer: Writer, exchanges: Sequence[Exchange]
-) -> tuple[float, float]:
-    """(cross-entropy in nats, share guessed right) of a code, mean over all codes."""
-    losses, hits = [], []
+) -> dict[int, tuple[float, float]]:
+    """Per depth: (cross-entropy in nats, share guessed right) of a code, mean over all codes.
+
+    The full depth first, then every exit layer with its untrained head: the same norm and rows.
+    """
+    full = model.config.num_hidden_layers
+    exits = [depth for depth in reversed(embedded.EXIT_LAYERS) if depth < full]
+    found: dict[int, list[tuple[Tensor, Tensor]]] = {depth: [] for depth in (full, *exits)}
     for exchange in exchanges:
         ids, targets = (torch.from_numpy(x) for x in padded([exchange], writer.pad))
-        logits = model(input_ids=ids, use_cache=False).logits
         coded = (targets >= writer.audio) & (targets < writer.filler)
-        losses.append(functional.cross_entropy(logits[coded], targets[coded], reduction="none"))
-        hits.append(logits[coded].argmax(-1) == targets[coded])
-    return float(torch.cat(losses).mean()), float(torch.cat(hits).float().mean())
+        out = model.model(input_ids=ids, use_cache=False, output_hidden_states=True)
+        for depth, of_depth in found.items():
+            early = depth < full
+            states = model.model.norm(out.hidden_states[depth]) if early else out.last_hidden_state
+            logits = model.lm_head(states[coded])
+            losses = functional.cross_entropy(logits, targets[coded], reduction="none")
+            of_depth.append((losses, logits.argmax(-1) == targets[coded]))
+    return {
+        depth: (
+            float(torch.cat([losses for losses, _ in rows]).mean()),
+            float(torch.cat([hits for _, hits in rows]).float().mean()),
+        )
+        for depth, rows in found.items()
+    }
 
 
 def main() -> None:
@@ -50,9 +66,9 @@ def main() -> None:
     rows = encoded(Codec.load(folder / "codec.safetensors"), said)
     exchanges = [writer.spoken(f"say {row.text}", row) for row in rows]
     model = Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    nats, right = speech_loss(model, writer, exchanges)
-    codes = sum(len(row.codes) for row in rows)
-    print(f"{len(rows)} sentences, {codes} codes: {nats:.3f} nats a code, {right:.1%} right")
+    print(f"{len(rows)} sentences, {sum(len(row.codes) for row in rows)} codes")
+    for depth, (nats, right) in speech_loss(model, writer, exchanges).items():
+        print(f"after {depth} layers: {nats:.3f} nats a code, {right:.1%} right")
 
 
 if __name__ == "__main__":

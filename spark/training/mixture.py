@@ -22,17 +22,18 @@ LOOSE_SHARE = 0.4  # of questions are put in words that no list holds
 LIST_SHARE = 0.5  # of written copies are lists of words instead of sentences
 # Asked so many times more than their number says: long tables, and names of several pieces.
 HARD = {"sum": 2, "difference": 2, "capital": 4, "author": 3, "baby": 3, "opposite": 3}
-CUT_SHARE = 0.7  # of spoken answers end with their text: the answer is learnt at half the price
+LEAST = 4.0  # weight of a kind of one fact: greetings and the like are what visitors try first
+CUT_SHARE = 0.25  # of spoken answers end with their text: the answer is learnt at half the price
 
 
 @dataclass(frozen=True)
 class Shares:
     """How often each kind of exchange is drawn."""
 
-    aloud: float = 0.40
-    aloud_written: float = 0.08
-    answer_spoken: float = 0.25
-    answer_written: float = 0.27
+    aloud: float = 0.34
+    aloud_written: float = 0.07
+    answer_spoken: float = 0.35
+    answer_written: float = 0.24
 
 
 WRITTEN = Shares(aloud=0.0, aloud_written=0.5, answer_spoken=0.0, answer_written=0.5)
@@ -83,7 +84,7 @@ class Mixture:
             if not fact.held_out:
                 kinds.setdefault(fact.kind, []).append(fact)
         self.kinds = list(kinds.values())
-        self.weights = [len(f) ** 0.7 * HARD.get(f[0].kind, 1) for f in self.kinds]
+        self.weights = [max(len(f) ** 0.7 * HARD.get(f[0].kind, 1), LEAST) for f in self.kinds]
         self.unknown = questions.unknown_fact()
 
     def _question(self) -> tuple[str, str]:
