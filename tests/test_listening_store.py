@@ -365,9 +365,16 @@ def test_cells_keep_numbers_and_disarm_formulas() -> None:
     assert clean_text("a\x00b\r\nc\x1b[31m") == "ab  c[31m"
 
 
-def test_kill_9_loses_nothing_acknowledged_and_doubles_nothing(tmp_path: Path) -> None:
-    """The server dies hard, again and again, while twelve raters keep on and retry."""
-    study_dir = prepared_study(tmp_path, items=4, seconds=0.42)
+@pytest.mark.parametrize(
+    ("crowd", "items", "deaths", "least"),
+    [(12, 4, 7, 5), pytest.param(25, 13, 40, 15, marks=pytest.mark.long)],
+    ids=["156 ratings", "1000 ratings"],
+)
+def test_kill_9_loses_nothing_acknowledged_and_doubles_nothing(
+    tmp_path: Path, crowd: int, items: int, deaths: int, least: int
+) -> None:
+    """The server dies hard, again and again, while raters keep on and retry."""
+    study_dir = prepared_study(tmp_path, items=items, seconds=0.42)
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     acknowledged: list[str] = []
@@ -399,12 +406,12 @@ def test_kill_9_loses_nothing_acknowledged_and_doubles_nothing(tmp_path: Path) -
             finished.append(state["code"])
 
     process = start_server(study_dir, port)
-    raters = [threading.Thread(target=session, args=(n,), daemon=True) for n in range(12)]
+    raters = [threading.Thread(target=session, args=(n,), daemon=True) for n in range(crowd)]
     for thread in raters:
         thread.start()
-    rng, kills, deadline = random.Random(4), 0, time.monotonic() + 120
+    rng, kills, deadline = random.Random(4), 0, time.monotonic() + 60 + 6 * deaths
     while any(thread.is_alive() for thread in raters) and time.monotonic() < deadline:
-        if kills < 7:
+        if kills < deaths:
             time.sleep(rng.uniform(0.1, 1.2))
             process.kill()
             process.wait()
@@ -414,12 +421,12 @@ def test_kill_9_loses_nothing_acknowledged_and_doubles_nothing(tmp_path: Path) -
             time.sleep(0.1)
     process.kill()
     process.wait()
-    assert len(finished) == len(raters)
-    assert kills >= 5
+    assert len(finished) == crowd
+    assert kills >= least
     database = sqlite3.connect(study_dir / "data" / "ratings.sqlite3")
     stored = [row[0] for row in database.execute("SELECT rating_id FROM ratings ORDER BY seq")]
     database.close()
-    assert len(stored) == len(set(stored)) == len(raters) * (1 + 4 * 3)
+    assert len(stored) == len(set(stored)) == crowd * (1 + items * 3)
     assert sorted(acknowledged) == sorted(stored)
     Store(study_dir / "data", *_identity(study_dir)).close()  # a start rebuilds the file
     assert [row["rating_id"] for row in rows(study_dir / "data")] == stored
