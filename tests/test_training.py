@@ -18,12 +18,14 @@ from spark.speech.codec import CODE_SAMPLES, FRAME_RATE
 from spark.text import normalise
 from spark.training import __main__ as stages
 from spark.training import (
+    decoder,
     held_out,
     hints,
     initial_weights,
     language_model,
     mixture,
     questions,
+    recordings,
     teacher,
 )
 from spark.training.sequences import (
@@ -156,6 +158,22 @@ def test_hints_ask_for_each_word_once_and_for_every_code(writer: Writer) -> None
     labels = sounds[0, np.flatnonzero(coded) - 1]
     assert labels.tolist() == row.phones.tolist()
     assert int((sounds != -100).sum()) == len(row.codes)
+
+
+def test_the_decoder_hears_recordings_and_answers_but_none_held_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recordings.record(["noon", "the tide turns at noon"], tmp_path / "shard-000000.npz")
+    said: list[str] = []
+    monkeypatch.setattr(teacher, "speak", said.append)
+    recorded, *_ = decoder.heard(tmp_path, most=1)
+    assert len(recorded.words) == 1
+    held_out = {fact.answer for fact in questions.facts() if fact.held_out}
+    known = {fact.answer for fact in questions.facts() if not fact.held_out}
+    assert set(said) == known | {questions.unknown_fact().answer}
+    assert len(said) == len(set(said))
+    assert held_out - known
+    assert set(questions.answers(held_out=True)) == set(said) | held_out
 
 
 def test_the_held_out_loss_of_a_blind_model_is_that_of_a_guess(writer: Writer) -> None:

@@ -62,8 +62,7 @@ def main() -> None:
     codec = Codec.load(arguments.codebook)
     codec.save(arguments.out / "codebook.safetensors")
     (arguments.out / "pronunciations.json").write_text(json.dumps(pronunciations()))
-    facts = [*questions.facts(), questions.unknown_fact()]
-    answers = dict.fromkeys(fact.answer for fact in facts)
+    answers = questions.answers(held_out=True)
     rows = encoded(codec, ((text, teacher.speak(text)) for text in answers))
     mixture.save_codes(arguments.out / "answers.npz", rows)
     rows = encoded(codec, recordings.read(arguments.said))

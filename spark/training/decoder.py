@@ -1,16 +1,19 @@
-"""Trains the codec's decoder on the teacher's recordings, codes given.
+"""Trains the codec's decoder on the teacher's recordings and answers, codes given.
 
 `python -m spark.training.decoder --said DIR --codebook FILE --out FILE --minutes M` resumes from
 FILE's `.state` if it is there. Spectral losses on the sound, and two helpers that speed it up: the
 mel spectrum read from the decoder's features by a linear layer that is thrown away, and the pitch.
+The answers are what is heard most; those to the number pairs that are held out stay unheard.
 The filters are trained under the measured pitch, so that they need not blur for its errors.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +23,9 @@ from torch import Tensor, nn
 
 from spark.speech.codec import CODE_SAMPLES, FRAMES, LOOK_AHEAD, N_MELS, Codec
 from spark.speech.source_filter import DELAY, HOP, initial_state
-from spark.training import hardware, recordings
+from spark.training import hardware, questions, recordings, teacher
 from spark.training.pitch import pitch
+from spark.training.teacher import Utterance
 
 CROP = 32  # codes: 1.28 s
 BATCH = 16
@@ -31,20 +35,26 @@ _WEIGHTS = (1.0, 1.0, 2.0)  # of the spectral, mel and pitch losses
 _FLOOR = 1e-2  # of an STFT magnitude: about 60 dB under speech, the 16-bit noise of the teacher
 
 
+def heard(folder: Path, most: int) -> Iterator[Utterance]:
+    """At most so many of the recordings under `folder`, and every answer that is trained on."""
+    for _, said in itertools.islice(recordings.read(folder), most):
+        yield said
+    for answer in questions.answers(held_out=False):
+        yield teacher.speak(answer)
+
+
 class Clips:
     """Recordings in memory with codes and pitch, and random crops of them."""
 
-    def __init__(self, codec: Codec, folder: Path, most: int, seed: int) -> None:
+    def __init__(self, codec: Codec, said: Iterable[Utterance], seed: int) -> None:
         self.waves: list[np.ndarray] = []
         self.pitches: list[np.ndarray] = []
         self.codes: list[np.ndarray] = []
-        for i, (_, said) in enumerate(recordings.read(folder)):
-            if i == most:
-                break
-            f0 = pitch(said.samples)
-            self.waves.append(said.samples)
+        for utterance in said:
+            f0 = pitch(utterance.samples)
+            self.waves.append(utterance.samples)
             self.pitches.append(f0)
-            self.codes.append(np.array(codec.encode(said.samples, f0), np.int64))
+            self.codes.append(np.array(codec.encode(utterance.samples, f0), np.int64))
         self.rng = np.random.default_rng(seed)
 
     def batch(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -137,7 +147,7 @@ def train(said: Path, codebook: Path, out: Path, minutes: float, most: int) -> N
     """Trains until `minutes` are spent, earlier runs included; saves now and then."""
     codec = Codec.load(codebook).train()
     torch.manual_seed(0)
-    clips = Clips(codec, said, most, seed=1)
+    clips = Clips(codec, heard(said, most), seed=1)
     where = hardware.device()
     trainee = Trainee(codec).to(where)
     optimiser = torch.optim.AdamW(trainee.parameters(), betas=(0.8, 0.98), weight_decay=1e-3)

@@ -112,6 +112,12 @@ def unknown_fact() -> Fact:
     return Fact("unknown", "unknown", (), answer, answer)
 
 
+def answers(held_out: bool) -> list[str]:
+    """Every answer once, that to what is not known too; `held_out`: with those never trained on."""
+    known = [*facts(), unknown_fact()]
+    return list(dict.fromkeys(fact.answer for fact in known if held_out or not fact.held_out))
+
+
 def templates(fact: Fact, unseen: bool) -> list[str]:
     """The phrasings of the fact's kind: those trained on, or those held out."""
     group = "dialogue" if fact.family == "dialogue" else "kinds"
