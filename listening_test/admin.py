@@ -108,7 +108,7 @@ def server_alarms(hosted: Hosted, gate: Gate | None = None) -> tuple[str, ...]:
     """What only the running server knows. A copy off the machine tells its troubles here too."""
     found = [hosted.store.csv_error] if hosted.store.csv_error else []
     if gate is not None and gate.wrong:
-        found.append(f"{gate.wrong} wrong secrets were tried in the last {WINDOW_S // 60} minutes.")
+        found.append(f"Wrong secrets in the last {WINDOW_S // 60} minutes: {gate.wrong}.")
     if 0 < len(os.environ.get(SECRET_VARIABLE, "")) < SHORT_SECRET:
         found.append(
             f"The secret is short enough to be guessed; take {SHORT_SECRET} characters or more."
