@@ -54,8 +54,8 @@ from listening_test.study_rules import check_consistent, twice_in
 DEFAULT_CONSENT = (
     "You will hear short clips of speech and say how they sound to you. We keep your scores, "
     "your comments, and when and how long you listened, under a random number. We do not keep "
-    "your name or your network address. You may stop at any time by closing this page, or withdraw: "
-    "the button below each page then deletes all you gave."
+    "your name or your network address. You may stop at any time by closing this page, or "
+    "withdraw: the button below each page then deletes all you gave."
 )
 DEFAULT_INSTRUCTIONS = (
     "Use headphones if you can, in a quiet place. Play each clip to its end, as often as you "
