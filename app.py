@@ -19,10 +19,11 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 import gradio as gr
 from fastapi import FastAPI
 
+from listening_test.gate import Gate
 from listening_test.hosting import Studies
 from listening_test.ready import ensure_ready_study
 from listening_test.server import attach
-from listening_test.ui import listen_page, results_page
+from listening_test.ui import admin_page, listen_page, results_page
 from spark.compare import compare
 from spark.comparison import Comparison
 from spark.models import load
@@ -84,10 +85,14 @@ def build(lm: SpokenLM, studies: Studies, example: Comparison | None = None) -> 
         listen_page(studies)
     with demo.route("Results", "/results"):
         _navbar()
-        results_page(studies)
+        results_page(studies, demo)
     with demo.route("About", "/about"):
         _navbar()
         about_page(shelf)
+    if Gate.exists():  # else there is no such page: 404
+        with demo.route("Admin", "/admin", show_in_navbar=False):
+            _navbar()
+            admin_page(studies)
     demo.queue(default_concurrency_limit=4, max_size=20)
     return demo
 

@@ -27,6 +27,7 @@ SESSION_COLUMNS = (
     "session_id", "rater_id", "platform", "design_row", "state", "n_done", "trials",
     "consent_utc", "last_seen_utc", "headphones", "headphones_right", "headphones_passed",
 )  # fmt: skip
+RATER_COLUMNS = ("rater_id", "platform", "sessions", "sessions_complete", "ratings")
 # Kinds of trial whose scores speak for a system. A null pair is the same sound under two
 # systems: leaving it out would overstate their difference.
 SCORED_TRIALS = ("rating", "null_pair")

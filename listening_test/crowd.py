@@ -61,9 +61,15 @@ def visitor(platform: Platform | None, ids: dict[str, str], secret: bytes) -> Vi
         )
     return Visitor(
         platform.name,
-        _hashed(secret, f"{platform.name}/{person}"),
+        person_hash(platform, person, secret),
         _hashed(secret, f"{platform.name}/{person}/{submission}"),
     )
+
+
+def person_hash(platform: Platform | None, person: str, secret: bytes) -> str:
+    """The form in which a platform's id of a person is kept."""
+    name = platform.name if platform else "open"
+    return _hashed(secret, f"{name}/{person}")
 
 
 def _hashed(secret: bytes, text: str) -> str:

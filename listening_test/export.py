@@ -1,22 +1,30 @@
 """Join ratings with the key: `python -m listening_test.export STUDY_DIR --out DIR`.
 
-DIR gets `ratings.csv` with `system`, `sessions.csv`, `stimuli.csv` and `study.json`: what analysis
-needs. The database is read beside a running server; nothing in STUDY_DIR is changed.
+DIR gets `ratings.csv` with `system`, `sessions.csv`, `raters.csv`, `stimuli.csv` and `study.json`:
+what analysis needs. The database is read beside a running server; nothing in STUDY_DIR is changed.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
 import json
-import shutil
 import sqlite3
 import sys
+import zipfile
 from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
 
-from listening_test.columns import KEY_COLUMNS, RATING_COLUMNS, SESSION_COLUMNS, csv_text
+from listening_test.columns import (
+    KEY_COLUMNS,
+    RATER_COLUMNS,
+    RATING_COLUMNS,
+    SESSION_COLUMNS,
+    csv_text,
+)
+from listening_test.questionnaire import columns
 from listening_test.rows import utc
 from listening_test.study import Study
 
@@ -48,10 +56,15 @@ def exported_frame(study_dir: Path) -> tuple[pd.DataFrame, Study]:
         )
     ratings["system"] = ratings["stimulus_id"].map(key)
     ratings["system_b"] = ratings["stimulus_b_id"].map(key)
-    record = json.loads((study_dir / "key" / "study.json").read_text(encoding="utf-8"))
-    study = Study.model_validate(record["config"])
+    study = studied(study_dir)
     ratings["score_signed"] = _signed(ratings, [system.name for system in study.systems])
     return ratings, study
+
+
+def studied(study_dir: Path) -> Study:
+    """The study file as it was prepared."""
+    record = json.loads((study_dir / "key" / "study.json").read_text(encoding="utf-8"))
+    return Study.model_validate(record["config"])
 
 
 def _signed(ratings: pd.DataFrame, order: list[str]) -> pd.Series:
@@ -84,13 +97,48 @@ def _table(database: Path, query: str) -> pd.DataFrame:
 
 
 def sessions_frame(study_dir: Path) -> pd.DataFrame:
-    """One row a session, in SESSION_COLUMNS; keys, tokens and completion codes stay behind."""
-    found = _table(study_dir / "data" / "ratings.sqlite3", "SELECT * FROM sessions ORDER BY rowid")
+    """One row a session, in SESSION_COLUMNS and a column a question of the questionnaire.
+
+    Keys, tokens and completion codes stay behind.
+    """
+    database = study_dir / "data" / "ratings.sqlite3"
+    found = _table(database, "SELECT * FROM sessions ORDER BY rowid")
     found["trials"] = [len(json.loads(trials)) for trials in found["trials"]]
     found["last_seen_utc"] = [utc(seconds) for seconds in found["last_seen"]]
     for name in ("headphones_right", "headphones_passed"):  # empty where there was no screen
         found[name] = found[name].astype("Int64")
-    return found[list(SESSION_COLUMNS)]
+    about = columns(studied(study_dir).questionnaire)
+    if about:  # a database of an older version has no such table
+        kept = _table(database, "SELECT session_id, answers FROM profiles")
+        answers = dict(zip(kept["session_id"], map(json.loads, kept["answers"]), strict=True))
+        for name in about:
+            own = name.removeprefix("about_")
+            found[name] = [answers.get(session, {}).get(own) for session in found["session_id"]]
+    return found[[*SESSION_COLUMNS, *about]]
+
+
+def raters_frame(sessions: pd.DataFrame, ratings: pd.DataFrame) -> pd.DataFrame:
+    """One row a rater, in RATER_COLUMNS and the questionnaire's: what their sessions say.
+
+    Args:
+        sessions: of `sessions_frame`; where a rater has several, the first answer counts.
+        ratings: of `exported_frame`.
+    """
+    about = [name for name in sessions if name not in SESSION_COLUMNS]
+    by_rater = sessions.groupby("rater_id", sort=False)
+    frame = by_rater[["platform", *about]].first()
+    frame["sessions"] = by_rater.size()
+    frame["sessions_complete"] = by_rater["state"].agg(lambda states: (states == "complete").sum())
+    frame["ratings"] = ratings.groupby("rater_id").size().reindex(frame.index, fill_value=0)
+    return frame.reset_index()[[*RATER_COLUMNS, *about]]
+
+
+def closed_and_withdrawn(study_dir: Path) -> tuple[str | None, int]:
+    """When the study was closed (None while open), and how many raters have withdrawn."""
+    database = study_dir / "data" / "ratings.sqlite3"
+    closed = _table(database, "SELECT value FROM meta WHERE name = 'closed_utc'")["value"]
+    withdrawn = _table(database, "SELECT count(*) AS n FROM withdrawals")["n"]
+    return (None if closed.empty else str(closed[0])), int(withdrawn[0])
 
 
 def incomplete_sessions(study_dir: Path) -> frozenset[str]:
@@ -109,16 +157,38 @@ def _csv(frame: pd.DataFrame, columns: tuple[str, ...]) -> str:
     return csv_text(rows, columns)
 
 
+def exported_files(study_dir: Path) -> tuple[dict[str, bytes], int]:
+    """The unblinded bundle by file name, and its number of ratings."""
+    ratings, _ = exported_frame(study_dir)
+    sessions = sessions_frame(study_dir)
+    raters = raters_frame(sessions, ratings)
+    files = {
+        "ratings.csv": exported_csv(ratings).encode(),
+        "sessions.csv": _csv(sessions, tuple(sessions)).encode(),
+        "raters.csv": _csv(raters, tuple(raters)).encode(),
+    }
+    for name in ("stimuli.csv", "study.json"):
+        files[name] = (study_dir / "key" / name).read_bytes()
+    return files, len(ratings)
+
+
 def export(study_dir: Path, out: Path) -> int:
     """Write the unblinded bundle; returns the number of ratings."""
-    ratings, _ = exported_frame(study_dir)
+    files, n = exported_files(study_dir)
     out.mkdir(parents=True, exist_ok=True)
-    (out / "ratings.csv").write_text(exported_csv(ratings), encoding="utf-8")
-    sessions = _csv(sessions_frame(study_dir), SESSION_COLUMNS)
-    (out / "sessions.csv").write_text(sessions, encoding="utf-8")
-    for name in ("stimuli.csv", "study.json"):
-        shutil.copyfile(study_dir / "key" / name, out / name)
-    return len(ratings)
+    for name, data in files.items():
+        (out / name).write_bytes(data)
+    return n
+
+
+def export_zip(study_dir: Path) -> tuple[bytes, int]:
+    """The unblinded bundle as one zip, and its number of ratings."""
+    files, n = exported_files(study_dir)
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return out.getvalue(), n
 
 
 def main(arguments: list[str] | None = None) -> int:

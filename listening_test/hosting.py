@@ -35,6 +35,8 @@ class StudyState:
     sessions_complete: int | None = None
     ratings: int | None = None
     study_dir: Path | None = None
+    withdrawn: int | None = None
+    closed_utc: str | None = None
 
     @property
     def path(self) -> str:
@@ -100,7 +102,9 @@ class Studies:
         state, hosted = self._states.get(study_id), self._hosted.get(study_id)
         if state is None or hosted is None:
             return state
-        counts = hosted.store.run(trials.progress).result()
+        counts, closed = hosted.store.run(
+            lambda db: (trials.progress(db), trials.closed_utc(db))
+        ).result()
         study = hosted.study
         return replace(
             state,
@@ -111,6 +115,8 @@ class Studies:
             ratings=counts["ratings"],
             message=hosted.store.csv_error or "",
             study_dir=hosted.study_dir,
+            withdrawn=counts["withdrawn"],
+            closed_utc=closed,
         )
 
     def states(self) -> list[StudyState]:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from listening_test.methods import LAYOUTS, Layout, Question, Value, conditions
 from listening_test.screening import Kind as ScreenKind
-from listening_test.study_parts import Platform
+from listening_test.study_parts import PersonalQuestion, Platform
 
 
 class NotPrepared(ValueError):
@@ -83,6 +83,7 @@ class PreparedStudy:
     checks: tuple[Check, ...]
     screen: Screen | None = None
     platform: Platform | None = None
+    questionnaire: tuple[PersonalQuestion, ...] = ()
 
     @property
     def layout(self) -> Layout:
@@ -122,6 +123,7 @@ class PreparedStudy:
         """Write `design.json` into the folder `serve`."""
         data = asdict(self)
         data["platform"] = self.platform and self.platform.model_dump()
+        data["questionnaire"] = [question.model_dump() for question in self.questionnaire]
         text = json.dumps(data, ensure_ascii=False, indent=1)
         (serve / "design.json").write_text(text + "\n", encoding="utf-8")
 
@@ -145,6 +147,9 @@ def load_prepared(study_dir: Path) -> PreparedStudy:
             data["screen"] = Screen(**{**data["screen"], "trials": trials})
         if data["platform"] is not None:
             data["platform"] = Platform.model_validate(data["platform"])
+        data["questionnaire"] = tuple(
+            PersonalQuestion.model_validate(question) for question in data.get("questionnaire", ())
+        )
         return PreparedStudy(**data)
     except FileNotFoundError:
         raise NotPrepared(

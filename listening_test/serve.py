@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     attach(app, studies)
     print(f"raters: http://{options.host}:{options.port}/listen/{hosted.study.study_id}")
     print(f"ratings: {hosted.store.csv_path}")
+    print(f"progress, alarms, closing: python -m listening_test.admin {options.study_dir}")
     # A rater listens for longer than uvicorn's 5 s: keep the connection for the next request.
     uvicorn.run(
         app, host=options.host, port=options.port, log_level="warning", timeout_keep_alive=75

@@ -9,6 +9,8 @@
     GET  /listen/<study>/trial           where the session stands, with the clip's token
     GET  /listen/<study>/clip/<token>    sound; no name, no ETag, no cache; Range honoured
     POST /listen/<study>/rating          one rating; answered only after it is on disk
+    POST /listen/<study>/questionnaire   what the rater says about themselves, if anything
+    POST /listen/<study>/withdraw        delete all of this session
 
 A refusal is JSON {"error": code, "message": sentence} and stores nothing. The session key is
 made by the browser and travels in the header X-Session, never in an address. This module knows
@@ -24,7 +26,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from uuid import UUID
 
 from fastapi import APIRouter, FastAPI, Request, Response
@@ -38,6 +40,7 @@ from listening_test.columns import clean_text
 from listening_test.crowd import MTURK_HOSTS
 from listening_test.hosting import Hosted, Studies
 from listening_test.methods import BANDS
+from listening_test.questionnaire import MAX_TEXT
 from listening_test.rows import Answer, Heard
 from listening_test.store import NotSaved
 from listening_test.trials import Refused
@@ -46,7 +49,10 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "page"
-_SCRIPTS = ("page.js", "net.js", "clips.js", "questions.js", "crowd.js", "strings.js")
+_SCRIPTS = (
+    "page.js", "net.js", "clips.js", "questions.js", "crowd.js", "strings.js", "about.js",
+    "withdraw.js",
+)  # fmt: skip
 _PAGE_FILES = {"page.css": "text/css"} | dict.fromkeys(_SCRIPTS, "text/javascript")
 # A rating is below 2 kB; four times the longest comment leaves room for escapes.
 MAX_BODY = 16_384
@@ -81,6 +87,23 @@ class SessionBody(_Body):
 
     consent: bool
     ids: Annotated[dict[PlatformKey, PlatformId], Field(max_length=8)] = {}
+
+
+class QuestionnaireBody(_Body):
+    """Answers by the questions' ids; none of them is a must."""
+
+    answers: Annotated[
+        dict[
+            Annotated[StrictStr, Field(max_length=30)], Annotated[StrictStr, Field(max_length=300)]
+        ],
+        Field(max_length=12),
+    ]
+
+
+class WithdrawBody(_Body):
+    """The second step of a withdrawal."""
+
+    confirmed: Literal[True]
 
 
 class HeardBody(_Body):
@@ -167,6 +190,26 @@ def router(studies: Studies) -> APIRouter:
 
         return await _answer(studies, study_id, request, reply)
 
+    @routes.post("/questionnaire")
+    async def questionnaire(study_id: str, request: Request) -> Response:
+        async def reply(hosted: Hosted, key: str) -> dict[str, Any]:
+            answers = (await _body(request, QuestionnaireBody)).answers
+            now = time.time()
+            return await _run(
+                hosted, lambda db: trials.save_profile(db, hosted.study, key, answers, now)
+            )
+
+        return await _answer(studies, study_id, request, reply)
+
+    @routes.post("/withdraw")
+    async def withdraw(study_id: str, request: Request) -> Response:
+        async def reply(hosted: Hosted, key: str) -> dict[str, Any]:
+            await _body(request, WithdrawBody)
+            now = time.time()
+            return {"withdrawn": await _run(hosted, lambda db: trials.withdraw(db, key, now))}
+
+        return await _answer(studies, study_id, request, reply)
+
     @routes.get("/clip/{token}")
     async def clip(study_id: str, token: str, request: Request) -> Response:
         try:
@@ -198,9 +241,12 @@ def _add_page_routes(routes: APIRouter, studies: Studies) -> None:
     @routes.get("/study")
     async def texts(study_id: str) -> Response:
         try:
-            study = _hosted(studies, study_id).study
+            hosted = _hosted(studies, study_id)
+            study, closed = hosted.study, await _run(hosted, trials.closed_utc)
         except Refused as error:
             return _refusal(error)
+        except NotSaved as error:
+            return _not_saved(error)
         return JSONResponse(
             {
                 "title": study.title,
@@ -220,6 +266,9 @@ def _add_page_routes(routes: APIRouter, studies: Studies) -> None:
                 "screen": study.screen is not None,
                 "platform": study.platform and study.platform.name,
                 "max_comment": MAX_COMMENT,
+                "questionnaire": [asked.model_dump() for asked in study.questionnaire],
+                "max_text": MAX_TEXT,
+                "closed": closed is not None,
             },
             headers=_NO_STORE,
         )

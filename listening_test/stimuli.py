@@ -228,7 +228,7 @@ def _prepared(
         reference_arm=None if study.reference is None else arms.index(study.reference),
         items_per_rater=study.items_per_rater, planned_sessions=study.planned_sessions,
         repeats=study.repeats, null_pairs=study.null_pairs, stimuli=stimuli, checks=tuple(checks),
-        platform=study.platform,
+        platform=study.platform, questionnaire=study.questionnaire,
     )  # fmt: skip
 
 

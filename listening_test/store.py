@@ -3,7 +3,8 @@
 One writer thread owns the database. Operations queue up, those waiting are run in one
 transaction (group commit), and their futures resolve only after the commit is on disk (WAL,
 synchronous=FULL): what was acknowledged survives a `kill -9` or a power cut. The CSV is appended
-after each commit and rebuilt at start, so it never holds a row that the database lacks.
+after each commit and rebuilt at start and after a withdrawal, so it never holds a row that the
+database lacks.
 
 The store knows tables and files. The rules of a session (order, listening, replays) are in
 `trials.py`, which passes functions to `Store.run`.
@@ -70,6 +71,17 @@ CREATE TABLE IF NOT EXISTS screens (
     server_utc TEXT NOT NULL,
     UNIQUE (session_id, trial_index)
 );
+CREATE TABLE IF NOT EXISTS profiles (
+    session_id TEXT PRIMARY KEY,
+    answers TEXT NOT NULL,
+    server_utc TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS withdrawals (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    day TEXT NOT NULL,
+    ratings INTEGER NOT NULL,
+    asked_by TEXT NOT NULL
+);
 CREATE TABLE IF NOT EXISTS ratings (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     {", ".join(f'"{name}"' for name in RATING_COLUMNS)},
@@ -103,6 +115,7 @@ class Store:
         self.csv_path = folder / "ratings.csv"
         self.csv_error: str | None = None
         self._csv_inode: int | None = None
+        self._csv_withdrawals = 0
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._db = self._open(folder / "ratings.sqlite3")
@@ -124,6 +137,8 @@ class Store:
         db.row_factory = sqlite3.Row
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
+        # What a rater withdraws is overwritten, not only marked as free.
+        db.execute("PRAGMA secure_delete=ON")
         db.executescript(_SCHEMA)
         return db
 
@@ -193,8 +208,12 @@ class Store:
         for operation, future in jobs:
             outcomes.append((future, *self._attempt(operation)))
         new = self._rows_after(before)
+        withdrawn = self._withdrawals() != self._csv_withdrawals
         self._db.execute("COMMIT")
-        if new:
+        if withdrawn:
+            with suppress(sqlite3.Error):  # busy: the log is overwritten a little later
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        if new or withdrawn:
             self._append_csv(new)
         for future, result, problem in outcomes:
             if problem is None:
@@ -222,26 +241,34 @@ class Store:
         rows = self._db.execute("SELECT * FROM ratings WHERE seq > ? ORDER BY seq", (seq,))
         return [dict(row) for row in rows]
 
+    def _withdrawals(self) -> int:
+        return int(self._db.execute("SELECT count(*) FROM withdrawals").fetchone()[0])
+
     def _rebuild_csv(self) -> None:
         """Write the CSV anew from the database, replacing the file in one step."""
-        part = self.csv_path.with_suffix(".csv.part")
-        with open(part, "w", encoding="utf-8", newline="") as file:
-            file.write(csv_text(self._rows_after(0), RATING_COLUMNS))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, self.csv_path)
+        part = self.csv_path.with_suffix(f".csv.{os.getpid()}.part")
+        withdrawals = -1
+        # Again if meanwhile another process let somebody withdraw: the rows just read are stale.
+        while withdrawals != (withdrawals := self._withdrawals()):
+            with open(part, "w", encoding="utf-8", newline="") as file:
+                file.write(csv_text(self._rows_after(0), RATING_COLUMNS))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, self.csv_path)
         self._csv_inode = self.csv_path.stat().st_ino
+        self._csv_withdrawals = withdrawals
         self.csv_error = None
 
     def _append_csv(self, rows: list[dict[str, Any]]) -> None:
         """Bring the CSV up to date; its failure is told, but loses nothing (SQLite has it)."""
         try:
             present = self.csv_path.exists() and self.csv_path.stat().st_ino == self._csv_inode
-            if self.csv_error or not present:
-                self._rebuild_csv()
-                return
-            with open(self.csv_path, "a", encoding="utf-8", newline="") as file:
-                file.write(csv_text(rows, RATING_COLUMNS, header=False))
-        except OSError as error:
+            if not self.csv_error and present and self._withdrawals() == self._csv_withdrawals:
+                with open(self.csv_path, "a", encoding="utf-8", newline="") as file:
+                    file.write(csv_text(rows, RATING_COLUMNS, header=False))
+                if self._withdrawals() == self._csv_withdrawals:
+                    return
+            self._rebuild_csv()
+        except (OSError, sqlite3.Error) as error:
             self.csv_error = f"ratings.csv is behind the database: {error}"
             log.error(self.csv_error)

@@ -42,6 +42,7 @@ from listening_test.study_parts import (
     Name,
     Part,
     Passage,
+    PersonalQuestion,
     Platform,
     Practice,
     Screening,
@@ -53,7 +54,8 @@ from listening_test.study_rules import check_consistent, twice_in
 DEFAULT_CONSENT = (
     "You will hear short clips of speech and say how they sound to you. We keep your scores, "
     "your comments, and when and how long you listened, under a random number. We do not keep "
-    "your name or your network address. You may stop at any time by closing this page."
+    "your name or your network address. You may stop at any time by closing this page, or "
+    "withdraw: the button below each page then deletes all you gave."
 )
 DEFAULT_INSTRUCTIONS = (
     "Use headphones if you can, in a quiet place. Play each clip to its end, as often as you "
@@ -89,6 +91,7 @@ class Study(Part):
     trials_per_rater: Annotated[int, Field(ge=1, le=500)] | None = None
     ratings_per_stimulus: Annotated[int, Field(ge=1, le=1000)] = 8
     exclusion: Exclusion = Exclusion()
+    questionnaire: Annotated[tuple[PersonalQuestion, ...], Field(max_length=12)] = ()
     screening: Screening | None = None
     platform: Platform | None = None
     model: Name = "embedded"
@@ -97,7 +100,7 @@ class Study(Part):
     sample_rate: Annotated[int, Field(ge=8000, le=48000)] | None = None
     non_inferiority_margin: Annotated[float, Field(gt=0, lt=4)] | None = 0.2
 
-    @field_validator("systems", "items", "practice", "traps", "gold")
+    @field_validator("systems", "items", "practice", "traps", "gold", "questionnaire")
     @classmethod
     def _unique(cls, parts: tuple[Any, ...]) -> tuple[Any, ...]:
         names = [part.name if isinstance(part, System) else part.id for part in parts]
@@ -217,6 +220,7 @@ def _explain(path: Path, tree: Any, error: ValidationError) -> str:
             parts: dict[str, type[Part]] = {
                 "systems": System, "items": Item, "practice": Practice, "traps": Check,
                 "gold": Check, "exclusion": Exclusion, "screening": Screening,
+                "questionnaire": PersonalQuestion,
             }  # fmt: skip
             inner = str(problem["loc"][0]) if len(problem["loc"]) > 1 else ""
             known = parts.get(inner, Study).model_fields

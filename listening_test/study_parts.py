@@ -105,6 +105,23 @@ class Screening(Part):
     on_fail: Literal["screen_out", "note"] = "note"
 
 
+class PersonalQuestion(Part):
+    """A question about the rater: `choices` to pick one from, or else a short free text.
+
+    Nobody has to answer. `id` names its column, `about_<id>`.
+    """
+
+    id: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,29}$")]
+    question: Line
+    choices: Annotated[tuple[Line, ...], Field(min_length=2, max_length=20)] | None = None
+
+    @model_validator(mode="after")
+    def _distinct(self) -> PersonalQuestion:
+        if self.choices and len(set(self.choices)) < len(self.choices):
+            raise ValueError(f"{self.id} lists a choice twice; each must be different")
+        return self
+
+
 class Platform(Part):
     """Where raters come from, and the codes that the platform gave for their way back."""
 

@@ -20,9 +20,11 @@ from listening_test import crowd
 from listening_test.columns import RATING_COLUMNS
 from listening_test.methods import Question
 from listening_test.prepared import PreparedStudy
+from listening_test.questionnaire import checked
 from listening_test.rows import Answer, rating_rows, utc
 from listening_test.screening import QUESTIONS as SCREEN_QUESTIONS
 from listening_test.session_plan import Trial, session_trials
+from listening_test.withdraw import forget
 
 # Trials that lead up to the test and count on their own.
 _BEFORE = ("screen", "practice")
@@ -56,7 +58,8 @@ def start_session(
     platform vouches for has one session, and takes it along to another browser.
 
     Raises:
-        Refused: the platform's ids (`ids`, from the address) are lacking, or the person is done.
+        Refused: the platform's ids (`ids`, from the address) are lacking, the person is done, or
+            the study is closed. Who has begun may finish after that, in another browser too.
     """
     if db.execute("SELECT 1 FROM sessions WHERE key_sha256 = ?", (_digest(key),)).fetchone():
         return
@@ -67,6 +70,8 @@ def start_session(
         raise Refused(403, "not_from_platform", str(error)) from None
     if visitor.person is not None and _moved(db, visitor.person, key, now):
         return
+    if closed_utc(db) is not None:
+        raise Refused(403, "closed", "This study is closed: it takes no new participants.")
     row = _free_row(db, now)
     who = visitor.person or hmac.new(secret, key.encode(), "sha256").hexdigest()
     trials = json.dumps([asdict(trial) for trial in session_trials(study, row)])
@@ -78,6 +83,60 @@ def start_session(
             visitor.person, visitor.submission,
         ),
     )  # fmt: skip
+
+
+def close_study(db: sqlite3.Connection, now: float) -> str:
+    """Take no new sessions from now on; returns when that began. It cannot be undone.
+
+    Results are public from then on, and whoever knows them does not judge blind.
+    """
+    db.execute("INSERT OR IGNORE INTO meta VALUES ('closed_utc', ?)", (utc(now),))
+    closed = closed_utc(db)
+    assert closed is not None
+    return closed
+
+
+def closed_utc(db: sqlite3.Connection) -> str | None:
+    """When the study was closed; None while it is open."""
+    found = db.execute("SELECT value FROM meta WHERE name = 'closed_utc'").fetchone()
+    return str(found[0]) if found else None
+
+
+def withdraw(db: sqlite3.Connection, key: str, now: float) -> int:
+    """Delete the session of the browser that holds `key`; returns the number of ratings deleted."""
+    return forget(db, _session(db, key)["session_id"], "rater", now)
+
+
+def save_profile(
+    db: sqlite3.Connection, study: PreparedStudy, key: str, answers: dict[str, str], now: float
+) -> dict[str, Any]:
+    """Keep what the rater says about themselves; returns where the session stands.
+
+    The first answers count: a retry, or a second tab, changes nothing.
+
+    Raises:
+        Refused: an answer that the questionnaire does not know.
+    """
+    session = _session(db, key)
+    try:
+        kept = checked(study.questionnaire, answers)
+    except ValueError as error:
+        raise Refused(422, "bad_request", f"Not understood: {error}.") from None
+    db.execute(
+        "INSERT OR IGNORE INTO profiles VALUES (?, ?, ?)",
+        (session["session_id"], json.dumps(kept, ensure_ascii=False), utc(now)),
+    )
+    return current_trial(db, study, key, now)
+
+
+def _unasked(db: sqlite3.Connection, study: PreparedStudy, session: sqlite3.Row) -> bool:
+    """Whether the questionnaire is still to come."""
+    return bool(study.questionnaire) and not (
+        session["n_done"]
+        or db.execute(
+            "SELECT 1 FROM profiles WHERE session_id = ?", (session["session_id"],)
+        ).fetchone()
+    )
 
 
 def _moved(db: sqlite3.Connection, person: str, key: str, now: float) -> bool:
@@ -147,6 +206,8 @@ def _standing(
 ) -> dict[str, Any]:
     if session["state"] == "screened_out":
         return {"state": "screened_out", **crowd.way_back(study.platform, "screened_out")}
+    if _unasked(db, study, session):
+        return {"state": "questionnaire"}
     index = session["n_done"] + 1
     stages = [t.trial_type if t.trial_type in _BEFORE else "trial" for t in order]
     if index > len(order):
@@ -380,4 +441,7 @@ def progress(db: sqlite3.Connection) -> dict[str, int]:
     (ratings,) = db.execute(
         "SELECT count(*) FROM ratings WHERE trial_type != 'practice'"
     ).fetchone()
-    return {"started": started, "complete": complete, "ratings": ratings}
+    (withdrawn,) = db.execute("SELECT count(*) FROM withdrawals").fetchone()
+    return {
+        "started": started, "complete": complete, "ratings": ratings, "withdrawn": withdrawn,
+    }  # fmt: skip

@@ -1,28 +1,41 @@
-"""The Gradio pages around the listening test: Listen introduces it, Results shows its outcome.
+"""The Gradio pages around the listening test: Listen introduces it, Results shows its outcome,
+Admin is for whoever runs it.
 
     listen_page(studies)      inside `with demo.route("Listen", "/listen"):`
-    results_page(studies)     inside `with demo.route("Results", "/results"):`
+    results_page(studies, demo)   inside `with demo.route("Results", "/results"):`
+    admin_page(studies)       inside a route that is made only where `Gate.exists()`
 
-The test itself is the plain page /listen/<study> (`server.py`). Nothing here names a system
-until someone gives the secret of `LISTENING_TEST_SECRET`.
+The test itself is the plain page /listen/<study> (`server.py`). Nothing here names a system until
+the study is closed, but the Admin page to who knows the secret of `LISTENING_TEST_SECRET`.
 """
 
 from __future__ import annotations
 
 import base64
-import hmac
 import html
 import os
+import time
+from functools import lru_cache
+from pathlib import Path
 from typing import TypeAlias
 
 import gradio as gr
 import pandas as pd
 
-from listening_test import plots
+from listening_test import plots, trials
+from listening_test.admin import Overview, overview, server_alarms
 from listening_test.analysis import Plan, analyse, counted
 from listening_test.columns import SCORED_TRIALS
-from listening_test.export import exported_csv, exported_frame, incomplete_sessions
+from listening_test.export import (
+    ExportError,
+    export_zip,
+    exported_csv,
+    exported_frame,
+    incomplete_sessions,
+)
+from listening_test.gate import Gate
 from listening_test.hosting import Studies, StudyState
+from listening_test.store import NotSaved
 from listening_test.tables import (
     notes,
     pair_rows,
@@ -33,13 +46,12 @@ from listening_test.tables import (
 )
 from spark.download import save_script
 
-SECRET_VARIABLE = "LISTENING_TEST_SECRET"
 # Set by the platform, where the disk does not outlive a restart.
 SPACE_VARIABLE = "SPACE_ID"
 SPACE_NOTE = (
     "**This lab runs on a Space: its disk is emptied at every restart, and the ratings with it.** "
-    "They are not yet kept anywhere else. Whoever runs the study: download the CSV on the "
-    "Results page, often, and before every restart or change of the Space."
+    "They are not yet kept anywhere else. Whoever runs the study: download the export on the "
+    "Admin page, often, and before every restart or change of the Space."
 )
 
 
@@ -74,6 +86,12 @@ def _card(state: StudyState) -> str:
         body = '<p role="status">The clips are being prepared. This page looks again by itself.</p>'
     elif state.status == "failed":
         body = f'<p role="alert">Not available: {html.escape(state.message)}</p>'
+    elif state.closed_utc:
+        body = (
+            f"<p>Closed: it takes no new participants. {state.sessions_complete} took part; who "
+            f'has begun may <a href="{html.escape(state.path)}">go on</a>. The '
+            '<a href="/results">results</a> are open.</p>'
+        )
     else:
         minutes = max(1, round((state.trials_per_rater or 0) * 10 / 60))
         body = (
@@ -86,89 +104,107 @@ def _card(state: StudyState) -> str:
     return f'<section class="lt-card"><h2>{title}</h2>{body}</section>'
 
 
-def results_page(studies: Studies) -> None:
-    """Components of the Results page: closed to everyone who does not hold the secret."""
-    gr.Markdown("# Results\nRunning results would bias those still listening, so they are closed.")
-    if not os.environ.get(SECRET_VARIABLE):
-        gr.Markdown(
-            f"This page is off: no secret is set. Start the app with `{SECRET_VARIABLE}` in its "
-            "environment, or use `python -m listening_test.export` and `analyse`."
-        )
-        return
-    with gr.Row(equal_height=True):
-        secret = gr.Textbox(label="Secret", type="password", max_lines=1, scale=4)
-        show = gr.Button("Show results", variant="primary", scale=1, min_width=160)
+def results_page(studies: Studies, demo: gr.Blocks) -> None:
+    """Components of the Results page: shut to everyone while the study runs, then public."""
+    gr.Markdown("# Results")
     note = gr.Markdown()
-    systems = gr.Dataframe(label="Systems", interactive=False)
-    means = gr.Plot(show_label=False, elem_classes="sk-plot")
-    pairs = gr.Dataframe(label="Differences", interactive=False)
-    gaps = gr.Plot(show_label=False, elem_classes="sk-plot")
-    gr.Markdown(
-        "Dots are means or shares, whiskers their 95 % intervals; the tables say the same in "
-        "numbers. Below, each rater's own means: who uses the scale differently stands apart."
-    )
-    raters = gr.Plot(show_label=False, elem_classes="sk-plot")
-    download = gr.Button("Download the ratings (CSV)")
+    with gr.Column(visible=False) as shown:
+        systems = gr.Dataframe(label="Systems", interactive=False)
+        means = gr.Plot(show_label=False, elem_classes="sk-plot")
+        pairs = gr.Dataframe(label="Differences", interactive=False)
+        gaps = gr.Plot(show_label=False, elem_classes="sk-plot")
+        gr.Markdown(
+            "Dots are means or shares, whiskers their 95 % intervals; the tables say the same in "
+            "numbers. Below, each rater's own means: who uses the scale differently stands apart."
+        )
+        raters = gr.Plot(show_label=False, elem_classes="sk-plot")
+        download = gr.Button("Download the ratings (CSV)")
     data = gr.Textbox(visible=False)
-    show.click(
-        lambda given: show_results(studies, given),
-        inputs=secret,
-        outputs=[note, systems, means, pairs, gaps, raters],
+    demo.load(
+        lambda: _with_visibility(show_results(studies)),
+        outputs=[note, systems, means, pairs, gaps, raters, shown],
         api_visibility="private",
     )
     download.click(
-        lambda given: ratings_csv(studies, given),
-        inputs=secret,
-        outputs=[note, data],
-        api_visibility="private",
+        lambda: ratings_csv(studies), outputs=[note, data], api_visibility="private"
     ).then(None, data, None, js=save_script("text/csv", "ratings.csv"), api_visibility="private")
-
-
-def _opened(studies: Studies, given: str) -> StudyState | str:
-    """The study whose results are asked for, or why there is nothing to see."""
-    expected = os.environ.get(SECRET_VARIABLE, "")
-    if not expected or not hmac.compare_digest(given.encode(), expected.encode()):
-        return "That is not the secret."
-    opened = [state for state in studies.states() if state.study_dir is not None]
-    return opened[0] if opened else "No study is open."
-
-
-def ratings_csv(studies: Studies, given: str) -> tuple[str, str]:
-    """A note, and all ratings with their systems as CSV in base64; empty without the secret."""
-    state = _opened(studies, given)
-    if isinstance(state, str):
-        return state, ""
-    assert state.study_dir is not None
-    frame, _ = exported_frame(state.study_dir)
-    note = f"{len(frame)} rows of **{html.escape(state.title)}**, practice included."
-    return note, base64.b64encode(exported_csv(frame).encode()).decode()
 
 
 Plot: TypeAlias = plots.Figure | None
 Shown = tuple[str, pd.DataFrame, Plot, pd.DataFrame, Plot, Plot]
 
 
-def show_results(studies: Studies, given: str) -> Shown:
+def _with_visibility(found: Shown) -> tuple[object, ...]:
+    return (*found, gr.update(visible=not found[1].empty))
+
+
+def _first(studies: Studies) -> StudyState | None:
+    """The study that the pages show: the first that is there."""
+    return next((state for state in studies.states() if state.study_dir is not None), None)
+
+
+def _closed(studies: Studies) -> StudyState | str:
+    """The study whose results are public, or why there is nothing to see."""
+    state = _first(studies)
+    if state is None:
+        return "No study is open."
+    if state.closed_utc is None:
+        return (
+            f"**{html.escape(state.title)}** is running: {state.sessions_complete} of "
+            f"{state.planned_sessions} planned sessions complete. Its results are shut to "
+            "everyone until it is closed: who has seen them does not judge blind, and who stops "
+            "when they please has no honest interval. Whoever runs it closes it on the Admin "
+            "page or with `python -m listening_test.admin`."
+        )
+    return state
+
+
+def ratings_csv(studies: Studies) -> tuple[str, str]:
+    """A note, and a closed study's ratings as CSV in base64; empty while it runs.
+
+    Without comments: raters wrote them for whoever runs the study.
+    """
+    state = _closed(studies)
+    if isinstance(state, str):
+        return state, ""
+    assert state.study_dir is not None
+    frame, _ = exported_frame(state.study_dir)
+    note = (
+        f"{len(frame)} rows of **{html.escape(state.title)}**, practice included, comments left "
+        "out."
+    )
+    return note, base64.b64encode(exported_csv(frame.assign(comment=None)).encode()).decode()
+
+
+def show_results(studies: Studies) -> Shown:
     """A note, the systems' table and plot, the pairs' table and plot, and the raters' plot.
 
-    Tables are empty and plots absent without the secret, and where a method has none.
+    Tables are empty and plots absent while the study runs, and where a method has none.
     """
-    state = _opened(studies, given)
+    state = _closed(studies)
     if isinstance(state, str):
         return state, pd.DataFrame(), None, pd.DataFrame(), None, None
     assert state.study_dir is not None
-    frame, study = exported_frame(state.study_dir)
+    # Who has begun may still finish, or withdraw.
+    stamp = (state.ratings, state.sessions_started, state.sessions_complete, state.withdrawn)
+    note, *rest = _analysed(state.study_dir, stamp)
+    if not rest[0].empty:
+        note = (
+            f"**{html.escape(state.title)}**, closed {state.closed_utc}: {state.ratings} ratings, "
+            f"{state.sessions_complete} of {state.planned_sessions} sessions complete. "
+            f"Intervals: 95 %, two-way clustered (rater and text).\n\n{note}"
+        )
+    return (note + _warning(state), *rest)
+
+
+@lru_cache(maxsize=4)  # the page is public, and an analysis takes seconds
+def _analysed(study_dir: Path, stamp: tuple[int | None, ...]) -> Shown:
+    frame, study = exported_frame(study_dir)
     if not frame["trial_type"].isin(SCORED_TRIALS).any():
-        empty = f"No ratings yet.{_warning(state)}"
-        return empty, pd.DataFrame(), None, pd.DataFrame(), None, None
-    plan, incomplete = Plan.of(study), incomplete_sessions(state.study_dir)
+        return "No ratings yet.", pd.DataFrame(), None, pd.DataFrame(), None, None
+    plan, incomplete = Plan.of(study), incomplete_sessions(study_dir)
     result = analyse(frame, plan, incomplete)
-    note = (
-        f"**{html.escape(state.title)}**: {state.ratings} ratings, {state.sessions_complete} of "
-        f"{state.planned_sessions} sessions complete. Intervals: 95 %, two-way clustered "
-        "(rater and text)."
-    )
-    note = "\n\n".join([note, *verdicts(result), *notes(result)]) + _warning(state)
+    note = "\n\n".join([*verdicts(result), *notes(result)])
     if "preferences" in result:
         tables = strength_rows(result), preference_rows(result)
         figures = None, plots.preferences_figure(result)
@@ -188,3 +224,119 @@ def show_results(studies: Studies, given: str) -> Shown:
 def _warning(state: StudyState) -> str:
     """What is wrong with the study's CSV, where something is."""
     return f"\n\n**Warning:** {html.escape(state.message)}" if state.message else ""
+
+
+def admin_page(studies: Studies, gate: Gate | None = None) -> None:
+    """Components of the Admin page; every event asks for the secret again."""
+    gate = gate or Gate()
+    gr.Markdown(
+        "# Admin\nProgress, raters and alarms of the study. Scores stay shut until it is closed."
+    )
+    with gr.Row(equal_height=True):
+        secret = gr.Textbox(label="Secret", type="password", max_lines=1, scale=4)
+        show = gr.Button("Show", variant="primary", scale=1, min_width=160)
+    note = gr.Markdown(elem_id="admin-note")
+    with gr.Column(visible=False) as shown:
+        alarms = gr.Markdown(elem_id="admin-alarms")
+        cells = gr.Dataframe(label="Ratings of each text", interactive=False)
+        raters = gr.Dataframe(label="Raters", interactive=False)
+        excluded = gr.Dataframe(label="Left out by rule", interactive=False)
+        download = gr.Button("Download the export (zip)")
+        with gr.Accordion("Close the study", open=False):
+            gr.Markdown(
+                "No new sessions from then on; who has begun may finish. The results become "
+                "public. It cannot be undone."
+            )
+            sure = gr.Checkbox(label="I want to close it for good", value=False)
+            close = gr.Button("Close the study", variant="stop")
+    data = gr.Textbox(visible=False)
+    outputs = [note, alarms, cells, raters, excluded, shown]
+
+    def seen(given: str, request: gr.Request) -> tuple[object, ...]:
+        return show_overview(studies, gate, given, _address(request))
+
+    def exported(given: str, request: gr.Request) -> tuple[str, str]:
+        return bundle(studies, gate, given, _address(request))
+
+    def closed(given: str, meant: bool, request: gr.Request) -> tuple[object, ...]:
+        return close_study(studies, gate, given, meant, _address(request))
+
+    gr.on([show.click, secret.submit], seen, secret, outputs, api_visibility="private")
+    close.click(closed, [secret, sure], outputs, api_visibility="private")
+    download.click(exported, secret, [note, data], api_visibility="private").then(
+        None, data, None, js=save_script("application/zip", "study.zip"), api_visibility="private"
+    )
+
+
+def _address(request: gr.Request) -> str:
+    return request.client.host if request.client else "unknown"
+
+
+Admin = tuple[object, ...]
+
+
+def _opened(studies: Studies, gate: Gate, given: str, address: str) -> StudyState | str:
+    """The study that is run, for who knows the secret; or why there is nothing to see."""
+    return gate.refusal(given, address) or _first(studies) or "No study is open."
+
+
+def _told(note: str, found: Overview | None = None) -> Admin:
+    if found is None:
+        return note, "", pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), gr.update(visible=False)
+    alarms = "\n".join(f"- **Alarm:** {html.escape(alarm)}" for alarm in found.alarms)
+    return (
+        note,
+        alarms or "No alarms.",
+        gr.update(
+            value=pd.DataFrame(found.cells), label=f"Ratings of each text, {found.wanted} wanted"
+        ),
+        pd.DataFrame(found.raters),
+        pd.DataFrame(found.excluded),
+        gr.update(visible=True),
+    )
+
+
+def show_overview(studies: Studies, gate: Gate, given: str, address: str) -> Admin:
+    """A note, the alarms, the tables of cells, raters and exclusions, and whether they show."""
+    state = _opened(studies, gate, given, address)
+    if isinstance(state, str):
+        return _told(state)
+    assert state.study_dir is not None
+    hosted = studies.get(state.study_id)
+    problems = server_alarms(hosted, gate) if hosted else ()
+    try:
+        found = overview(state.study_dir, time.time(), problems)
+    except ExportError as error:
+        return _told(html.escape(str(error)))
+    return _told(f"**{html.escape(found.title)}**: {found.summary}", found)
+
+
+def close_study(studies: Studies, gate: Gate, given: str, meant: bool, address: str) -> Admin:
+    """Close the study if it is `meant`, and show it as it then is."""
+    state = _opened(studies, gate, given, address)
+    if isinstance(state, str):
+        return _told(state)
+    hosted = studies.get(state.study_id)
+    note = "Tick the box first: closing cannot be undone."
+    if meant and hosted is not None:
+        try:
+            hosted.store.run(lambda db: trials.close_study(db, time.time())).result()
+            note = "The study is closed, and its results are public."
+        except NotSaved as error:
+            note = f"Not closed: {html.escape(str(error))}. Try again."
+    told, *rest = show_overview(studies, gate, given, address)
+    return (f"{note}\n\n{told}", *rest)
+
+
+def bundle(studies: Studies, gate: Gate, given: str, address: str) -> tuple[str, str]:
+    """A note, and the unblinded export as a zip in base64; empty without the secret."""
+    state = _opened(studies, gate, given, address)
+    if isinstance(state, str):
+        return state, ""
+    assert state.study_dir is not None
+    try:
+        data, n = export_zip(state.study_dir)
+    except ExportError as error:
+        return html.escape(str(error)), ""
+    note = f"{n} rows of **{html.escape(state.title)}** with their systems and comments."
+    return note, base64.b64encode(data).decode()

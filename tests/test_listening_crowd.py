@@ -12,6 +12,7 @@ import pytest
 from fastapi.testclient import TestClient
 from playwright.sync_api import Page, Request, Route, expect
 
+from listening_test import admin
 from listening_test.export import export
 from listening_test.study import StudyError, load_study
 from tests.browser import chromium, local_page
@@ -180,3 +181,16 @@ def test_mturk_in_a_browser(tmp_path: Path, honest: bool) -> None:
     assert request.url == f"{host}/mturk/externalSubmit"
     assert request.post_data == f"assignmentId=a1&code={code}"
     assert worker not in json.dumps(request.headers)
+
+
+def test_a_person_who_has_begun_may_go_on_in_a_closed_study_and_nobody_else_begins(
+    tmp_path: Path,
+) -> None:
+    study_dir = study_of(tmp_path, PROLIFIC)
+    with served(study_dir) as client:
+        _, reply = start(client, ids("alice"))
+        assert admin.main([str(study_dir), "--close"]) == 0
+        _, again = start(client, ids("alice"))
+        assert again.json() == reply.json()
+        _, late = start(client, ids("bob"))
+        assert (late.status_code, late.json()["error"]) == (403, "closed")

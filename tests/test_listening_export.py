@@ -18,8 +18,9 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from listening_test import analyse, decode, export, ready, ui
+from listening_test import analyse, decode, export, ready, trials, ui
 from listening_test.columns import RATING_COLUMNS
+from listening_test.gate import SECRET_VARIABLE
 from listening_test.hosting import Studies, StudyState
 from listening_test.prepared import load_prepared
 from listening_test.server import attach
@@ -218,26 +219,18 @@ def test_the_listen_page_tells_state_and_escapes(rated: tuple[Path, Studies]) ->
     assert "being prepared" in ui._cards([StudyState("x", "t", "preparing")])
 
 
-def test_results_open_only_with_the_secret(
-    rated: tuple[Path, Studies], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, studies = rated
-    for expected, given in [(None, ""), ("", ""), ("right", "wrong"), ("right", "")]:
-        if expected is None:
-            monkeypatch.delenv(ui.SECRET_VARIABLE, raising=False)
-        else:
-            monkeypatch.setenv(ui.SECRET_VARIABLE, expected)
-        note, systems, *figures, raters = ui.show_results(studies, given)
-        assert raters is figures[0] is figures[2] is None
-        pairs = figures[1]
-        assert "not the secret" in note
-        assert systems.empty
-        assert pairs.empty
-        told, data = ui.ratings_csv(studies, given)
-        assert "not the secret" in told
-        assert data == ""
-    monkeypatch.setenv(ui.SECRET_VARIABLE, "right")
-    note, systems, means, pairs, gaps, raters = ui.show_results(studies, "right")
+@pytest.fixture(scope="module")
+def closed(rated: tuple[Path, Studies]) -> tuple[Path, Studies]:
+    """The same study when it is closed; no test after these needs it open."""
+    hosted = rated[1].get("small")
+    assert hosted is not None
+    hosted.store.run(lambda db: trials.close_study(db, time.time())).result()
+    return rated
+
+
+def test_results_open_when_the_study_is_closed(closed: tuple[Path, Studies]) -> None:
+    _, studies = closed
+    note, systems, means, pairs, gaps, raters = ui.show_results(studies)
     assert "27 ratings" in note
     assert "Warning" not in note
     assert "No spread" in note  # quokka and marmoset always get the same
@@ -253,26 +246,25 @@ def test_results_open_only_with_the_secret(
     assert sum(len(trace.x) for trace in raters.data) == 9  # three raters, three systems
 
 
-def test_the_ratings_can_be_downloaded_with_the_secret(
-    rated: tuple[Path, Studies], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_public_download_is_the_export_without_comments(
+    closed: tuple[Path, Studies], tmp_path: Path
 ) -> None:
-    study_dir, studies = rated
-    monkeypatch.setenv(ui.SECRET_VARIABLE, "right")
-    note, data = ui.ratings_csv(studies, "right")
+    study_dir, studies = closed
+    note, data = ui.ratings_csv(studies)
     assert "30 rows" in note
     export.export(study_dir, tmp_path)
-    assert base64.b64decode(data) == (tmp_path / "ratings.csv").read_bytes()
+    whole = (tmp_path / "ratings.csv").read_text(encoding="utf-8")
+    assert base64.b64decode(data).decode() == whole.replace("'@rater", "")
 
 
 def test_a_csv_that_is_behind_is_told_on_results(
-    rated: tuple[Path, Studies], monkeypatch: pytest.MonkeyPatch
+    closed: tuple[Path, Studies], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, studies = rated
-    monkeypatch.setenv(ui.SECRET_VARIABLE, "right")
+    _, studies = closed
     hosted = studies.get("small")
     assert hosted is not None
     monkeypatch.setattr(hosted.store, "csv_error", "ratings.csv is behind the database: full")
-    note, *_ = ui.show_results(studies, "right")
+    note, *_ = ui.show_results(studies)
     assert "**Warning:** ratings.csv is behind the database: full" in note
 
 
@@ -287,17 +279,18 @@ def test_a_space_says_that_its_ratings_die(
         ui.listen_page(Studies())
     config = json.dumps(demo.get_config_file(), default=str)
     assert ("emptied at every restart" in config) is bool(space)
-    assert ("download the CSV" in config) is bool(space)
+    assert ("download the export" in config) is bool(space)
 
 
 def test_no_page_of_the_app_names_a_system(
     rated: tuple[Path, Studies], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(ui.SECRET_VARIABLE, "right")
+    monkeypatch.setenv(SECRET_VARIABLE, "right")
     _, studies = rated
     with gr.Blocks(analytics_enabled=False) as demo:
         ui.listen_page(studies)
-        ui.results_page(studies)
+        ui.results_page(studies, demo)
+        ui.admin_page(studies)
     config = json.dumps(demo.get_config_file(), default=str)
     assert "right" not in config.replace("copyright", "").split()
     assert not [name for name in SYSTEMS if name in config]

@@ -24,6 +24,13 @@ export const store = {
     delete memory[key];
     try { localStorage.removeItem(`${name}/${key}`); } catch { /* was in memory only */ }
   },
+  clear() {  // all of this study
+    for (const key of Object.keys(memory)) delete memory[key];
+    try {
+      const kept = Object.keys(localStorage).filter((key) => key.startsWith(`${name}/`));
+      for (const key of kept) localStorage.removeItem(key);
+    } catch { /* was in memory only */ }
+  },
 };
 
 export function randomHex(bytes) {

@@ -1,22 +1,28 @@
-// The rater's way: consent, instructions, practice, trials, thanks.
+// The rater's way: consent, questionnaire, instructions, practice, trials, thanks.
 //
 // The server is the memory: it says which trial is up, and its answers count once it says
 // "saved". What is on the screen is put together from clips.js and questions.js.
 
+import { fillQuestionnaire, questionnaireAnswers } from "./about.js";
 import { Clips } from "./clips.js";
 import { keepIds, wayBack } from "./crowd.js";
 import { ask, insist, pause, randomHex, store, uuid } from "./net.js";
 import { Questions } from "./questions.js";
 import { say, speak } from "./strings.js";
+import { offerWithdrawal, withdrawing } from "./withdraw.js";
 
 const $ = (id) => document.getElementById(id);
 let study = null;
+let left = false;  // withdrawn: nothing else is shown any more
 
 // ---- what is on the screen
 function show(id) {
+  if (left && id !== "withdrawn") return;  // an answer that was still on its way
   for (const section of document.querySelectorAll("main > section")) {
     section.hidden = section.id !== id;
   }
+  // There is something to withdraw as soon as there is a session.
+  $("leave").hidden = !store.get("session") || ["wait", "consent"].includes(id);
   const heading = $(id).querySelector("h1");
   heading.focus({ preventScroll: true });
   window.scrollTo(0, 0);
@@ -149,6 +155,7 @@ async function send(body) {
     sending = false;
     enter(reply.next);
   } catch (error) {
+    if (left) return;
     // Refused for good, and nothing stored: say so, and do what the server says is up.
     store.remove("pending");
     sending = false;
@@ -181,7 +188,7 @@ $("keys").checked = store.get("keys") !== "off";
 $("keys").addEventListener("change", () => store.set("keys", $("keys").checked ? "on" : "off"));
 
 document.addEventListener("keydown", (event) => {
-  if ($("trial").hidden || !$("keys").checked) return;
+  if ($("trial").hidden || !$("keys").checked || withdrawing()) return;
   if (event.ctrlKey || event.altKey || event.metaKey) return;
   const at = event.target;
   if (at.matches("textarea")) return;
@@ -213,6 +220,9 @@ function enter(state) {
     document.title = `${say("screened_title")} – ${study.title}`;
     wayBack($("screened-back"), state);
     show("screened");
+  } else if (state.state === "questionnaire") {
+    document.title = `${say("about")} – ${study.title}`;
+    show("about");
   } else {
     showTrial(state);
   }
@@ -220,11 +230,14 @@ function enter(state) {
 
 async function resume() {
   try {
-    enter(await insist("trial", null, () => waiting(say("trying"))));
+    const state = await insist("trial", null, () => waiting(say("trying")));
+    // The questionnaire came before the instructions: they may not have been seen yet.
+    if (study.questionnaire.length && state.trial_index === 1) show("instructions");
+    else enter(state);
   } catch (error) {
     // The server does not know this session (or not any more): begin at the beginning.
     if (error.code !== "no_session") { waiting(error.message); return; }
-    show("consent");
+    welcome();
   }
 }
 
@@ -241,6 +254,13 @@ function fill() {
   $("first-step").textContent = say(
     study.screen ? "volume_screen" : study.practice ? "volume_practice" : "volume");
   $("comment").maxLength = study.max_comment;
+  fillQuestionnaire($("about-questions"), study);
+}
+
+function welcome() {
+  // A platform's participant may have begun in another browser: the server will know.
+  if (study.closed && !study.platform) waiting(say("closed"));
+  else show("consent");
 }
 
 async function loadStudy() {
@@ -253,15 +273,48 @@ async function loadStudy() {
   }
 }
 
-$("agree").addEventListener("click", () => show("instructions"));
-$("begin").addEventListener("click", async () => {
+// With consent the session begins: at once where there is a questionnaire to keep with it.
+async function begin() {
   waiting(say("moment"));
   // Made here, before it is sent: asking again after a lost answer begins no second session.
   if (!store.get("session")) store.set("session", randomHex(24));
   try {
     const ids = JSON.parse(store.get("ids") ?? "{}");
     enter(await insist("session", { consent: true, ids }, () => waiting(say("trying"))));
-  } catch (error) { waiting(error.message); }
+  } catch (error) { waiting(error.code === "closed" ? say("closed") : error.message); }
+}
+
+$("agree").addEventListener("click", () => {
+  if (study.questionnaire.length) begin(); else show("instructions");
+});
+$("begin").addEventListener("click", begin);
+
+$("about-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  if (sending) return;
+  sending = true;
+  $("about-saved").textContent = say("saving");
+  const answers = questionnaireAnswers($("about-form"));
+  try {
+    await insist("questionnaire", { answers }, () => {
+      $("about-saved").textContent = say("trying");
+    });
+    $("about-saved").textContent = "";
+    show("instructions");
+  } catch (error) {
+    $("about-saved").textContent = "";
+    if (error.code === "no_session") welcome();
+    else $("about-saved").textContent = error.message;
+  } finally { sending = false; }
+});
+
+offerWithdrawal(() => clips?.stop(), () => {
+  left = true;
+  // Whoever is at the end keeps the code: leaving costs no pay.
+  if (!$("thanks").hidden) $("withdrawn").append($("code-part"));
+  savedLine("");
+  document.title = `${say("withdrawn_title")} – ${study.title}`;
+  show("withdrawn");
 });
 
 async function start() {
@@ -275,7 +328,7 @@ async function start() {
   } else if (store.get("session")) {
     await resume();
   } else {
-    show("consent");
+    welcome();
   }
 }
 

@@ -1,0 +1,295 @@
+"""What whoever runs a study needs to see and do: `python -m listening_test.admin STUDY_DIR`.
+
+    python -m listening_test.admin STUDY_DIR           progress, raters, exclusions, alarms
+    python -m listening_test.admin STUDY_DIR --close   no new sessions; results become public
+
+The Gradio page Admin shows the same behind a secret (`gate.py`). Progress and raters are told while
+a study runs, scores are not: results stay shut until the study is closed (`ui.results_page`).
+Counts are read beside a running server. This module knows neither Gradio nor HTTP.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pandas as pd
+
+from listening_test import trials
+from listening_test.columns import SCORED_TRIALS
+from listening_test.exclusion import RULES, apply_rules
+from listening_test.export import ExportError, closed_and_withdrawn, exported_frame, sessions_frame
+from listening_test.gate import SECRET_VARIABLE, WINDOW_S, Gate
+from listening_test.hosting import Hosted
+from listening_test.methods import anchor_name
+from listening_test.prepared import NotPrepared, load_prepared
+from listening_test.store import NotSaved, Store, StoreMismatch
+from listening_test.study import Study
+
+SHORT_SECRET = 12
+# From so many raters on a share is worth an alarm.
+_ENOUGH = 5
+_SCREENED_SHARE = 0.5
+_EXCLUDED_SHARE = 0.3
+_GONE_SHARE = 0.4
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Overview:
+    """A study's state, without a score in it. Rows are for tables; alarms are sentences."""
+
+    title: str
+    closed_utc: str | None
+    planned_sessions: int
+    sessions: dict[str, int]
+    withdrawn: int
+    drop_out: str
+    cells: list[Row]
+    wanted: int
+    raters: list[Row]
+    excluded: list[Row]
+    alarms: list[str]
+
+    @property
+    def summary(self) -> str:
+        """Sessions by state, in a sentence."""
+        told = ", ".join(f"{n} {state}" for state, n in self.sessions.items() if n)
+        closed = f" Closed since {self.closed_utc}." if self.closed_utc else ""
+        return (
+            f"{self.planned_sessions} sessions planned; {told or 'none begun'}; "
+            f"{self.withdrawn} withdrawn.{closed} {self.drop_out}"
+        )
+
+
+def overview(study_dir: Path, now: float, problems: tuple[str, ...] = ()) -> Overview:
+    """The state of a study.
+
+    Args:
+        now: seconds since 1970.
+        problems: what the server has to say besides (`server_alarms`); they become alarms.
+
+    Raises:
+        ExportError: key or ratings are missing or cannot be read.
+    """
+    ratings, study = exported_frame(study_dir)
+    sessions = sessions_frame(study_dir)
+    prepared = load_prepared(study_dir)
+    closed, withdrawn = closed_and_withdrawn(study_dir)
+    states = _states(sessions, now)
+    incomplete = frozenset(sessions.loc[states != "complete", "session_id"])
+    judged = apply_rules(ratings, study.exclusion, study.reference, incomplete)
+    counts = {name: int((states == name).sum()) for name in ("complete", "at work", "gone")}
+    counts["screened out"] = int((states == "screened_out").sum())
+    cells = _cells(ratings, study)
+    excluded = _excluded(judged, study)
+    alarms = [
+        *problems,
+        *_rater_alarms(sessions, counts, judged),
+        *_progress_alarms(counts, prepared.planned_sessions, cells, study, closed),
+    ]
+    return Overview(
+        title=study.title, closed_utc=closed, planned_sessions=prepared.planned_sessions,
+        sessions=counts, withdrawn=withdrawn, drop_out=_drop_out(sessions, states), cells=cells,
+        wanted=study.ratings_per_stimulus, raters=_raters(sessions, states, judged),
+        excluded=excluded, alarms=alarms,
+    )  # fmt: skip
+
+
+def server_alarms(hosted: Hosted, gate: Gate | None = None) -> tuple[str, ...]:
+    """What only the running server knows. A copy off the machine tells its troubles here too."""
+    found = [hosted.store.csv_error] if hosted.store.csv_error else []
+    if gate is not None and gate.wrong:
+        found.append(f"Wrong secrets in the last {WINDOW_S // 60} minutes: {gate.wrong}.")
+    if 0 < len(os.environ.get(SECRET_VARIABLE, "")) < SHORT_SECRET:
+        found.append(
+            f"The secret is short enough to be guessed; take {SHORT_SECRET} characters or more."
+        )
+    return tuple(found)
+
+
+def _states(sessions: pd.DataFrame, now: float) -> pd.Series:
+    """A session's state; one that has begun is at work, or gone after half an hour of silence."""
+    seen = pd.to_datetime(sessions["last_seen_utc"], utc=True, format="ISO8601")
+    gone = seen < pd.Timestamp(now - trials.IDLE_S, unit="s", tz="UTC")
+    begun = sessions["state"] == "started"
+    states = sessions["state"].astype(object)
+    return states.where(~(begun & gone), "gone").where(~(begun & ~gone), "at work")
+
+
+def _drop_out(sessions: pd.DataFrame, states: pd.Series) -> str:
+    gone, through = sessions[states == "gone"], int((states == "complete").sum())
+    if not len(gone):
+        return "Nobody dropped out."
+    share = len(gone) / (len(gone) + through)
+    at, of = median(gone["n_done"]), median(gone["trials"])
+    return f"Drop-out {share:.0%}: {len(gone)} left, half of them by trial {at:g} of {of:g}."
+
+
+def _columns(study: Study) -> list[str]:
+    """The conditions of a text as the table names them."""
+    names = [system.name for system in study.systems]
+    kind = study.layout.conditions
+    if kind == "pair":
+        return [" – ".join(pair) for pair in combinations(names, 2)]
+    if kind == "reference":
+        return [name for name in names if name != study.reference]
+    return names + [anchor_name(cutoff) for cutoff in study.anchors]
+
+
+def _cells(ratings: pd.DataFrame, study: Study) -> list[Row]:
+    """Answered trials of each text under each condition, practice and checks left out."""
+    scored = ratings[ratings["trial_type"].isin(SCORED_TRIALS)]
+    order = {system.name: place for place, system in enumerate(study.systems)}
+    if study.layout.conditions == "pair":
+        pairs = zip(scored["system"], scored["system_b"], strict=True)
+        where = [" – ".join(sorted(pair, key=order.__getitem__)) for pair in pairs]
+    else:
+        where = list(scored["system"])
+    trial = pd.DataFrame(
+        {
+            "text": scored["item_id"], "where": where, "session": scored["session_id"],
+            "trial": scored["trial_index"],
+        }
+    )  # fmt: skip
+    counts = trial.drop_duplicates().groupby(["text", "where"]).size().to_dict()
+    return [
+        {"text": item.id, **{name: counts.get((item.id, name), 0) for name in _columns(study)}}
+        for item in study.items
+    ]
+
+
+def _reasons(judged: pd.DataFrame) -> pd.DataFrame:
+    """Scored rows that a rule took out."""
+    scored = judged["trial_type"].isin(SCORED_TRIALS)
+    return judged[scored & (judged["status"] != "use")]
+
+
+def _raters(sessions: pd.DataFrame, states: pd.Series, judged: pd.DataFrame) -> list[Row]:
+    out = judged[judged["status"] != "use"]
+    why = out.groupby("session_id")["status_reason"].first().to_dict()
+    return [
+        {
+            "rater": session["rater_id"],
+            "from": session["platform"],
+            "state": state.replace("_", " "),
+            "trials": f"{session['n_done']} of {session['trials']}",
+            "began (UTC)": session["consent_utc"][:16].replace("T", " "),
+            "last seen (UTC)": session["last_seen_utc"][:16].replace("T", " "),
+            "headphones": _headphones(session),
+            "left out by": why.get(session["session_id"], ""),
+        }
+        for (_, session), state in zip(sessions.iterrows(), states, strict=True)
+    ]
+
+
+def _headphones(session: pd.Series) -> str:
+    if pd.isna(session["headphones_passed"]):
+        return "not tested"
+    return "passed" if session["headphones_passed"] else "failed"
+
+
+def _excluded(judged: pd.DataFrame, study: Study) -> list[Row]:
+    """One row a rule that the study file sets, fitting somebody or not."""
+    given = [name for name, _ in RULES if getattr(study.exclusion, name) is not None]
+    rules = ["incomplete session"] * study.exclusion.incomplete_sessions
+    rules += [name.replace("_", " ") for name in given]
+    out = _reasons(judged)
+    return [
+        {
+            "rule": rule,
+            "raters": int(out.loc[out["status_reason"] == rule, "rater_id"].nunique()),
+            "ratings": int((out["status_reason"] == rule).sum()),
+        }
+        for rule in rules
+    ]
+
+
+def _rater_alarms(
+    sessions: pd.DataFrame, counts: dict[str, int], judged: pd.DataFrame
+) -> list[str]:
+    """A gate that turns away too many may be broken itself."""
+    found = []
+    tested = sessions["headphones_passed"].dropna()
+    failed = int((tested == 0).sum())
+    if len(tested) >= _ENOUGH and failed > _SCREENED_SHARE * len(tested):
+        found.append(
+            f"The headphone check failed {failed} of {len(tested)} raters. Take it yourself: is "
+            "the sound right, and do the instructions say that headphones are needed?"
+        )
+    through = judged[judged["session_id"].isin(
+        sessions.loc[sessions["state"] == "complete", "session_id"])]  # fmt: skip
+    raters = through["rater_id"].nunique()
+    left_out = _reasons(through)["rater_id"].nunique()
+    if raters >= _ENOUGH and left_out > _EXCLUDED_SHARE * raters:
+        found.append(
+            f"The exclusion rules leave out {left_out} of {raters} raters who came to the end. "
+            "Are the traps and gold clips clear, and do they play?"
+        )
+    settled = counts["gone"] + counts["complete"]
+    if settled >= 2 * _ENOUGH and counts["gone"] > _GONE_SHARE * settled:
+        found.append(
+            f"{counts['gone']} of {settled} raters left before the end. Take the test yourself: "
+            "is it too long, or does something not work?"
+        )
+    return found
+
+
+def _progress_alarms(
+    counts: dict[str, int], planned: int, cells: list[Row], study: Study, closed: str | None
+) -> list[str]:
+    if closed is not None or counts["complete"] < planned:
+        return []
+    wanted = study.ratings_per_stimulus
+    short = sum(row[name] < wanted for row in cells for name in _columns(study))
+    if short:
+        return [f"All {planned} planned sessions are complete, but {short} cells lack ratings."]
+    return [f"All {planned} planned sessions are complete. Close the study."]
+
+
+def _table(rows: list[Row]) -> str:
+    return pd.DataFrame(rows).to_string(index=False) if rows else "none"
+
+
+def _close(study_dir: Path) -> str:
+    study = load_prepared(study_dir)
+    store = Store(study_dir / "data", study.study_id, study.config_sha256)
+    closed: str = store.run(lambda db: trials.close_study(db, time.time())).result()
+    store.close()
+    return closed
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m listening_test.admin",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("study_dir", type=Path)
+    parser.add_argument("--close", action="store_true", help="close the study; not to be undone")
+    options = parser.parse_args(arguments)
+    try:
+        if options.close:
+            print(f"closed since {_close(options.study_dir)}: no new sessions, results are public")
+        seen = overview(options.study_dir, time.time())
+    except (ExportError, NotPrepared, NotSaved, StoreMismatch) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{seen.title}\n{seen.summary}")
+    print(f"\nratings of each text, {seen.wanted} wanted\n{_table(seen.cells)}")
+    print(f"\nraters\n{_table(seen.raters)}\n\nleft out by rule\n{_table(seen.excluded)}")
+    print("\nalarms\n" + ("\n".join(seen.alarms) or "none"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

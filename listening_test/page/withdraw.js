@@ -1,0 +1,35 @@
+// Leaving the study and taking all of it along: a button, a second step, and then it is gone.
+
+import { insist, store } from "./net.js";
+import { say } from "./strings.js";
+
+const $ = (id) => document.getElementById(id);
+
+export const withdrawing = () => $("withdraw-dialog").open;
+
+// `onAsked` runs when the second step opens, `onDone` when nothing is kept on the server any more.
+export function offerWithdrawal(onAsked, onDone) {
+  const dialog = $("withdraw-dialog");
+  let busy = false;
+  const tell = (text) => {
+    $("withdraw-trouble").textContent = text;
+    $("withdraw-trouble").hidden = !text;
+  };
+  $("withdraw").addEventListener("click", () => { onAsked(); tell(""); dialog.showModal(); });
+  $("withdraw-not").addEventListener("click", () => dialog.close());
+  $("withdraw-yes").addEventListener("click", async () => {
+    if (busy) return;
+    busy = true;
+    let lost = false;  // an answer: it may have been done all the same
+    try {
+      await insist("withdraw", { confirmed: true }, () => { lost = true; tell(say("trying")); });
+    } catch (error) {
+      if (!(lost && error.code === "no_session")) { tell(error.message); return; }
+    } finally {
+      busy = false;
+    }
+    store.clear();
+    dialog.close();
+    onDone();
+  });
+}

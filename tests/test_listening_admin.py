@@ -1,0 +1,427 @@
+"""The operator's side: the secret, progress and alarms, closing a study, results after that."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import logging
+import time
+import zipfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import httpx
+import pandas as pd
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from fastapi.testclient import TestClient
+from playwright.sync_api import Browser, expect
+
+import app
+from listening_test import admin, trials, ui
+from listening_test.admin import overview, server_alarms
+from listening_test.export import exported_frame
+from listening_test.gate import SECRET_VARIABLE, WINDOW_S, WRONG_IN_ALL, WRONG_PER_ADDRESS, Gate
+from listening_test.hosting import Studies
+from tests.browser import chromium, local_page
+from tests.listening import SYSTEMS, Rater, prepared_study
+from tests.test_listening_methods import served, study_of, take
+from tests.test_listening_screening import answer_screen
+from tests.tiny import tiny_lm
+
+SECRET = "a long secret of the operator's"
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    monkeypatch.setenv(SECRET_VARIABLE, SECRET)
+    return Gate()
+
+
+def test_only_the_whole_secret_opens(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gate.refusal(SECRET, "a") is None
+    for given in (SECRET[:-1], SECRET + " ", SECRET.upper(), "é\ud800"):
+        assert gate.refusal(given, given) == "That is not the secret."
+    assert gate.refusal("", "a") == "Type the secret first."
+    assert gate.exists()
+    for value in ("", None):
+        if value is None:
+            monkeypatch.delenv(SECRET_VARIABLE)
+        else:
+            monkeypatch.setenv(SECRET_VARIABLE, value)
+        assert not gate.exists()
+        assert "no secret is set" in str(gate.refusal("", "a"))
+        assert "no secret is set" in str(gate.refusal(SECRET, "a"))
+
+
+def test_the_secret_is_compared_in_constant_time(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+
+    def note(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return one == other
+
+    monkeypatch.setattr("listening_test.gate.hmac.compare_digest", note)
+    gate.refusal("short", "a")
+    gate.refusal(SECRET, "a")
+    assert len(compared) == 2
+    assert len({len(part) for pair in compared for part in pair}) == 1
+
+
+def test_guessing_is_slowed_down_and_logged_without_the_guess(
+    gate: Gate, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [0.0]
+    gate = Gate(lambda: now[0])
+    with caplog.at_level(logging.WARNING):
+        for n in range(WRONG_PER_ADDRESS):
+            assert gate.refusal(f"guess-{n}", "guesser") == "That is not the secret."
+    assert len(caplog.records) == WRONG_PER_ADDRESS
+    assert "guesser" in caplog.text
+    assert "guess-" not in caplog.text
+    assert SECRET not in caplog.text
+    assert "Too many wrong secrets" in str(gate.refusal(SECRET, "guesser"))
+    assert gate.refusal(SECRET, "operator") is None
+    now[0] = WINDOW_S + 1
+    assert gate.refusal(SECRET, "guesser") is None
+    assert gate.wrong == 0
+    for n in range(WRONG_IN_ALL):  # from as many addresses as they like
+        assert gate.refusal("x", f"address-{n}") == "That is not the secret."
+    assert "Too many wrong secrets" in str(gate.refusal("x", "another"))
+    assert gate.wrong == WRONG_IN_ALL
+
+
+def counted_by_hand(study_dir: Path, method: str) -> dict[tuple[str, str], int]:
+    """Answered trials by text and condition, from the exported rows, one after the other."""
+    frame, _ = exported_frame(study_dir)
+    trials_seen, cells = set(), Counter()
+    for row in frame.to_dict("records"):
+        if row["trial_type"] not in ("rating", "null_pair"):
+            continue
+        where = row["system"]
+        if method in ("ccr", "ab"):
+            where = " – ".join(sorted((row["system"], row["system_b"]), key=SYSTEMS.index))
+        seen = (row["session_id"], row["trial_index"], where)
+        if seen not in trials_seen:
+            trials_seen.add(seen)
+            cells[row["item_id"], where] += 1
+    return dict(cells)
+
+
+@pytest.mark.parametrize("method", ["acr", "dcr", "ab", "mushra", "p835"])
+def test_cells_count_every_answered_trial_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    study_dir = study_of(tmp_path, method)
+    with served(study_dir) as client:
+        for number in range(2):
+            take(client, monkeypatch, number)
+        Rater(client).start()
+        seen = overview(study_dir, trials_now(study_dir))
+    table = {
+        (row["text"], name): n for row in seen.cells for name, n in row.items() if name != "text"
+    }
+    by_hand = counted_by_hand(study_dir, method)
+    assert {place: n for place, n in table.items() if n} == by_hand
+    assert set(table.values()) == {2}  # nobody missed a cell
+    assert len(table) == 3 * {"acr": 3, "p835": 3, "dcr": 2, "ab": 3, "mushra": 4}[method]
+    assert seen.sessions == {"complete": 2, "at work": 1, "gone": 0, "screened out": 0}
+    assert len(seen.raters) == 3
+    assert seen.wanted == 8
+    assert seen.drop_out == "Nobody dropped out."
+
+
+def trials_now(study_dir: Path) -> float:
+    """A moment at which the last of the sessions is still at work."""
+    from listening_test.export import sessions_frame
+
+    return float(pd.to_datetime(sessions_frame(study_dir)["last_seen_utc"]).max().timestamp())
+
+
+def test_who_left_and_who_is_left_out_is_told_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = "exclusion: {same_answer_share: 1.0, incomplete_sessions: true, trap_errors: 0}"
+    study_dir = prepared_study(tmp_path, items=3, systems=SYSTEMS[:2], seconds=0.42, extra=rules)
+    with served(study_dir) as client:
+        take(client, monkeypatch, step=0)  # the same answer throughout
+        take(client, monkeypatch, step=1)
+        Rater(client).start()
+        now = trials_now(study_dir) + trials.IDLE_S + 1
+        seen = overview(study_dir, now, ("the copy is late",))
+    assert seen.sessions == {"complete": 2, "at work": 0, "gone": 1, "screened out": 0}
+    assert seen.drop_out == "Drop-out 33%: 1 left, half of them by trial 0 of 7."
+    reasons = sorted((row["state"], row["left out by"]) for row in seen.raters)
+    assert reasons == [("complete", ""), ("complete", "same answer share"), ("gone", "")]
+    assert {row["rule"]: (row["raters"], row["ratings"]) for row in seen.excluded} == {
+        "incomplete session": (0, 0), "trap errors": (0, 0), "same answer share": (1, 6),
+    }  # fmt: skip
+    assert seen.alarms == ["the copy is late"]
+    assert not [name for name in ("MOS", "mean", "score") if name in json.dumps(seen.raters)]
+
+
+def test_a_gate_that_turns_away_too_many_raises_an_alarm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study_dir = prepared_study(
+        tmp_path, items=2, systems=SYSTEMS[:2], seconds=0.42,
+        extra="screening: {headphones: woods, on_fail: screen_out}",
+    )  # fmt: skip
+    with served(study_dir) as client:
+        for _ in range(4):
+            answer_screen(client, monkeypatch, study_dir, wrong=6)
+        assert overview(study_dir, time.time()).alarms == []
+        answer_screen(client, monkeypatch, study_dir, wrong=6)
+        seen = overview(study_dir, time.time())
+    assert seen.sessions["screened out"] == 5
+    (alarm,) = seen.alarms
+    assert alarm.startswith("The headphone check failed 5 of 5 raters.")
+    assert {row["headphones"] for row in seen.raters} == {"failed"}
+
+
+def test_too_many_left_out_or_gone_and_a_full_study_raise_alarms() -> None:
+    sessions = pd.DataFrame(
+        {"session_id": list("abcde"), "state": "complete", "headphones_passed": None}
+    )
+    judged = pd.DataFrame(
+        {
+            "session_id": list("abcde"), "rater_id": list("abcde"), "trial_type": "rating",
+            "status": ["exclude", "exclude", "use", "use", "use"], "status_reason": "trap errors",
+        }
+    )  # fmt: skip
+    counts = {"complete": 5, "gone": 5, "at work": 0, "screened out": 0}
+    left_out, gone = admin._rater_alarms(sessions, counts, judged)
+    assert left_out.startswith("The exclusion rules leave out 2 of 5 raters")
+    assert gone.startswith("5 of 10 raters left before the end.")
+    judged.loc[1, "status"] = "use"
+    assert admin._rater_alarms(sessions, {**counts, "gone": 3}, judged) == []
+
+
+def test_the_servers_own_alarms(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    hosted: Any = SimpleNamespace(store=SimpleNamespace(csv_error=None))
+    assert server_alarms(hosted, gate) == ()
+    hosted.store.csv_error = "ratings.csv is behind the database: full"
+    gate.refusal("wrong", "a")
+    monkeypatch.setenv(SECRET_VARIABLE, "short")
+    behind, wrong, short = server_alarms(hosted, gate)
+    assert behind == hosted.store.csv_error
+    assert wrong == "Wrong secrets in the last 5 minutes: 1."
+    assert "short enough to be guessed" in short
+
+
+def closed(study_dir: Path) -> None:
+    assert admin.main([str(study_dir), "--close"]) == 0
+
+
+def test_a_closed_study_takes_nobody_new_and_lets_the_others_finish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study_dir = prepared_study(tmp_path, items=2, systems=SYSTEMS[:2], seconds=0.42)
+    with served(study_dir) as client:
+        begun, late = Rater(client), Rater(client)
+        begun.start()
+        assert client.get("/listen/small/study").json()["closed"] is False
+        closed(study_dir)  # from another process than the server's, as it were
+        first = capsys.readouterr().out
+        assert "closed since" in first
+        assert client.get("/listen/small/study").json()["closed"] is True
+        reply = late.post("session", {"consent": True})
+        assert (reply.status_code, reply.json()["error"]) == (403, "closed")
+        monkeypatch.setattr(Rater, "start", lambda self: self.trial())
+        monkeypatch.setattr("tests.test_listening_methods.Rater", lambda client: begun)
+        take(client, monkeypatch)
+        assert begun.trial()["state"] == "done"
+        closed(study_dir)  # again: the first time counts
+        assert capsys.readouterr().out.splitlines()[0] == first.splitlines()[0]
+    assert admin.main([str(tmp_path)]) == 2
+    assert "no key/stimuli.csv" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Studies, TestClient]]:
+    """A study that two raters have taken; the tests below close it, the last ones in the file."""
+    from fastapi import FastAPI
+
+    from listening_test.server import attach
+
+    study_dir = prepared_study(
+        tmp_path_factory.mktemp("run"), items=2, systems=SYSTEMS[:2], seconds=0.42
+    )
+    studies = Studies()
+    studies.open(study_dir)
+    fast = FastAPI()
+    attach(fast, studies)
+    with TestClient(fast) as client, pytest.MonkeyPatch.context() as patch:
+        for number in range(2):
+            take(client, patch, number)
+        yield study_dir, studies, client
+    studies.close()
+
+
+def shown(found: tuple[Any, ...]) -> bool:
+    return bool(found[-1]["visible"])
+
+
+def test_every_handler_asks_for_the_secret(running: Any, gate: Gate) -> None:
+    _, studies, _ = running
+    for handler in (
+        lambda given: ui.show_overview(studies, gate, given, "a"),
+        lambda given: ui.close_study(studies, gate, given, True, "a"),
+    ):
+        note, alarms, *tables, _ = found = handler("wrong")
+        assert note == "That is not the secret."
+        assert alarms == ""
+        assert all(table.empty for table in tables)
+        assert not shown(found)
+    assert ui.bundle(studies, gate, "wrong", "a") == ("That is not the secret.", "")
+    (state,) = studies.states()
+    assert state.closed_utc is None
+
+
+def test_the_overview_and_the_bundle_open_with_it(running: Any, gate: Gate) -> None:
+    study_dir, studies, _ = running
+    note, alarms, cells, raters, excluded, _ = found = ui.show_overview(studies, gate, SECRET, "a")
+    assert shown(found)
+    assert "2 complete" in note
+    assert alarms == "No alarms."
+    assert list(cells["value"].columns) == ["text", *SYSTEMS[:2]]
+    assert cells["label"] == "Ratings of each text, 8 wanted"
+    assert len(raters) == 2
+    assert excluded.empty  # the file has no rule
+    note, data = ui.bundle(studies, gate, SECRET, "a")
+    assert "10 rows" in note
+    with zipfile.ZipFile(io.BytesIO(base64.b64decode(data))) as archive:
+        assert sorted(archive.namelist()) == [
+            "raters.csv", "ratings.csv", "sessions.csv", "stimuli.csv", "study.json",
+        ]  # fmt: skip
+        rows = list(csv.DictReader(archive.read("ratings.csv").decode().splitlines()))
+    assert len(rows) == len(exported_frame(study_dir)[0]) == 10
+
+
+def test_results_are_shut_to_everyone_until_the_study_is_closed(running: Any, gate: Gate) -> None:
+    _, studies, _ = running
+    note, systems, *figures, raters = ui.show_results(studies)
+    assert "shut to everyone until it is closed" in note
+    assert systems.empty
+    assert raters is figures[0] is figures[2] is None
+    assert ui.ratings_csv(studies) == (note, "")
+    told, *_ = ui.close_study(studies, gate, SECRET, False, "a")
+    assert told.startswith("Tick the box first")
+    assert ui.show_results(studies)[1].empty
+
+
+@pytest.fixture(scope="module")
+def site(running: Any) -> Iterator[tuple[str, Studies]]:
+    """The app with a secret, as `app.main` makes it."""
+    _, studies, _ = running
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(SECRET_VARIABLE, SECRET)
+        demo = app.build(tiny_lm(), studies)
+        _, address = app.launch(demo, studies, "127.0.0.1")
+        yield address.rstrip("/"), studies
+        demo.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as started:
+        yield started
+
+
+def test_without_a_secret_there_is_no_admin_page(
+    site: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, studies = site
+    assert httpx.get(f"{address}/admin").status_code == 200
+    assert SECRET not in httpx.get(f"{address}/config").text
+    monkeypatch.delenv(SECRET_VARIABLE)
+    demo = app.build(tiny_lm(), studies)
+    assert "admin" not in [page[0] for page in demo.pages]
+    _, bare = app.launch(demo, studies, "127.0.0.1")
+    assert httpx.get(f"{bare.rstrip('/')}/admin").status_code == 404
+    demo.close(verbose=False)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_admin_page_in_a_browser(site: Any, browser: Browser, scheme: Any) -> None:
+    address, _ = site
+    size = {"width": 1280, "height": 900}
+    with local_page(browser, color_scheme=scheme, viewport=size) as page:
+        page.set_default_timeout(30_000)
+        page.goto(f"{address}/admin")
+        page.get_by_role("heading", name="Admin").wait_for()
+        _clean(page)
+        page.get_by_label("Secret").fill("wrong")
+        page.get_by_role("button", name="Show", exact=True).click()
+        expect(page.locator("#admin-note")).to_contain_text("That is not the secret.")
+        expect(page.get_by_text("zebrafish")).to_have_count(0)
+        page.get_by_label("Secret").fill(SECRET)
+        page.get_by_label("Secret").press("Enter")
+        expect(page.locator("#admin-note")).to_contain_text("2 complete")
+        expect(page.locator("#admin-alarms")).to_contain_text("Wrong secrets in the last 5 minutes")
+        expect(page.get_by_text("zebrafish").first).to_be_visible()
+        _clean(page)
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download the export").click()
+        assert zipfile.is_zipfile(download.value.path())
+        page.goto(f"{address}/results")
+        expect(page.get_by_text("shut to everyone until it is closed")).to_be_visible()
+        _clean(page)
+
+
+def _clean(page: Any) -> None:
+    found = Axe().run(page).response["violations"]
+    told = [(v["id"], [node["html"][:120] for node in v["nodes"]][:3]) for v in found]
+    assert not told, json.dumps(told, indent=1)
+
+
+@pytest.mark.browser
+def test_closing_in_the_browser_opens_the_results(site: Any, browser: Browser) -> None:
+    address, studies = site
+    with local_page(browser, viewport={"width": 1280, "height": 900}) as page:
+        page.set_default_timeout(30_000)
+        page.goto(f"{address}/admin")
+        page.get_by_label("Secret").fill(SECRET)
+        page.get_by_role("button", name="Show", exact=True).click()
+        expect(page.locator("#admin-note")).to_contain_text("2 complete")
+        page.get_by_role("button", name="Close the study").first.click()  # opens the accordion
+        page.get_by_label("I want to close it for good").check()
+        page.get_by_role("button", name="Close the study").last.click()
+        expect(page.locator("#admin-note")).to_contain_text("The study is closed")
+        page.goto(f"{address}/results")
+        expect(page.get_by_text("2 of 8 sessions complete")).to_be_visible()
+        expect(page.get_by_text("zebrafish").first).to_be_visible()
+        page.goto(f"{address}/listen/small")
+        expect(page.get_by_text("This study is closed")).to_be_visible()
+        expect(page.get_by_role("button", name="I agree")).to_have_count(0)
+        page.goto(f"{address}/listen")
+        expect(page.get_by_text("it takes no new participants")).to_be_visible()
+    (state,) = studies.states()
+    assert state.closed_utc
+
+
+def test_closed_results_are_public_but_comments_are_not(running: Any) -> None:
+    study_dir, studies, _ = running
+    closed(study_dir)
+    note, systems, *_ = ui.show_results(studies)
+    assert "2 of 8 sessions complete" in note
+    assert set(systems["system"]) == set(SYSTEMS[:2])
+    told, data = ui.ratings_csv(studies)
+    assert "comments left out" in told
+    rows = list(csv.DictReader(base64.b64decode(data).decode().splitlines()))
+    assert len(rows) == 10
+    assert {row["comment"] for row in rows} == {""}
+    card = ui._cards(studies.states())
+    assert "Closed: it takes no new participants" in card
+    with gr.Blocks(analytics_enabled=False) as demo:
+        ui.admin_page(studies, Gate())
+    assert not [name for name in SYSTEMS if name in json.dumps(demo.get_config_file(), default=str)]
