@@ -13,16 +13,20 @@ import base64
 import hmac
 import html
 import os
+import tempfile
+from pathlib import Path
 from typing import TypeAlias
 
 import gradio as gr
 import pandas as pd
 
 from listening_test import plots
+from listening_test.analyse import RatingsError
 from listening_test.analysis import Plan, analyse, counted
 from listening_test.columns import SCORED_TRIALS
-from listening_test.export import exported_csv, exported_frame, incomplete_sessions
+from listening_test.export import ExportError, exported_csv, exported_frame, incomplete_sessions
 from listening_test.hosting import Studies, StudyState
+from listening_test.report import write_report
 from listening_test.tables import (
     notes,
     pair_rows,
@@ -108,7 +112,9 @@ def results_page(studies: Studies) -> None:
         "numbers. Below, each rater's own means: who uses the scale differently stands apart."
     )
     raters = gr.Plot(show_label=False, elem_classes="sk-plot")
-    download = gr.Button("Download the ratings (CSV)")
+    with gr.Row():
+        download = gr.Button("Download the ratings (CSV)")
+        report = gr.Button("Download report and bundle (ZIP)")
     data = gr.Textbox(visible=False)
     show.click(
         lambda given: show_results(studies, given),
@@ -122,6 +128,14 @@ def results_page(studies: Studies) -> None:
         outputs=[note, data],
         api_visibility="private",
     ).then(None, data, None, js=save_script("text/csv", "ratings.csv"), api_visibility="private")
+    report.click(
+        lambda given: report_zip(studies, given),
+        inputs=secret,
+        outputs=[note, data],
+        api_visibility="private",
+    ).then(
+        None, data, None, js=save_script("application/zip", "bundle.zip"), api_visibility="private"
+    )
 
 
 def _opened(studies: Studies, given: str) -> StudyState | str:
@@ -142,6 +156,22 @@ def ratings_csv(studies: Studies, given: str) -> tuple[str, str]:
     frame, _ = exported_frame(state.study_dir)
     note = f"{len(frame)} rows of **{html.escape(state.title)}**, practice included."
     return note, base64.b64encode(exported_csv(frame).encode()).decode()
+
+
+def report_zip(studies: Studies, given: str) -> tuple[str, str]:
+    """A note on what the report lacks, and the bundle in base64; empty without the secret."""
+    state = _opened(studies, given)
+    if isinstance(state, str):
+        return state, ""
+    assert state.study_dir is not None
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            missing = write_report(state.study_dir, Path(scratch))
+        except (RatingsError, ExportError) as error:
+            return f"No report: {html.escape(str(error))}", ""
+        data = (Path(scratch) / "bundle.zip").read_bytes()
+    note = f"The report of **{html.escape(state.title)}**. Missing in it: "
+    return note + (", ".join(missing) or "nothing") + ".", base64.b64encode(data).decode()
 
 
 Plot: TypeAlias = plots.Figure | None
