@@ -117,8 +117,23 @@ def _scores(result: Mapping[str, Any], name: str) -> list[Block]:
         figure = plots.pairs_figure(result)
         caption = "Differences with 95 % intervals, nought, and the margin if there is one."
         blocks.append(Figure(plots.markup(figure, f"{name}-pairs"), caption))
-    said = [*verdicts(result), *notes(result)]
+    said = [*verdicts(result), *notes(result), *_checked(result)]
     return [*blocks, Listing(tuple(said))] if said else blocks
+
+
+def _checked(result: Mapping[str, Any]) -> list[str]:
+    """The mixed model's differences, which should agree with those above."""
+    model = result.get("mixed_model")
+    if model is None:
+        return []
+    gaps = [
+        f"{name} minus {model['reference']} {gap['difference']:+.2f} "
+        f"({gap['ci95'][0]:+.2f} to {gap['ci95'][1]:+.2f})"
+        for name, gap in model["differences"].items()
+        if gap["difference"] is not None and gap["ci95"] is not None
+    ]
+    doubt = "" if model["converged"] else "; its fit did not converge, so do not lean on it"
+    return [f"As a check, a mixed model (rater and text random): {', '.join(gaps)}{doubt}."]
 
 
 def _choices(result: Mapping[str, Any]) -> list[Block]:

@@ -17,7 +17,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from listening_test import analyse, export, report, server, ui
+from listening_test import analyse, analysis, export, report, server, ui
 from listening_test.document import Heading, Listing, Missing, Paragraph, Table, markdown, page
 from listening_test.hosting import Studies
 from listening_test.server import attach
@@ -55,6 +55,13 @@ class Tags(HTMLParser):
 
 
 @pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the two slow parts: the mixed model, and 5 MB of the plotting library."""
+    monkeypatch.setattr(analysis, "mixed_model", lambda *given: None)
+    monkeypatch.setattr(report, "script", lambda: "<script></script>")
+
+
+@pytest.fixture
 def taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A prepared study that three raters have taken, one of them with a nasty comment."""
     extra = (
@@ -86,6 +93,7 @@ def taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return study_dir
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_study_fills_every_factor_that_it_knows(
     taken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,6 +128,7 @@ def test_a_study_fills_every_factor_that_it_knows(
     assert not [known for known in KNOWN.values() if known not in text.replace("\\", "")]
 
 
+@pytest.mark.usefixtures("quick")
 def test_the_numbers_are_the_analysis_and_a_p_has_its_interval(
     taken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -153,6 +162,10 @@ def test_the_bundle_holds_what_a_reader_needs_and_no_code(taken: Path, tmp_path:
     for name, data in files.items():
         assert name == "SHA256SUMS" or sums[name] == hashlib.sha256(data).hexdigest()
         assert b"SECRET" not in data  # the platform's completion codes
+    html = files["report.html"].decode()
+    assert "Plotly.newPlot" in html
+    assert len(html) > 10**6  # the library itself, so that the page needs no network
+    assert "a mixed model (rater and text random): quokka minus zebrafish" in html
     versions = json.loads(files["versions.json"])
     assert {"python", "numpy", "scipy", "statsmodels"} <= set(versions)
     record = json.loads(files["study.json"])
@@ -168,6 +181,7 @@ def test_the_bundle_holds_what_a_reader_needs_and_no_code(taken: Path, tmp_path:
     assert again == json.loads(files["analysis.json"])
 
 
+@pytest.mark.usefixtures("quick")
 def test_what_people_and_other_tools_wrote_stays_text(tmp_path: Path) -> None:
     frame = crossed(np.random.default_rng(1), 6, 4, ("a", NASTY))
     frame["comment"], frame["rater_id"] = NASTY, NASTY + frame["rater_id"]
@@ -204,6 +218,7 @@ def test_a_document_says_the_same_in_both_forms() -> None:
     assert "<td></td><td>1</td>" in html
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("method", ["ab", "abx", "ccr", "p835"])
 def test_every_method_has_a_report(tmp_path: Path, method: str) -> None:
     rng = np.random.default_rng(2)
@@ -229,6 +244,7 @@ def test_every_method_has_a_report(tmp_path: Path, method: str) -> None:
             assert "interval" in line
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("details", "says"),
     [("pay: much", "pay: Extra inputs"), ("a: [", "as YAML"), ("[1]", "Known keys: recruitment")],
@@ -261,6 +277,7 @@ def test_a_study_without_a_report_keeps_its_hash(tmp_path: Path) -> None:
     ).sha256 != study.sha256  # fmt: skip
 
 
+@pytest.mark.usefixtures("quick")
 def test_the_results_page_hands_out_the_bundle_with_the_secret(
     taken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
