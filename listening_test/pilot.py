@@ -123,7 +123,9 @@ def _components(part: pd.Series) -> tuple[float, float, float] | None:
 
 
 def _factor(units: int) -> float:
-    return math.sqrt((units - 1) / float(stats.chi2.ppf(0.05, units - 1))) if units > 1 else math.inf
+    return (
+        math.sqrt((units - 1) / float(stats.chi2.ppf(0.05, units - 1))) if units > 1 else math.inf
+    )
 
 
 def told(pilot: Pilot) -> Iterator[str]:

@@ -159,7 +159,7 @@ def _by_gap(options: argparse.Namespace, scores: Scores) -> tuple[dict[str, Any]
     try:
         scores.shift(gap)
     except ValueError as error:
-        raise BadWish(f"--gap: {error}.") from None
+        raise BadWish(f"--gap: {error}; ask for less.") from None
     plans = [
         raters_for_gap(gap, power, texts, options.texts_per_rater, scores, options.seed)
         for texts in TEXTS

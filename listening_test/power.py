@@ -62,9 +62,7 @@ def raters_for_gap(
     per_rater = min(texts, most_texts_per_rater)
 
     def enough(raters: int) -> bool:
-        found.setdefault(
-            raters, simulated_power(gap, raters, texts, per_rater, scores, RUNS, seed)
-        )
+        found.setdefault(raters, simulated_power(gap, raters, texts, per_rater, scores, RUNS, seed))
         return found[raters] >= power
 
     found: dict[int, float] = {}

@@ -56,7 +56,9 @@ class Scores:
             return gap
         mean, furthest = true_mean(self.spreads), 10.0
         if not 0 < gap < true_mean(self.spreads, furthest) - mean:
-            raise ValueError(f"a gap of {gap:g} does not fit on a scale from 1 to {_HIGHEST}")
+            raise ValueError(
+                f"a gap of {gap:g} is more than a scale from 1 to {_HIGHEST} has room for"
+            )
         found = optimize.brentq(
             lambda shift: true_mean(self.spreads, shift) - mean - gap, 0, furthest
         )

@@ -131,10 +131,9 @@ def _components(
     expected to be; for a complete table this is the textbook two-way analysis of variance.
     """
     n, total = len(values), float(np.sum(values))
-    cells = pd.Series(1.0, index=range(n)).groupby([r_codes, i_codes]).sum()
-    cell_r = n_r[cells.index.get_level_values(0)]
-    cell_i = n_i[cells.index.get_level_values(1)]
-    squares = cells.to_numpy() ** 2
+    cells, in_cell = np.unique(r_codes * len(n_i) + i_codes, return_counts=True)
+    cell_r, cell_i = n_r[cells // len(n_i)], n_i[cells % len(n_i)]
+    squares = in_cell.astype(float) ** 2
     sum_r = np.bincount(r_codes, weights=values)
     sum_i = np.bincount(i_codes, weights=values)
     correction = total**2 / n
