@@ -45,13 +45,18 @@ UNTOLD_HEADERS = ("content-length", "content-range", "date")
 TELLING = re.compile(
     r"expected|correct|right|passed|gold|trap|check|tolerance|system|^arm$|condition|policy|sound|"
     r"stimulus|file|lufs|duration|loudness", re.I)  # fmt: skip
+_KINDS = {
+    "trap trial": ("trap",), "gold trial": ("gold",), "check": ("trap", "gold"),
+    "repeat": ("repeat",), "null pair": ("null_pair",),
+}  # fmt: skip
 PROBES = (
-    "/openapi.json", "/docs", "/config", "/gradio_api/info", "/results", "/admin", "/key/stimuli.csv",
-    "/data/ratings.csv", "{base}/results", "{base}/ratings.csv", "{base}/data/ratings.csv",
-    "{base}/design.json", "{base}/serve/design.json", "{base}/key/stimuli.csv",
-    "{base}/clip/../design.json", "{base}/clip/..%2f..%2fdesign.json",
+    "/openapi.json", "/docs", "/config", "/gradio_api/info", "/results", "/admin",
+    "/key/stimuli.csv", "/data/ratings.csv", "{base}/results", "{base}/ratings.csv",
+    "{base}/data/ratings.csv", "{base}/design.json", "{base}/serve/design.json",
+    "{base}/key/stimuli.csv", "{base}/clip/../design.json", "{base}/clip/..%2f..%2fdesign.json",
     "{base}/clip/..%2f..%2f..%2fkey%2fstimuli.csv", "{base}/clip/{stimulus}",
-    "{base}/clip/{stimulus}.wav", "{base}/audio/{stimulus}.wav", "{base}/serve/audio/{stimulus}.wav",
+    "{base}/clip/{stimulus}.wav", "{base}/audio/{stimulus}.wav",
+    "{base}/serve/audio/{stimulus}.wav",
 )  # fmt: skip
 
 
@@ -99,25 +104,26 @@ class Crawl:
             self.take(number)
         for probe in PROBES:
             path = probe.format(base=base, stimulus=self.key[-1]["stimulus_id"])
-            reply = self.get(path, "probe", path)
+            reply = self.get(path, f"probe of {probe}")
             if reply.status_code == 200 and reply.content[:4] == b"RIFF":
                 self.found.add(f"{probe} serves sound without a token")
 
-    def get(self, path: str, what: str, asked: str = "", **headers: str) -> Any:
-        """GET, noted; `asked` is what the crawler itself put into the address."""
+    def get(self, path: str, what: str, **headers: str) -> Any:
+        """GET, noted."""
         reply = self.client.get(path, headers=headers, follow_redirects=False)
-        self.note(reply, what, asked)
+        self.note(reply, what)
         return reply
 
-    def note(self, reply: Any, what: str, asked: str = "") -> None:
+    def note(self, reply: Any, what: str) -> None:
         """Keep what a browser sees of an answer, and judge its headers."""
         headers = {name.lower(): value for name, value in reply.headers.items()}
-        # An answer that only says back what was asked for tells nothing.
-        seen = (unquote(str(reply.url)) + json.dumps(headers)).replace(asked, "")
+        # A probe's address is the crawler's own guess.
+        probe = what.startswith("probe")
+        seen = json.dumps(headers) + ("" if probe else unquote(str(reply.url)))
         self.texts.append((what, (seen + reply.content.decode("latin-1")).lower()))
-        banned = [name for name in BANNED_HEADERS if name in headers and what != "probe"]
+        banned = [name for name in BANNED_HEADERS if name in headers and not probe]
         self.found |= {f"header {name} of a {what}" for name in banned}
-        if what != "probe" and "no-store" not in headers.get("cache-control", ""):
+        if not probe and "no-store" not in headers.get("cache-control", ""):
             self.found.add(f"a {what} may be cached")
 
     def take(self, number: int) -> None:
@@ -151,8 +157,8 @@ class Crawl:
             for clip in seen.clips:
                 if self.client.get(f"{self.base}/clip/{clip.token}").status_code == 200:
                     self.found.add("a clip's address outlives its trial")
-            seen.reply = {k: v for k, v in answer.json().items() if k != "next"}
-            state = answer.json()["next"]
+            seen.reply = answer.json()
+            state = seen.reply["next"]
             self.trials.append(seen)
 
     def clip(self, token: str, stimulus: str) -> Clip:
@@ -243,7 +249,7 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
 def _fields(crawl: Crawl) -> Iterator[str]:
     """Fields of the JSON whose very names tell."""
     for seen in crawl.trials:
-        for path, _ in [*_leaves(seen.state), *_leaves(seen.reply)]:
+        for path, _ in _leaves(seen.reply | seen.state):
             if TELLING.search(path.rpartition(".")[2].replace("[]", "")):
                 yield f"the state has a field {path}"
 
@@ -305,9 +311,9 @@ def _telling_values(crawl: Crawl) -> Iterator[str]:
     yield from (f"{name} tells the system" for name, v in features.items() if _together(v, systems))
     for path, values in _by_path(rated).items():
         if path.rpartition(".")[2] not in ("trial_index", "number"):
-            for kind in {seen.kind for seen in rated}:
-                if _together(values, [str(seen.kind == kind) for seen in rated]):
-                    yield f"field {path} tells a {kind} trial"
+            for told, kinds in _KINDS.items():
+                if _together(values, [str(seen.kind in kinds) for seen in rated]):
+                    yield f"field {path} tells a {told}"
 
 
 def _by_path(trials: Any) -> dict[str, list[str]]:
@@ -344,21 +350,26 @@ def _order(crawl: Crawl) -> Iterator[str]:
 def _audio(crawl: Crawl) -> Iterator[str]:
     """One format without tags, one loudness, edges to the rule, nothing clipped."""
     sounds = {clip.stimulus: clip.data for seen in crawl.trials for clip in seen.clips}
-    formats, loudness = set(), []
+    formats: list[tuple[str, set[Any]]] = [
+        (name, set()) for name in ("sample rate", "channels", "coding")
+    ]
+    loudness = []
     for data in sounds.values():
         info = soundfile.info(io.BytesIO(data))
-        formats.add((info.samplerate, info.channels, info.subtype, info.format))
+        for (_, known), value in zip(
+            formats, (info.samplerate, info.channels, info.subtype), strict=True
+        ):
+            known.add(value)
         if _chunks(data) != ["fmt ", "data"]:
             yield f"a clip's file holds {_chunks(data)}"
-        samples, rate = soundfile.read(io.BytesIO(data))
+        samples, rate = soundfile.read(io.BytesIO(data), always_2d=True)
         loudness.append(pyloudnorm.Meter(rate).integrated_loudness(samples))
-        loud = np.flatnonzero(np.abs(samples) > 1e-3)
+        loud = np.flatnonzero(np.abs(samples).max(axis=1) > 1e-3)
         if max(loud[0], len(samples) - 1 - loud[-1]) > (EDGE_S + 0.02) * rate:
             yield "a clip has silence at an edge"
         if np.abs(samples).max() > 0.9999:
             yield "a clip is clipped"
-    if len(formats) > 1:
-        yield "clips differ in their format"
+    yield from (f"clips differ in {name}" for name, known in formats if len(known) > 1)
     if np.ptp(loudness) > 0.3:
         yield "clips differ in loudness"
 
