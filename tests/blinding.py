@@ -230,6 +230,8 @@ def _words(crawl: Crawl) -> Iterator[str]:
                 yield f"a {what} holds {word}"
         if what == "page" and "console." in text:
             yield "the page writes to the console"
+        if what == "page" and re.search(r"\bcontrols\b|<canvas|waveform", text):
+            yield "the page shows how long a clip is"
     for name in ("gold", "trap"):
         if any(what == "page" and re.search(rf"\b{name}", text) for what, text in crawl.texts):
             yield f"the page speaks of {name}"

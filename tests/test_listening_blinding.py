@@ -378,6 +378,10 @@ PAGE: Group = {
         partial(in_page, name="clips.js", text="\nconsole.log(1);\n"),
         "the page writes to the console",
     ),
+    "player with a clock": (
+        partial(in_page, name="clips.js", text="\naudio.controls = true;\n"),
+        "the page shows how long a clip is",
+    ),
     "system in the title": (in_title, f"a page holds {SYSTEMS[1]}"),
 }
 LEVEL: Group = {
