@@ -1,9 +1,10 @@
 """Do the intervals hold? `python -m benchmarks.listening_intervals [--runs 4000]`.
 
 Tests of two equally good systems are simulated with the spreads of the literature
-(`listening_test.plan`) and analysed with the intervals that `listening_test.analyse` prints: how
-often the interval of a mean holds the true mean, and how often a difference is found that is not
-there. A table, then one JSON line. At 4,000 runs a share of 95 % is known to +-0.7 points.
+(`listening_test.simulation`) and analysed with the intervals that `listening_test.analyse`
+prints: how often the interval of a mean holds the true mean, and how often a difference is found
+that is not there. A table, then one JSON line. At 4,000 runs a share of 95 % is known to +-0.7
+points.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 
 import numpy as np
 
-from listening_test.plan import Spreads, simulated_test, true_mean
+from listening_test.simulation import Scores, Spreads, simulated_test, true_mean
 from listening_test.statistics import crossed_mean, naive_mean
 
 # (raters, texts, texts a rater)
@@ -26,7 +27,7 @@ def coverage(raters: int, texts: int, per_rater: int, runs: int, seed: int) -> d
     truth = true_mean(Spreads())
     counts = {"covered": 0, "covered_naive": 0, "false_positives": 0}
     for _ in range(runs):
-        who, what, a, b = simulated_test(rng, raters, texts, per_rater, Spreads())
+        who, what, a, b = simulated_test(rng, raters, texts, per_rater, Scores(Spreads()))
         counts["covered"] += _holds(crossed_mean(a, who, what).interval(), truth)
         counts["covered_naive"] += _holds(naive_mean(a).interval(), truth)
         counts["false_positives"] += not _holds(crossed_mean(a - b, who, what).interval(), 0)

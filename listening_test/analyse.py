@@ -49,7 +49,7 @@ def load_ratings(path: Path) -> pd.DataFrame:
             "`python -m listening_test.export STUDY_DIR --out DIR` makes it."
         )
     try:
-        frame = _cells(path)
+        frame = cells(path)
     except UnicodeDecodeError:
         raise RatingsError(f"{path} is not UTF-8. Save it as CSV UTF-8.") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
@@ -74,7 +74,7 @@ def load_ratings(path: Path) -> pd.DataFrame:
         raise RatingsError(f"{path} {error}") from None
 
 
-def _cells(path: Path) -> pd.DataFrame:
+def cells(path: Path) -> pd.DataFrame:
     """A CSV file as text, without the quotes that guard formulas."""
     return pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig").map(
         uncell, na_action="ignore"
@@ -140,12 +140,18 @@ def _check_pairs(frame: pd.DataFrame) -> None:
 
 def load_plan(folder: Path) -> Plan:
     """What DIR/study.json fixed beforehand; nothing without one."""
+    study = load_recorded_study(folder)
+    return Plan() if study is None else Plan.of(study)
+
+
+def load_recorded_study(folder: Path) -> Study | None:
+    """The study of DIR/study.json as it was prepared; None without the file."""
     path = folder / "study.json"
     if not path.exists():
-        return Plan()
+        return None
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        return Plan.of(Study.model_validate(record["config"]))
+        return Study.model_validate(record["config"])
     except (ValueError, KeyError, TypeError) as error:
         raise RatingsError(
             f"{path} is not a study record of this project ({error}). Move it away."
@@ -157,7 +163,7 @@ def load_incomplete(folder: Path) -> frozenset[str]:
     path = folder / "sessions.csv"
     if not path.exists():
         return frozenset()
-    sessions = _cells(path)
+    sessions = cells(path)
     if not {"session_id", "state"} <= set(sessions.columns):
         raise RatingsError(f"{path} lacks the columns session_id and state. Move it away.")
     return frozenset(sessions.loc[sessions["state"] != "complete", "session_id"])

@@ -36,7 +36,7 @@ from listening_test.study_parts import Exclusion
 # Methods whose answer is a choice of clip, not a score.
 CHOICE_METHODS = ("ab", "abx")
 # P.835's overall score comes first, whatever the alphabet says.
-_FIRST_DIMENSIONS = ("ovrl", "overall")
+FIRST_DIMENSIONS = ("ovrl", "overall")
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def _absolute(scored: pd.DataFrame, plan: Plan) -> dict[str, Any]:
     dimension = scored["dimension"].fillna("") if "dimension" in scored else None
     if dimension is None or dimension.nunique() < 2:
         return _one_dimension(scored, plan)
-    found = sorted(set(dimension), key=lambda name: (name not in _FIRST_DIMENSIONS, name))
+    found = sorted(set(dimension), key=lambda name: (name not in FIRST_DIMENSIONS, name))
     each = {name: _one_dimension(scored[dimension == name], plan) for name in found}
     return {**each[found[0]], "dimension": found[0], "dimensions": each}
 

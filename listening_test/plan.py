@@ -1,8 +1,9 @@
-"""How many raters and texts: `python -m listening_test.plan --half-width 0.1 [--json]`.
+"""How many raters and texts: `python -m listening_test.plan --half-width 0.1 | --gap 0.2 [--json]`.
 
-Tests of growing size are simulated with the spreads of the literature, and analysed with the very
-interval that `analyse` prints. The smallest number of raters whose mean half-width reaches the
-wish is reported for several numbers of texts: with few texts no number of raters is enough.
+Tests of growing size are simulated with the spreads of the literature, or of a pilot's ratings
+(`--pilot DIR`), and analysed with the very interval that `analyse` prints. The smallest number of
+raters that reaches the wish is reported for several numbers of texts: with few texts no number of
+raters is enough. Plan for a margin of non-inferiority as for a gap of its size.
 """
 
 from __future__ import annotations
@@ -12,31 +13,27 @@ import json
 import math
 import sys
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from scipy import stats
 
+from listening_test.analyse import RatingsError, load_incomplete, load_plan, load_ratings
+from listening_test.analysis import counted
+from listening_test.pilot import NoPilot, Pilot, pilot_spreads, told
+from listening_test.power import MOST_RATERS, RUNS, raters_for_gap
+from listening_test.simulation import Scores, Spreads, simulated_test
 from listening_test.statistics import crossed_mean
 
 TEXTS = (8, 16, 32, 64, 128, 256)
-MOST_RATERS = 1000
 _RUNS = 40
-_MEAN = 3.2  # of a score before rounding
+# What can be wished for on a scale from 1 to 5, and on one from 0 to 100.
+_WIDEST = {True: 2.0, False: 50.0}
+_NARROWEST = 0.02
 
 
-@dataclass(frozen=True)
-class Spreads:
-    """Standard deviations of a score's parts, in MOS.
-
-    Raters and texts as in the survey of 46 tests by Rosenberg & Ramabhadran (Interspeech 2017);
-    their interactions with the system, and the rest, as is usual for such tests.
-    """
-
-    rater: float = 0.45
-    item: float = 0.33
-    rater_system: float = 0.15
-    item_system: float = 0.15
-    rest: float = 0.75
+class BadWish(ValueError):
+    """An option that cannot be planned for; the message says what can."""
 
 
 @dataclass(frozen=True)
@@ -52,64 +49,30 @@ class Plan:
 
 
 def simulated_half_widths(
-    raters: int, texts: int, per_rater: int, spreads: Spreads, runs: int, seed: int
+    raters: int, texts: int, per_rater: int, scores: Scores, runs: int, seed: int
 ) -> tuple[float, float]:
     """Mean half-widths of a system's MOS and of a paired difference, over `runs` tests.
 
-    Every rater hears `per_rater` of the texts (taken in turn) under both systems, rates 1 to 5.
+    Every rater hears `per_rater` of the texts (taken in turn) under both systems.
     """
     rng = np.random.default_rng([seed, raters, texts])
     found = []
     for _ in range(runs):
-        who, what, a, b = simulated_test(rng, raters, texts, per_rater, spreads)
+        who, what, a, b = simulated_test(rng, raters, texts, per_rater, scores)
         intervals = [crossed_mean(x, who, what).interval() for x in (a, a - b)]
         found.append([math.inf if i is None else (i[1] - i[0]) / 2 for i in intervals])
     mos, gap = np.mean(found, axis=0)
     return float(mos), float(gap)
 
 
-def simulated_test(
-    rng: np.random.Generator, raters: int, texts: int, per_rater: int, spreads: Spreads
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """One test of two systems that are equally good: rater, text, and both scores, (n,) each."""
-    who = np.repeat(np.arange(raters), per_rater)
-    what = np.arange(raters * per_rater) % texts
-    common = rng.normal(0, spreads.rater, raters)[who] + rng.normal(0, spreads.item, texts)[what]
-    a, b = (
-        np.clip(np.rint(_MEAN + common + _own_part(rng, who, what, spreads)), 1, 5)
-        for _ in range(2)
-    )
-    return who, what, a, b
-
-
-def true_mean(spreads: Spreads) -> float:
-    """What the mean score of a simulated test estimates: of the rounded and clipped normal."""
-    spread = math.sqrt(sum(value**2 for value in asdict(spreads).values()))
-    edges = stats.norm.cdf((np.arange(1.5, 5) - _MEAN) / spread)
-    return float(5 - edges.sum())
-
-
-def _own_part(
-    rng: np.random.Generator, who: np.ndarray, what: np.ndarray, spreads: Spreads
-) -> np.ndarray:
-    """What is one system's own in each score: interactions and rest."""
-    raters, texts = who.max() + 1, what.max() + 1
-    own: np.ndarray = (
-        rng.normal(0, spreads.rater_system, raters)[who]
-        + rng.normal(0, spreads.item_system, texts)[what]
-        + rng.normal(0, spreads.rest, len(who))
-    )
-    return own
-
-
 def smallest(
-    wanted: float, texts: int, most_texts_per_rater: int, spreads: Spreads, seed: int
+    wanted: float, texts: int, most_texts_per_rater: int, scores: Scores, seed: int
 ) -> Plan:
     """The fewest raters whose mean half-width of a MOS is at most `wanted`, by bisection."""
     per_rater = min(texts, most_texts_per_rater)
 
     def widths(raters: int) -> tuple[float, float]:
-        return simulated_half_widths(raters, texts, per_rater, spreads, _RUNS, seed)
+        return simulated_half_widths(raters, texts, per_rater, scores, _RUNS, seed)
 
     low, high = 1, 4
     while widths(high)[0] > wanted:
@@ -123,45 +86,99 @@ def smallest(
     return Plan(texts, per_rater, high, high * per_rater, round(mos, 4), round(gap, 4))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+def load_pilot(folder: Path) -> Pilot:
+    """The spreads of the ratings in `folder`, its study's rules of exclusion applied.
+
+    Raises:
+        RatingsError, NoPilot: they cannot be read, or tell too little.
+    """
+    frame, plan = load_ratings(folder / "ratings.csv"), load_plan(folder)
+    return pilot_spreads(counted(frame, plan, load_incomplete(folder))[0], plan.reference)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m listening_test.plan", description=__doc__)
-    parser.add_argument("--half-width", type=float, required=True, help="of a 95 %% interval, MOS")
+    wish = parser.add_mutually_exclusive_group(required=True)
+    wish.add_argument("--half-width", type=float, help="of a 95 %% interval, in MOS")
+    wish.add_argument("--gap", type=float, help="of two systems, to be shown, in MOS")
+    parser.add_argument("--power", type=float, help="probability to show the gap (default 0.8)")
+    parser.add_argument("--pilot", type=Path, metavar="DIR", help="holds a pilot's ratings.csv")
     parser.add_argument("--texts-per-rater", type=int, default=16, help="at most (default 16)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    options = parser.parse_args(arguments)
-    if not 0.02 <= options.half_width <= 2:
-        print("--half-width must be 0.02 to 2 MOS, for example 0.1.", file=sys.stderr)
-        return 2
+    return parser
+
+
+def _check(options: argparse.Namespace) -> None:
+    for name in ("half_width", "gap"):
+        value, widest = getattr(options, name), _WIDEST[options.pilot is None]
+        if value is not None and not _NARROWEST <= value <= widest:
+            option = name.replace("_", "-")
+            raise BadWish(f"--{option} must be {_NARROWEST} to {widest:g} MOS, for example 0.1.")
+    if options.power is not None and options.gap is None:
+        raise BadWish("--power belongs to --gap; leave it out.")
+    if options.power is not None and not 0.5 <= options.power <= 0.99:
+        raise BadWish("--power must be 0.5 to 0.99, for example 0.8.")
     if not 2 <= options.texts_per_rater <= 256:
-        print("--texts-per-rater must be 2 to 256.", file=sys.stderr)
+        raise BadWish("--texts-per-rater must be 2 to 256.")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        _check(options)
+        pilot = None if options.pilot is None else load_pilot(options.pilot)
+        scores = Scores(Spreads()) if pilot is None else Scores(pilot.spreads, rounded=False)
+        result, lines = (_by_width if options.gap is None else _by_gap)(options, scores)
+    except (BadWish, RatingsError, NoPilot) as error:
+        print(error, file=sys.stderr)
         return 2
-    spreads = Spreads()
-    plans = [
-        smallest(options.half_width, texts, options.texts_per_rater, spreads, options.seed)
-        for texts in TEXTS
-    ]
     if options.json:
-        result = {
-            "half_width": options.half_width,
-            "spreads": asdict(spreads),
-            "runs": _RUNS,
-            "plans": [asdict(plan) for plan in plans],
-        }
+        result |= {"spreads": asdict(scores.spreads), "pilot": pilot and asdict(pilot)}
         print(json.dumps(result, allow_nan=False))
         return 0
-    print(f"for a half-width of {options.half_width:g} MOS (95 %, two-way clustered):")
-    for plan in plans:
-        if plan.raters is None:
-            print(f"{plan.texts:4d} texts: out of reach with up to {MOST_RATERS} raters")
-        else:
-            print(
-                f"{plan.texts:4d} texts: {plan.raters} raters, {plan.texts_per_rater} texts each "
-                f"under every system ({plan.ratings_per_system} ratings a system); "
-                f"a paired difference then has +-{plan.half_width_difference:.2f}"
-            )
+    print("\n".join([*lines, *(told(pilot) if pilot else ())]))
     return 0
+
+
+def _by_width(options: argparse.Namespace, scores: Scores) -> tuple[dict[str, Any], list[str]]:
+    wanted = options.half_width
+    plans = [
+        smallest(wanted, texts, options.texts_per_rater, scores, options.seed) for texts in TEXTS
+    ]
+    lines = [f"for a half-width of {wanted:g} MOS (95 %, two-way clustered):"]
+    for plan in plans:
+        more = f"; a paired difference then has +-{plan.half_width_difference or 0:.2f}"
+        lines.append(_line(plan.texts, plan.texts_per_rater, plan.raters, more))
+    return {"half_width": wanted, "runs": _RUNS, "plans": [asdict(plan) for plan in plans]}, lines
+
+
+def _by_gap(options: argparse.Namespace, scores: Scores) -> tuple[dict[str, Any], list[str]]:
+    gap, power = options.gap, options.power or 0.8
+    try:
+        scores.shift(gap)
+    except ValueError as error:
+        raise BadWish(f"--gap: {error}; ask for less.") from None
+    plans = [
+        raters_for_gap(gap, power, texts, options.texts_per_rater, scores, options.seed)
+        for texts in TEXTS
+    ]
+    lines = [f"to show a gap of {gap:g} MOS in {100 * power:g} % of all tests (95 % interval):"]
+    for plan in plans:
+        more = f"; shown in {100 * (plan.power or 0):.0f} % of {RUNS} simulated tests"
+        lines.append(_line(plan.texts, plan.texts_per_rater, plan.raters, more))
+    result = {"gap": gap, "power": power, "runs": RUNS, "plans": [asdict(plan) for plan in plans]}
+    return result, lines
+
+
+def _line(texts: int, per_rater: int, raters: int | None, more: str) -> str:
+    if raters is None:
+        return f"{texts:4d} texts: out of reach with up to {MOST_RATERS} raters"
+    return (
+        f"{texts:4d} texts: {raters} raters, {per_rater} texts each under every system "
+        f"({raters * per_rater} ratings a system){more}"
+    )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.offline import get_plotlyjs
 
 Figure: TypeAlias = go.Figure
 # Told apart from a light and a dark ground alike, at 3:1 or more.
@@ -83,6 +84,18 @@ def raters_figure(frame: pd.DataFrame, order: Sequence[str]) -> Figure:
             )
         )  # fmt: skip
     return _dressed(figure, "each rater's mean", len(order))
+
+
+def script() -> str:
+    """The plotting library as one script element: a page with it needs nothing from outside."""
+    return f"<script>{get_plotlyjs()}</script>"
+
+
+def markup(figure: Figure, name: str) -> str:
+    """A figure as HTML for a page that holds `script()`; `name` is its id, made by code."""
+    options = {"displayModeBar": False, "responsive": True}
+    html: str = figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config=options)
+    return html
 
 
 def _whiskers(

@@ -94,13 +94,28 @@ def crossed_mean(values: Values, raters: npt.ArrayLike, items: npt.ArrayLike) ->
         sums = np.bincount(r_codes, weights=values - mean)
         return Estimate(mean, math.sqrt(k / (k - 1) * float(np.sum(sums**2))) / n, k - 1)
     # Centred, so that equal values leave no rounding that would look like spread.
-    rater, item, rest = _components(values - mean, r_codes, i_codes, n_r, n_i)
+    found = _components(values - mean, r_codes, i_codes, n_r, n_i)
+    # A variance is not negative, though its estimate can be.
+    rater, item, rest = (max(component, 0.0) for component in found)
     from_raters = rater * float(np.sum((n_r / n) ** 2))
     from_items = item * float(np.sum((n_i / n) ** 2))
     from_rest = rest / n
     variance = from_raters + from_items + from_rest
     df = _satterthwaite(from_raters, from_items, from_rest, len(n_r), len(n_i))
     return Estimate(mean, math.sqrt(variance), df)
+
+
+def variance_components(
+    values: Values, raters: npt.ArrayLike, items: npt.ArrayLike
+) -> tuple[float, float, float]:
+    """Variances of (rater, item, rest), free of bias: an estimate near nought can be below it.
+
+    Args:
+        values, raters, items: (n,) as for `crossed_mean`; two raters and two items at least.
+    """
+    r_codes, i_codes = pd.factorize(np.asarray(raters))[0], pd.factorize(np.asarray(items))[0]
+    n_r, n_i = np.bincount(r_codes), np.bincount(i_codes)
+    return _components(values - float(np.mean(values)), r_codes, i_codes, n_r, n_i)
 
 
 def _components(
@@ -110,16 +125,15 @@ def _components(
     n_r: npt.NDArray[np.int64],
     n_i: npt.NDArray[np.int64],
 ) -> tuple[float, float, float]:
-    """Variance components (rater, item, rest) by Henderson's method I, negatives set to 0.
+    """Variance components (rater, item, rest) by Henderson's method I; they can be negative.
 
     Sums of squares between raters, between items and in total are equated to what they are
     expected to be; for a complete table this is the textbook two-way analysis of variance.
     """
     n, total = len(values), float(np.sum(values))
-    cells = pd.Series(1.0, index=range(n)).groupby([r_codes, i_codes]).sum()
-    cell_r = n_r[cells.index.get_level_values(0)]
-    cell_i = n_i[cells.index.get_level_values(1)]
-    squares = cells.to_numpy() ** 2
+    cells, in_cell = np.unique(r_codes * len(n_i) + i_codes, return_counts=True)
+    cell_r, cell_i = n_r[cells // len(n_i)], n_i[cells % len(n_i)]
+    squares = in_cell.astype(float) ** 2
     sum_r = np.bincount(r_codes, weights=values)
     sum_i = np.bincount(i_codes, weights=values)
     correction = total**2 / n
@@ -139,7 +153,7 @@ def _components(
         ]
     )
     solution, *_ = np.linalg.lstsq(expected, observed, rcond=None)
-    rater, item, rest = np.maximum(solution, 0.0)
+    rater, item, rest = solution
     return float(rater), float(item), float(rest)
 
 

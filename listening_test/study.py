@@ -45,6 +45,7 @@ from listening_test.study_parts import (
     PersonalQuestion,
     Platform,
     Practice,
+    Reporting,
     Screening,
     Slug,
     System,
@@ -99,6 +100,7 @@ class Study(Part):
     loudness_lufs: Annotated[float, Field(ge=-40, le=-14)] = -26.0
     sample_rate: Annotated[int, Field(ge=8000, le=48000)] | None = None
     non_inferiority_margin: Annotated[float, Field(gt=0, lt=4)] | None = 0.2
+    report: Reporting = Reporting()
 
     @field_validator("systems", "items", "practice", "traps", "gold", "questionnaire")
     @classmethod
@@ -162,7 +164,10 @@ class Study(Part):
     @property
     def sha256(self) -> str:
         """Hash of the study's content: comments and layout of the YAML do not change it."""
-        canonical = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+        # A study that fixes nothing for its report keeps the hash it had before there were any.
+        unused = {"report"} if self.report == Reporting() else None
+        content = self.model_dump(mode="json", exclude=unused)
+        canonical = json.dumps(content, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
@@ -221,6 +226,7 @@ def _explain(path: Path, tree: Any, error: ValidationError) -> str:
                 "systems": System, "items": Item, "practice": Practice, "traps": Check,
                 "gold": Check, "exclusion": Exclusion, "screening": Screening,
                 "questionnaire": PersonalQuestion,
+                "report": Reporting,
             }  # fmt: skip
             inner = str(problem["loc"][0]) if len(problem["loc"]) > 1 else ""
             known = parts.get(inner, Study).model_fields

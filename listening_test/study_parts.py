@@ -140,3 +140,20 @@ class Platform(Part):
         if self.screened_out is not None and self.name != "prolific":
             raise ValueError(f"{self.name} takes no codes; leave `screened_out:` out")
         return self
+
+
+class Reporting(Part):
+    """What a report must tell and no rating can: each is a sentence or more, printed as it is.
+
+    Chiang, Huang & Lee (Interspeech 2023) found most papers silent on these. What is left out is
+    marked as missing in the report.
+    """
+
+    recruitment: Passage | None = None
+    raters: Passage | None = None
+    qualification: Passage | None = None
+    payment: Passage | None = None
+    systems: Passage | None = None
+    materials: Passage | None = None
+    stop_rule: Passage | None = None
+    availability: Passage | None = None

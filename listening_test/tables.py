@@ -35,7 +35,8 @@ def pair_rows(result: Mapping[str, Any]) -> list[Row]:
             "pair": f"{pair['a']} - {pair['b']}",
             "difference": round(pair["difference"], 2),
             "95 % interval": span(pair),
-            "p (Wilcoxon, Holm)": rounded(pair["p_holm"], 4),
+            # Never a p-value without an interval.
+            "p (Wilcoxon, Holm)": rounded(pair["p_holm"], 4) if pair["ci95"] else None,
             "dz": rounded(pair["cohen_dz"], 2),
             "first non-inferior": _ANSWERS[pair["non_inferior"]],
             "equivalent": _ANSWERS[pair["equivalent"]],

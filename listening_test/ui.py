@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import html
 import os
+import tempfile
 import time
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +25,7 @@ import pandas as pd
 
 from listening_test import plots, trials
 from listening_test.admin import Overview, overview, server_alarms
+from listening_test.analyse import RatingsError
 from listening_test.analysis import Plan, analyse, counted
 from listening_test.columns import SCORED_TRIALS
 from listening_test.export import (
@@ -35,6 +37,7 @@ from listening_test.export import (
 )
 from listening_test.gate import Gate
 from listening_test.hosting import Studies, StudyState
+from listening_test.report import write_report
 from listening_test.store import NotSaved
 from listening_test.tables import (
     notes,
@@ -241,7 +244,9 @@ def admin_page(studies: Studies, gate: Gate | None = None) -> None:
         cells = gr.Dataframe(label="Ratings of each text", interactive=False)
         raters = gr.Dataframe(label="Raters", interactive=False)
         excluded = gr.Dataframe(label="Left out by rule", interactive=False)
-        download = gr.Button("Download the export (zip)")
+        with gr.Row():
+            download = gr.Button("Download the export (zip)")
+            report = gr.Button("Download report and bundle (zip)")
         with gr.Accordion("Close the study", open=False):
             gr.Markdown(
                 "No new sessions from then on; who has begun may finish. The results become "
@@ -258,14 +263,18 @@ def admin_page(studies: Studies, gate: Gate | None = None) -> None:
     def exported(given: str, request: gr.Request) -> tuple[str, str]:
         return bundle(studies, gate, given, _address(request))
 
+    def reported(given: str, request: gr.Request) -> tuple[str, str]:
+        return report_zip(studies, gate, given, _address(request))
+
     def closed(given: str, meant: bool, request: gr.Request) -> tuple[object, ...]:
         return close_study(studies, gate, given, meant, _address(request))
 
     gr.on([show.click, secret.submit], seen, secret, outputs, api_visibility="private")
     close.click(closed, [secret, sure], outputs, api_visibility="private")
-    download.click(exported, secret, [note, data], api_visibility="private").then(
-        None, data, None, js=save_script("application/zip", "study.zip"), api_visibility="private"
-    )
+    for button, made, name in ((download, exported, "study.zip"), (report, reported, "bundle.zip")):
+        button.click(made, secret, [note, data], api_visibility="private").then(
+            None, data, None, js=save_script("application/zip", name), api_visibility="private"
+        )
 
 
 def _address(request: gr.Request) -> str:
@@ -340,3 +349,21 @@ def bundle(studies: Studies, gate: Gate, given: str, address: str) -> tuple[str,
         return html.escape(str(error)), ""
     note = f"{n} rows of **{html.escape(state.title)}** with their systems and comments."
     return note, base64.b64encode(data).decode()
+
+
+def report_zip(studies: Studies, gate: Gate, given: str, address: str) -> tuple[str, str]:
+    """A note on what the report lacks, and its bundle in base64; empty before the study closes."""
+    state = _opened(studies, gate, given, address)
+    if isinstance(state, str):
+        return state, ""
+    assert state.study_dir is not None
+    if state.closed_utc is None:
+        return "The report holds results, which are shut until you close the study.", ""
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            missing = write_report(state.study_dir, Path(scratch))
+        except (RatingsError, ExportError) as error:
+            return f"No report: {html.escape(str(error))}", ""
+        data = (Path(scratch) / "bundle.zip").read_bytes()
+    note = f"The report of **{html.escape(state.title)}**. Missing in it: "
+    return note + (", ".join(missing) or "nothing") + ".", base64.b64encode(data).decode()

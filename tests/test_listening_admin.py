@@ -281,7 +281,11 @@ def test_every_handler_asks_for_the_secret(running: Any, gate: Gate) -> None:
         assert alarms == ""
         assert all(table.empty for table in tables)
         assert not shown(found)
-    assert ui.bundle(studies, gate, "wrong", "a") == ("That is not the secret.", "")
+    for handed_out in (ui.bundle, ui.report_zip):
+        assert handed_out(studies, gate, "wrong", "a") == ("That is not the secret.", "")
+    told, data = ui.report_zip(studies, gate, SECRET, "a")
+    assert "shut until you close" in told
+    assert data == ""
     (state,) = studies.states()
     assert state.closed_utc is None
 
@@ -425,3 +429,15 @@ def test_closed_results_are_public_but_comments_are_not(running: Any) -> None:
     with gr.Blocks(analytics_enabled=False) as demo:
         ui.admin_page(studies, Gate())
     assert not [name for name in SYSTEMS if name in json.dumps(demo.get_config_file(), default=str)]
+
+
+def test_a_closed_study_has_a_report(running: Any, gate: Gate) -> None:
+    study_dir, studies, _ = running
+    closed(study_dir)
+    note, data = ui.report_zip(studies, gate, SECRET, "a")
+    assert "Missing in it: " in note
+    with zipfile.ZipFile(io.BytesIO(base64.b64decode(data))) as bundle:
+        names = {Path(name).name for name in bundle.namelist()}
+        assert {"report.html", "report.md", "analysis.json", "ratings.csv"} <= names
+        (report,) = (name for name in bundle.namelist() if name.endswith("report.md"))
+        assert SYSTEMS[0] in bundle.read(report).decode()

@@ -18,7 +18,7 @@ from statsmodels.stats.multitest import multipletests
 from benchmarks.listening_intervals import coverage
 from listening_test import analyse as command
 from listening_test.analysis import Plan, analyse
-from listening_test.plan import Spreads, simulated_test, true_mean
+from listening_test.simulation import Scores, Spreads, simulated_test, true_mean
 from listening_test.statistics import crossed_mean, difference, naive_mean
 
 
@@ -268,7 +268,7 @@ def test_coverage_and_false_positives(raters: int, texts: int, per_rater: int) -
 
 def test_the_simulated_truth_is_the_mean_of_what_is_simulated() -> None:
     rng = np.random.default_rng(0)
-    scores = [simulated_test(rng, 400, 400, 20, Spreads())[2].mean() for _ in range(60)]
+    scores = [simulated_test(rng, 400, 400, 20, Scores(Spreads()))[2].mean() for _ in range(60)]
     low, high = stats.ttest_1samp(scores, 0).confidence_interval(0.999)
     assert low < true_mean(Spreads()) < high
 

@@ -1,0 +1,406 @@
+"""What a report on a listening test must tell, each factor filled from the data or left open.
+
+The list is that of Chiang, Huang & Lee, "Why we should report the details in subjective
+evaluation of TTS more rigorously" (Interspeech 2023, arXiv 2306.02044), with what ITU-T P.800.2
+asks of a mean opinion score. A factor without text is missing, and says what to write and where.
+Knows ratings and study files; how a report looks is `document.py`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from listening_test.analysis import CHOICE_METHODS
+from listening_test.columns import SCORED_TRIALS
+from listening_test.study import Study
+from listening_test.study_parts import Reporting
+
+_PLATFORMS = {
+    "prolific": "Raters were recruited through Prolific.",
+    "mturk": "Raters were recruited through Amazon Mechanical Turk.",
+    "lab": "Raters took the test in the laboratory, or were invited to it by the authors.",
+    "open": "The page was open to anybody who had its address.",
+}
+_SCREENS = {
+    "woods": "Woods et al. 2017, antiphase tones",
+    "huggins": "Milne et al. 2020, Huggins pitch",
+}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a report is written from.
+
+    Attributes:
+        frame: all rows of ratings.csv with `status` and `status_reason` after the study's rules.
+        used: the rows that count.
+        result: the analysis of `used`.
+        sessions, stimuli: the export's files, where there are any.
+        study: what the study file fixed, where it is known.
+        details: what no rating can tell.
+        screenshot: whether a picture of the rater's page goes with the report.
+    """
+
+    frame: pd.DataFrame
+    used: pd.DataFrame
+    result: dict[str, Any]
+    sessions: pd.DataFrame | None = None
+    stimuli: pd.DataFrame | None = None
+    study: Study | None = None
+    details: Reporting = field(default_factory=Reporting)
+    screenshot: bool = False
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One thing to report: its text, or None and the remedy."""
+
+    section: str
+    name: str
+    text: str | None
+    remedy: str
+
+
+def factors(evidence: Evidence) -> list[Factor]:
+    """Every factor, in the order of a methods section."""
+    return [
+        Factor(section, name, text(evidence), remedy) for section, name, text, remedy in _FACTORS
+    ]
+
+
+def _told(key: str, example: str) -> str:
+    """What to do about a factor that only people know."""
+    return f"Write `{key}:` under `report:` in the study file, or in --details: {example}"
+
+
+def _detail(key: str) -> Callable[[Evidence], str | None]:
+    return lambda evidence: getattr(evidence.details, key)
+
+
+def _joined(*parts: str | None) -> str | None:
+    return " ".join(part for part in parts if part) or None
+
+
+def number(n: int, one: str, many: str | None = None) -> str:
+    """A count with its noun."""
+    return f"{n} {one if n == 1 else many or one + 's'}"
+
+
+def _spread(counts: pd.Series) -> str:
+    """A count of which each has its own: one number, or the mean and the range."""
+    low, high = int(counts.min()), int(counts.max())
+    return str(low) if low == high else f"{counts.mean():.1f} on average ({low} to {high})"
+
+
+def _platform(evidence: Evidence) -> str | None:
+    own = evidence.details.recruitment
+    if "platform" in evidence.used:
+        names = set(evidence.used["platform"]) - {""}
+        known = [_PLATFORMS[name] for name in _PLATFORMS if name in names]
+        # That anybody could come, or that colleagues did, does not tell who they were asked by.
+        if own or names & {"prolific", "mturk"}:
+            return _joined(*known, own)
+        return None
+    return own
+
+
+def _dates(evidence: Evidence) -> str | None:
+    if "server_utc" not in evidence.used:
+        return None
+    days = sorted(day[:10] for day in evidence.used["server_utc"] if day)
+    if not days:
+        return None
+    return f"Ratings were given from {days[0]} to {days[-1]} (UTC)."
+
+
+def _screen(evidence: Evidence) -> str | None:
+    study = evidence.study
+    if study is None:
+        return None
+    if study.screening is None:
+        return "No screening of raters or devices was part of the test itself."
+    end = {"screen_out": "who failed was sent away", "note": "who failed could go on"}
+    rule = (
+        "Before the practice raters took a headphone screen "
+        f"({_SCREENS[study.screening.headphones]}); {study.screening.passes} of 6 right passed, "
+        f"{end[study.screening.on_fail]}."
+    )
+    if evidence.sessions is None or "headphones_passed" not in evidence.sessions:
+        return rule
+    passed = evidence.sessions["headphones_passed"].astype(str).str.strip()
+    n = int((passed != "").sum())
+    return f"{rule} {int(passed.isin(('1', '1.0')).sum())} of {n} passed."
+
+
+def _filtering(evidence: Evidence) -> str | None:
+    if evidence.study is None:
+        return None
+    rules = {
+        k: v for k, v in evidence.study.exclusion.model_dump().items() if v not in (None, False)
+    }
+    if not rules:
+        fixed = "The study file fixed no rule of exclusion."
+    else:
+        words = [
+            name.replace("_", " ") + ("" if v is True else f" {v}") for name, v in rules.items()
+        ]
+        fixed = f"Fixed before the first rating, raters were excluded by: {'; '.join(words)}."
+    out = evidence.frame[
+        (evidence.frame["status"] != "use") & evidence.frame["trial_type"].isin(SCORED_TRIALS)
+    ]
+    if out.empty:
+        return f"{fixed} Nobody was excluded."
+    reason = out["status_reason"].where(out["status_reason"] != "", out["status"])
+    dropped = [
+        f"{number(rows['rater_id'].nunique(), 'rater')} ({number(len(rows), 'rating')}) by {name}"
+        for name, rows in out.groupby(reason)
+    ]
+    return f"{fixed} Excluded: {'; '.join(dropped)}."
+
+
+def _raters(evidence: Evidence) -> str:
+    used, scored = evidence.used, evidence.frame["trial_type"].isin(SCORED_TRIALS)
+    everyone = evidence.frame.loc[scored, "rater_id"].nunique()
+    text = f"{number(used['rater_id'].nunique(), 'rater')} of {everyone} who rated are analysed."
+    if evidence.sessions is not None and "state" in evidence.sessions:
+        states = evidence.sessions["state"].value_counts()
+        told = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in states.items())
+        text += f" Sessions: {told}."
+    return text
+
+
+def _clip_key(used: pd.DataFrame) -> pd.Series:
+    """What was rated: one clip, or two in either order."""
+    if "stimulus_b_id" not in used:
+        return used["stimulus_id"].astype(str)
+    pairs = zip(used["stimulus_id"].astype(str), used["stimulus_b_id"].fillna(""), strict=True)
+    return pd.Series(["/".join(sorted(pair)) for pair in pairs], index=used.index)
+
+
+def _asked_once(used: pd.DataFrame) -> pd.DataFrame:
+    """One row an answered trial, where a trial has several questions."""
+    if "dimension" not in used or used["dimension"].nunique() < 2:
+        return used
+    return used[used["dimension"] == used["dimension"].iloc[0]]
+
+
+def _counts(evidence: Evidence) -> str:
+    used = _asked_once(evidence.used)
+    clips = _clip_key(used)
+    pairs = "method" in used and used["method"].isin(("ccr", *CHOICE_METHODS)).any()
+    what = "pair" if pairs else "stimulus"
+    per_rater, per_clip = used.groupby("rater_id").size(), used.groupby(clips).size()
+    return (
+        f"Each rater gave {_spread(per_rater)} ratings that count; each {what} got "
+        f"{_spread(per_clip)}. In all {len(used)} ratings of "
+        f"{clips.nunique()} {'pairs' if pairs else 'stimuli'} "
+        f"({number(used['item_id'].nunique(), 'text')})."
+    )
+
+
+def _time(evidence: Evidence) -> str | None:
+    sessions = evidence.sessions
+    if sessions is None or not {"consent_utc", "last_seen_utc", "state"} <= set(sessions.columns):
+        return None
+    done = sessions[sessions["state"] == "complete"]
+    start, end = (
+        pd.to_datetime(done[name], errors="coerce", utc=True, format="ISO8601")
+        for name in ("consent_utc", "last_seen_utc")
+    )
+    minutes = (end - start).dt.total_seconds().dropna() / 60
+    if minutes.empty:
+        return None
+    return (
+        f"The median complete session took {minutes.median():.1f} minutes "
+        f"({minutes.min():.1f} to {minutes.max():.1f}), from consent to the last answer."
+    )
+
+
+def _instructions(evidence: Evidence) -> str | None:
+    if evidence.study is None:
+        return None
+    return f"Raters read, word for word: “{evidence.study.instructions}”"
+
+
+def _question(evidence: Evidence) -> str | None:
+    if evidence.study is None:
+        return None
+    told = []
+    for question in evidence.study.questions:
+        if not question.options:
+            scale = "a slider from 0 to 100 in steps of 1, five bands named Excellent to Bad"
+        else:
+            labels = ", ".join(f"{value} {label}" for value, label in question.options)
+            scale = f"labels in the order shown: {labels}"
+            if all(isinstance(value, int) for value, _ in question.options):
+                scale += "; steps of 1"
+        told.append(f"“{question.text}” ({question.dimension}; {scale}; {question.scale_id})")
+    return (
+        f"Method: {evidence.study.method.upper()}. Asked: {' '.join(told)}. "
+        "No answer was chosen beforehand."
+    )
+
+
+def _language(evidence: Evidence) -> str | None:
+    if "ui_lang" in evidence.used and (found := sorted(set(evidence.used["ui_lang"]) - {""})):
+        return f"Language of the rater's page: {', '.join(found)}."
+    if evidence.study is None:
+        return None
+    return f"Language of the study's texts: {evidence.study.language}."
+
+
+def _screenshot(evidence: Evidence) -> str | None:
+    return "A picture of the rater's page is in the bundle." if evidence.screenshot else None
+
+
+def _training(evidence: Evidence) -> str | None:
+    study = evidence.study
+    if study is None:
+        return None
+    if not study.practice:
+        return "There was no practice."
+    n = number(len(study.practice), "practice trial")
+    return f"Before the test came {n}, whose answers are not analysed."
+
+
+def _systems(evidence: Evidence) -> str | None:
+    if evidence.details.systems is None:
+        return None
+    study = evidence.study
+    reference = study.reference if study else None
+    anchors = study.anchors if study else ()
+    names = [s.name for s in study.systems] if study else list(evidence.result["systems"])
+    text = f"Systems: {', '.join(names)}."
+    if reference:
+        text += f" Reference: {reference}."
+    text += f" Low-pass anchors: {', '.join(f'{a} Hz' for a in anchors)}." if anchors else ""
+    return f"{text} {evidence.details.systems}"
+
+
+def _playback(evidence: Evidence) -> str | None:
+    if evidence.stimuli is None or evidence.study is None:
+        return None
+    rates = sorted(set(evidence.stimuli["sample_rate"]) - {""})
+    tested = "tested, see above" if evidence.study.screening else "not tested"
+    return (
+        f"All clips are mono 16 bit PCM at {', '.join(rates)} Hz, at "
+        f"{evidence.study.loudness_lufs:g} LUFS (ITU-R BS.1770), played whole before the scale "
+        f"opened. Headphones were {tested}."
+    )
+
+
+def _design(evidence: Evidence) -> str | None:
+    study = evidence.study
+    if study is None:
+        return None
+    checks = len(study.traps) + len(study.gold)
+    return (
+        f"Within raters: each heard {study.items_per_rater} of {number(len(study.items), 'text')} "
+        f"under all {study.conditions} conditions, in an order from a Williams Latin square, "
+        f"never the same text twice in a row (seed {study.seed}). Between the trials lay "
+        f"{number(study.repeats, 'repeat')}, {number(study.null_pairs, 'null pair')} and "
+        f"{number(checks, 'check')} with a known answer."
+    )
+
+
+def _stop(evidence: Evidence) -> str | None:
+    study = evidence.study
+    if study is None or evidence.details.stop_rule is None:
+        return None
+    planned = f"{study.ratings_per_stimulus} ratings a stimulus, {study.planned_sessions} sessions"
+    return f"Planned: {planned}. {evidence.details.stop_rule}"
+
+
+def _lengths(evidence: Evidence) -> str | None:
+    stimuli = evidence.stimuli
+    if stimuli is None or "duration_s" not in stimuli:
+        return None
+    rated = stimuli[stimuli["trial_type"] == "rating"]
+    seconds = pd.to_numeric(rated["duration_s"], errors="coerce")
+    lengths = [
+        f"{name} {own.mean():.2f} s ({own.min():.2f} to {own.max():.2f})"
+        for name, own in seconds.groupby(rated["system"])
+    ]
+    same = int((rated["identical_to"] != "").sum()) if "identical_to" in rated else 0
+    return (
+        f"Mean length of the clips: {', '.join(lengths)}. {number(same, 'clip')} held the very "
+        "samples of another system's clip of the same text."
+    )
+
+
+def _statistics(evidence: Evidence) -> str:
+    choice = "preferences" in evidence.result or "identification" in evidence.result
+    pairs = len(evidence.result["pairs"])
+    text = (
+        "Intervals are 95 % and take raters and texts both as random (two-way analysis of "
+        "variance, Henderson's method I, Satterthwaite's degrees of freedom)."
+    )
+    if pairs:
+        text += (
+            " Differences are paired within rater and text; two-sided Wilcoxon signed-rank tests "
+            f"over the raters' mean differences, Holm's correction over {number(pairs, 'pair')}; "
+            "effect size: Cohen's dz."
+        )
+    if choice:
+        text += " Shares are of the untied votes; exact binomial tests, Holm's correction."
+    if (margin := evidence.result["margin"]) is not None and pairs:
+        fixed = "fixed in the study file" if evidence.study else "given with the analysis"
+        text += (
+            f" Non-inferiority: the interval's lower end above -{margin:g} ({fixed}); "
+            "equivalence: two one-sided tests at 5 %."
+        )
+    return text
+
+
+def _hash(evidence: Evidence) -> str | None:
+    if "config_sha256" not in evidence.used:
+        return None
+    found = sorted(set(evidence.used["config_sha256"]) - {""})
+    if not found:
+        return None
+    return f"SHA-256 of the study's configuration, on every rating: {', '.join(found)}."
+
+
+_EXPORTED = (
+    "Give the folder of a prepared study, or what `python -m listening_test.export` wrote; for a "
+    "test made with another tool, write it here yourself."
+)
+_Entry = tuple[str, str, Callable[[Evidence], str | None], str]
+_FACTORS: tuple[_Entry, ...] = (
+    ("Raters", "Recruitment platform", _platform, _told(
+        "recruitment", "which platform, or who was asked and how.")),
+    ("Raters", "Dates", _dates, "Add the column `server_utc` to ratings.csv, or tell the days."),
+    ("Raters", "Location and language background", _detail("raters"), _told(
+        "raters", "countries, native languages, hearing, age, and how you know.")),
+    ("Raters", "Qualification before the test", _detail("qualification"), _told(
+        "qualification", "who was let in (approval rate, native speakers), or that anybody was.")),
+    ("Raters", "Screening in the test", _screen, _EXPORTED),
+    ("Raters", "Filtering after the test", _filtering, _EXPORTED),
+    ("Raters", "Payment", _detail("payment"), _told(
+        "payment", "pay for a session and for an hour, or that nobody was paid.")),
+    ("Raters", "Time taken", _time, _EXPORTED),
+    ("Counts", "Number of raters", _raters, ""),
+    ("Counts", "Ratings a rater, a stimulus and in all", _counts, ""),
+    ("Task", "Instructions", _instructions, _EXPORTED),
+    ("Task", "Question, labels and steps", _question, _EXPORTED),
+    ("Task", "Language", _language, "Tell in which language the page spoke."),
+    ("Task", "Picture of the page", _screenshot, "Give a PNG of the rater's page: --screenshot."),
+    ("Task", "Practice", _training, _EXPORTED),
+    ("Stimuli", "Range of systems, anchors, natural reference", _systems, _told(
+        "systems", "what each system is, and whether natural speech and a low anchor are there.")),
+    ("Stimuli", "Origin of the texts", _detail("materials"), _told(
+        "materials", "source of the texts, how they were picked, language, talkers.")),
+    ("Stimuli", "Lengths and identical clips", _lengths, _EXPORTED),
+    ("Stimuli", "Playback", _playback, _EXPORTED),
+    ("Design", "Order, repeats and seed", _design, _EXPORTED),
+    ("Design", "Planned size and stop rule", _stop, _told(
+        "stop_rule", "when the test was to end, fixed before its first rating.")),
+    ("Analysis", "Intervals, tests, correction, effect size", _statistics, ""),
+    ("Analysis", "Configuration", _hash, "Add the column `config_sha256`, or keep the study file."),
+    ("Analysis", "Where data and code are", _detail("availability"), _told(
+        "availability", "an address of the bundle and of the code, or why there is none.")),
+)  # fmt: skip
