@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from fastapi import FastAPI
 from listening_test.hosting import Studies
 from listening_test.ready import ensure_ready_study
 from listening_test.server import attach
+from listening_test.targets import BadTarget, target_from
 from listening_test.ui import listen_page, results_page
 from spark.compare import compare
 from spark.comparison import Comparison
@@ -32,7 +35,7 @@ from spark.ui import EXAMPLES, ComparePage, about_page
 
 ASSETS = Path(__file__).parent / "assets"
 # Folder for ratings, on a local disk: SQLite on a mounted bucket keeps corrupting. A Space's disk
-# is emptied at every restart, and ratings with it; the Listen page says so there.
+# is emptied at every restart: LISTENING_TEST_COPY names where ratings are copied to.
 DATA_VARIABLE = "SPARK_LAB_DATA"
 MODEL = "embedded"
 EXAMPLE_REPLAYS = 5
@@ -141,16 +144,24 @@ def main() -> None:
     parser.add_argument("--host", help="default: GRADIO_SERVER_NAME, else 127.0.0.1")
     parser.add_argument("--port", type=int, help="default: GRADIO_SERVER_PORT, else from 7860 up")
     options = parser.parse_args()
+    try:
+        studies = Studies(target_from(os.environ))
+    except BadTarget as error:
+        parser.error(str(error))
+    # A platform that stops the app leaves it some seconds: enough for a last copy of the ratings.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     lm = load(MODEL)
     data: Any = os.environ.get(DATA_VARIABLE) or Path(__file__).parent / "runs" / "listening"
     # Before the study's clips: decoding them beside it would disturb the example's timing.
     example = finished_example(lm)
-    studies = ensure_ready_study(Path(data))
+    ensure_ready_study(Path(data), studies)
     demo = build(lm, studies, example)
-    _, address = launch(demo, studies, options.host, options.port)
-    print(f"SPAR-K Lab: {address}", flush=True)
-    demo.block_thread()
-    studies.close()
+    try:
+        _, address = launch(demo, studies, options.host, options.port)
+        print(f"SPAR-K Lab: {address}", flush=True)
+        demo.block_thread()
+    finally:
+        studies.close()
 
 
 if __name__ == "__main__":

@@ -5,11 +5,13 @@
 
 import { Clips } from "./clips.js";
 import { keepIds, wayBack } from "./crowd.js";
+import { forget, keepUntilSafe, noteSafe, standing } from "./kept.js";
 import { ask, insist, pause, randomHex, store, uuid } from "./net.js";
 import { Questions } from "./questions.js";
 import { say, speak } from "./strings.js";
 
 const $ = (id) => document.getElementById(id);
+const COPYING_MS = 3000;
 let study = null;
 
 // ---- what is on the screen
@@ -96,8 +98,11 @@ async function notPlayed() {
   try {
     // Another tab may have rated this trial: then it is closed, and the next one is up.
     const state = await ask("trial");
-    if (state.clips?.[0] !== trial.clips[0]) { enter(state); return; }
-  } catch { /* the server cannot be reached: said below */ }
+    if (state.clips?.[0] !== trial.clips[0]) { await resume(); return; }
+  } catch (error) {
+    if (error.code === "no_session") { await resume(); return; }
+    // The server cannot be reached: said below.
+  }
   trouble(say("not_played"));
 }
 
@@ -144,6 +149,7 @@ async function send(body) {
   savedLine(say("saving"));
   try {
     const reply = await insist("rating", body, notSaved);
+    keepUntilSafe(body, reply.receipt);
     store.remove("pending");
     savedLine(say("saved"));
     sending = false;
@@ -154,14 +160,18 @@ async function send(body) {
     sending = false;
     savedLine(say("not_saved"), true);
     await resume();
-    trouble(error.code === "not_heard" && keep(body)
-      ? say("once_more", { why: error.message }) : error.message);
+    const why = LOST.includes(error.code) ? say("restarted") : error.message;
+    trouble([...LOST, "not_heard"].includes(error.code) && keep(body)
+      ? say("once_more", { why }) : error.message);
   }
 }
 
+// What a server answers that lost its disk since it sent the clip, when the trial is still up.
+const LOST = ["no_session", "out_of_order", "foreign_clip"];
+
 // Puts answers back into the form of their trial; false if the trial is not up.
 function keep(body) {
-  if ($("trial").hidden || trial.clips[0] !== body.clips[0].clip) return false;
+  if ($("trial").hidden || trial.trial_index !== body.trial_index) return false;
   questions.restore(body.answers, body.answers.length + body.changed_n);
   $("comment").value = body.comment;
   $("more").open = Boolean(body.comment);
@@ -202,7 +212,12 @@ document.addEventListener("keydown", (event) => {
 
 // ---- the way through
 function enter(state) {
-  if (state.state === "done") {
+  noteSafe(state);
+  if (state.state === "copying") {
+    clips?.stop();
+    waiting(say(state.then === "done" ? "copying_code" : "copying"));
+    setTimeout(resume, COPYING_MS);
+  } else if (state.state === "done") {
     clips?.stop();
     $("code").textContent = state.code;
     wayBack($("back"), state);
@@ -218,12 +233,15 @@ function enter(state) {
   }
 }
 
+const ids = () => JSON.parse(store.get("ids") ?? "{}");
+
 async function resume() {
   try {
-    enter(await insist("trial", null, () => waiting(say("trying"))));
+    enter(await standing(ids(), () => waiting(say("trying"))));
   } catch (error) {
     // The server does not know this session (or not any more): begin at the beginning.
     if (error.code !== "no_session") { waiting(error.message); return; }
+    forget();
     show("consent");
   }
 }
@@ -259,8 +277,8 @@ $("begin").addEventListener("click", async () => {
   // Made here, before it is sent: asking again after a lost answer begins no second session.
   if (!store.get("session")) store.set("session", randomHex(24));
   try {
-    const ids = JSON.parse(store.get("ids") ?? "{}");
-    enter(await insist("session", { consent: true, ids }, () => waiting(say("trying"))));
+    const body = { consent: true, ids: ids() };
+    enter(await insist("session", body, () => waiting(say("trying"))));
   } catch (error) { waiting(error.message); }
 });
 

@@ -1,0 +1,53 @@
+// Answers that the server has on its disk, but not yet off its machine.
+//
+// Some machines lose their disk at a restart. Until the server says that an answer is safe, it
+// stays in this browser with the server's receipt, and is sent again to a server that lacks it.
+// A server that says nothing of safety has a disk that lasts: then nothing is kept.
+
+import { insist, store } from "./net.js";
+
+const kept = () => JSON.parse(store.get("kept") ?? "[]");
+
+function keep(bodies) {
+  if (bodies.length) store.set("kept", JSON.stringify(bodies)); else store.remove("kept");
+}
+
+const without = (body) => kept().filter((one) => one.trial_index !== body.trial_index);
+
+// An answer was acknowledged.
+export function keepUntilSafe(body, receipt) {
+  if (receipt) keep([...without(body), { ...body, receipt }]);
+}
+
+// What the server says of the session: what is safe need not be kept.
+export function noteSafe(state) {
+  if (state.safe === undefined) return;
+  store.set("ticket", state.ticket);
+  keep(kept().filter((body) => body.trial_index > state.safe));
+}
+
+export function forget() {
+  store.remove("ticket");
+  keep([]);
+}
+
+// Where the session stands, begun again by its ticket on a server that does not know it any more.
+export async function standing(ids, onTrouble) {
+  let state;
+  try {
+    state = await insist("trial", null, onTrouble);
+  } catch (error) {
+    const ticket = store.get("ticket");
+    if (error.code !== "no_session" || !ticket) throw error;
+    state = await insist("session", { consent: true, ids, ticket }, onTrouble);
+  }
+  for (;;) {
+    const body = kept().find((one) => one.trial_index === state.trial_index);
+    if (!body) return state;
+    try {
+      state = (await insist("rating", body, onTrouble)).next;
+    } catch (error) {  // not this session's: no server will ever take it
+      keep(without(body));
+    }
+  }
+}
