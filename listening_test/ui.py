@@ -38,8 +38,8 @@ SECRET_VARIABLE = "LISTENING_TEST_SECRET"
 SPACE_VARIABLE = "SPACE_ID"
 SPACE_NOTE = (
     "**This lab runs on a Space: its disk is emptied at every restart, and the ratings with it.** "
-    "They are kept nowhere else. Whoever runs the study: set `LISTENING_TEST_COPY` (the guide of the "
-    "listening test tells how), or download the CSV on the Results page before every restart."
+    "They are kept nowhere else. Whoever runs the study: set `LISTENING_TEST_COPY` (the guide of "
+    "the listening test tells how), or download the CSV on the Results page before every restart."
 )
 
 
