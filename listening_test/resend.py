@@ -24,7 +24,7 @@ _FACTS = (
     "session_id", "rater_id", "platform", "design_row", "consent_utc", "person", "submission",
 )  # fmt: skip
 TICKET_PATTERN = r"^[A-Za-z0-9_=-]{1,1500}\.[0-9a-f]{64}$"
-RECEIPT_PATTERN = r"^[0-9]{1,15}\.[0-9a-f]{64}$"
+RECEIPT_PATTERN = r"^[0-9]{1,17}\.[0-9a-f]{64}$"
 
 
 def _signed(db: sqlite3.Connection, kind: str, text: str) -> str:
@@ -63,26 +63,26 @@ def readmit(db: sqlite3.Connection, study: PreparedStudy, key: str, given: str, 
     trials.insert_session(db, study, key, facts, now)
 
 
-def _told(session_id: str, answer: Answer, at_ms: int) -> str:
-    return json.dumps([session_id, at_ms, asdict(answer)], sort_keys=True)
+def _told(session_id: str, answer: Answer, at_us: int) -> str:
+    return json.dumps([session_id, at_us, asdict(answer)], sort_keys=True)
 
 
 def receipt(db: sqlite3.Connection, key: str, answer: Answer, now: float) -> str:
     """That this session's answer was acknowledged, and when."""
-    at_ms = round(1000 * now)
-    told = _told(trials.session_of(db, key)["session_id"], answer, at_ms)
-    return f"{at_ms}.{_signed(db, 'receipt', told)}"
+    at_us = round(1e6 * now)
+    told = _told(trials.session_of(db, key)["session_id"], answer, at_us)
+    return f"{at_us}.{_signed(db, 'receipt', told)}"
 
 
 def acknowledged(db: sqlite3.Connection, key: str, answer: Answer, given: str) -> float | None:
     """When this very answer was acknowledged by a server of this study; None if it never was."""
-    at_ms, _, signature = given.partition(".")
+    at_us, _, signature = given.partition(".")
     if not given:
         return None
-    told = _told(trials.session_of(db, key)["session_id"], answer, int(at_ms))
+    told = _told(trials.session_of(db, key)["session_id"], answer, int(at_us))
     if not hmac.compare_digest(signature, _signed(db, "receipt", told)):
         return None
-    return int(at_ms) / 1000
+    return int(at_us) / 1e6
 
 
 def save(

@@ -1,4 +1,4 @@
-"""The places that ratings are copied to, when they are copied there, and the segments themselves."""
+"""Where ratings are copied to and when, and the segments themselves."""
 
 from __future__ import annotations
 
