@@ -4,7 +4,10 @@
 // stays in this browser with the server's receipt, and is sent again to a server that lacks it.
 // A server that says nothing of safety has a disk that lasts: then nothing is kept.
 
-import { insist, store } from "./net.js";
+import { insist, pause, store } from "./net.js";
+
+// The disk was lost once more, or another tab sent the answer.
+const MEANWHILE = ["no_session", "out_of_order"];
 
 const kept = () => JSON.parse(store.get("kept") ?? "[]");
 
@@ -46,8 +49,12 @@ export async function standing(ids, onTrouble) {
     if (!body) return state;
     try {
       state = (await insist("rating", body, onTrouble)).next;
-    } catch (error) {  // not this session's: no server will ever take it
-      keep(without(body));
+    } catch (error) {
+      if (MEANWHILE.includes(error.code)) {
+        await pause(1000);
+        return standing(ids, onTrouble);
+      }
+      keep(without(body));  // not this session's: no server will ever take it
     }
   }
 }
