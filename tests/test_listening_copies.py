@@ -174,6 +174,18 @@ def test_the_code_comes_only_once_all_is_safe(server: Server, hub: FakeHub) -> N
     assert browser.kept == {}
 
 
+def test_who_is_screened_out_waits_for_the_copy_too(server: Server) -> None:
+    browser = Browser()
+    browser.begin(server)
+    out = {"state": "screened_out", "back": "https://platform.example/?cc=CODE"}
+    told = server.run(lambda db: server.copy.tell(db, browser.key, out))
+    assert (told["state"], told["then"]) == ("copying", "screened_out")
+    assert "CODE" not in repr(told)
+    server.copy.cycle()
+    told = server.run(lambda db: server.copy.tell(db, browser.key, out))
+    assert told.items() >= out.items()
+
+
 # ---- pushes that fail
 @pytest.mark.parametrize("how", ["before", "after", "always"])
 def test_a_failing_push_blocks_nobody_and_is_told(server: Server, hub: FakeHub, how: str) -> None:

@@ -6,17 +6,21 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from listening_test import ready, serve
+from listening_test.hosting import Studies
 from listening_test.offsite import Copy, NotCopied, begin_patiently, place_of
 from listening_test.prepared import load_prepared
 from listening_test.segments import Damaged, Segment, decoded
 from listening_test.store import Store
 from listening_test.targets import BadTarget, FolderTarget, HubTarget, target_from
+from listening_test.ui import _card
 from tests.copies import PREFIX, Browser, FakeHub, HubDown, Server, finish, hub_target
 from tests.listening import prepared_study
 
@@ -51,6 +55,49 @@ def test_a_study_does_not_open_before_its_copies_are_there(tmp_path: Path, hub: 
     with pytest.raises(NotCopied, match="opens once they can"):
         begin_patiently(copy, pause=pauses.append)
     store.close()
+
+
+def test_the_ready_study_says_what_it_waits_for_and_opens_by_itself(
+    tmp_path: Path, hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study_dir = prepared_study(tmp_path, items=2)
+    study: Any = SimpleNamespace(id="small", title="A <small> test")
+    monkeypatch.setattr("listening_test.hosting.begin_patiently", Copy.begin)
+    monkeypatch.setattr(ready, "_AGAIN_S", 0.05)
+    studies = Studies(hub_target(hub))
+    studies.announce(study.id, study.title)
+    hub.fails = "always"
+    thread = threading.Thread(target=ready._open, args=(study, study_dir, studies))
+    thread.start()
+    assert_soon(lambda: "503 Server Error" in studies.states()[0].message)
+    (state,) = studies.states()
+    assert state.status == "preparing"
+    assert "opens once they can" in _card(state)
+    hub.fails = ""
+    thread.join(10)
+    (state,) = studies.states()
+    assert (state.status, state.message) == ("open", "")
+    assert state.copy is not None
+    assert state.copy.last_success is not None
+    hub.fails = "always"
+    hosted = studies.get("small")
+    assert hosted is not None
+    hosted.store.run(lambda db: db.execute("INSERT INTO meta VALUES ('note', 'x')")).result()
+    assert hosted.copy is not None
+    hosted.copy.cycle()
+    assert "not copied off the machine (1 rows wait" in studies.states()[0].message
+    hub.fails = ""
+    studies.close()  # with a last copy
+    assert any(b'"note"' in data for data in hub.files.values())
+
+
+def test_serving_with_a_target_that_cannot_be_used_ends_with_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LISTENING_TEST_COPY", "/no/such/folder")
+    monkeypatch.setenv("LISTENING_TEST_KEY", "k")
+    assert serve.main([str(tmp_path)]) == 2
+    assert "there is no folder /no/such/folder" in capsys.readouterr().err
 
 
 def test_a_public_dataset_is_refused(tmp_path: Path) -> None:
