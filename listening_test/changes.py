@@ -261,17 +261,19 @@ def _put(db: sqlite3.Connection, table: str, key: str, row: dict[str, Any], newe
 
 
 def safe_upto(db: sqlite3.Connection, session_id: str, n_done: int) -> tuple[int, bool]:
-    """The last trial up to which a session is safe, and whether all of it is."""
-    noted = db.execute(
-        "SELECT 1 FROM changes WHERE \"table\" = 'sessions' AND key = ?", (session_id,)
-    ).fetchone()
-    (first,) = db.execute(
-        "SELECT min(trial_index) FROM ("
-        "SELECT trial_index, rating_id, 'ratings' AS kept FROM ratings WHERE session_id = ? "
-        "UNION ALL SELECT trial_index, rating_id, 'screens' FROM screens WHERE session_id = ?) "
-        'JOIN changes ON "table" = kept AND key = rating_id',
-        (session_id, session_id),
-    ).fetchone()
-    if first is not None:
-        return int(first) - 1, False
-    return n_done, noted is None
+    """The last trial up to which a session is safe, and whether all that is known of it is."""
+    first, everything = n_done + 1, True
+    for table, (key, columns) in _tables(db).items():
+        if "session_id" not in columns:
+            continue
+        # CROSS JOIN: by the session's few rows, however many changes wait.
+        trial = "trial_index" if "trial_index" in columns else "NULL"
+        noted, earliest = db.execute(
+            f'SELECT count(*), min({trial}) FROM "{table}" CROSS JOIN changes '
+            f'ON "table" = \'{table}\' AND changes.key = "{table}"."{key}" '
+            "WHERE session_id = ?",
+            (session_id,),
+        ).fetchone()
+        everything = everything and not noted
+        first = first if earliest is None else min(first, earliest)
+    return first - 1, everything

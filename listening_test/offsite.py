@@ -158,12 +158,13 @@ class Copy:
     def tell(self, db: sqlite3.Connection, key: str, state: dict[str, Any]) -> dict[str, Any]:
         """A session's state with what of it is safe, and without its end before all is.
 
-        `safe`: the last trial up to which the browser need not keep the answers. `ticket`: what
-        brings the session back if its disk is lost before it was copied.
+        `safe`: the last trial up to which the browser need not keep the answers. `up`: the first
+        that the server has no answer to. `ticket`: what brings the session back if its disk is
+        lost before it was copied.
         """
         session = trials.session_of(db, key)
         upto, everything = changes.safe_upto(db, session["session_id"], session["n_done"])
-        told = {"safe": upto, "ticket": resend.ticket(db, session)}
+        told = {"safe": upto, "up": session["n_done"] + 1, "ticket": resend.ticket(db, session)}
         if state["state"] in ("done", "screened_out") and not everything:
             self.wake()
             return {"state": "copying", "then": state["state"], **told}

@@ -176,7 +176,7 @@ class Browser:
             if error.code != "no_session" or self.ticket is None:
                 raise
             self.begin(server, self.ticket)
-        while (kept := self.kept.get(self.state.get("trial_index", 0))) is not None:
+        while (kept := self.kept.get(self.state["up"])) is not None:
             self.send(server, *kept)
         return self.state
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from listening_test import changes
 from listening_test.changes import ForeignCopy
-from listening_test.offsite import Copy
+from listening_test.offsite import Copy, NotCopied
 from listening_test.rows import utc
 from listening_test.segments import decoded
 from listening_test.targets import FolderTarget
@@ -416,22 +416,47 @@ def test_damaged_segments_are_told_and_do_no_harm(server: Server, hub: FakeHub) 
     )
 
 
-def test_every_table_is_copied_or_named_as_one_that_is_not(server: Server) -> None:
-    tables = server.run(
-        lambda db: {r[0] for r in db.execute("SELECT name FROM sqlite_master WHERE type='table'")}
-    )
-    server.run(lambda db: db.execute("CREATE TABLE notes (id TEXT PRIMARY KEY, text TEXT)"))
+def test_tables_of_later_software_are_copied_too(server: Server, hub: FakeHub) -> None:
+    made = [
+        "CREATE TABLE profiles (session_id TEXT PRIMARY KEY, answers TEXT)",
+        "CREATE TABLE days (number INTEGER PRIMARY KEY AUTOINCREMENT, day TEXT)",
+    ]
+
+    def make(db: Any) -> None:
+        for statement in made:
+            db.execute(statement.replace("TABLE", "TABLE IF NOT EXISTS"))
+
+    server.run(make)
     server.store.close()
     server.open()
-    server.run(lambda db: db.execute("INSERT INTO notes VALUES ('n', 'later software')"))
+    browser = Browser()
+    browser.begin(server)
+    finish(browser, server)
     server.copy.cycle()
-    copied = {
-        table
-        for data in server.target._api.files.values()
-        for table, _ in decoded(data).rows  # type: ignore[attr-defined]
-    }
-    assert "notes" in copied
-    assert {"ratings", "sessions", "screens", "meta", "clips"} <= tables
+    assert browser.look(server)["state"] == "done"
+    (session,) = server.rows("sessions")
+    server.run(
+        lambda db: db.execute("INSERT INTO profiles VALUES (?, '{}')", (session["session_id"],))
+    )
+    assert browser.look(server)["state"] == "copying"  # it is of this session
+    for day in ("Monday", "Tuesday"):
+        server.run(lambda db, day=day: db.execute("INSERT INTO days (day) VALUES (?)", (day,)))
+    server.run(lambda db: db.execute("DELETE FROM days WHERE number = 1"))
+    server.copy.cycle()
+    assert browser.look(server)["state"] == "done"
+    profiles, days = server.rows("profiles"), server.rows("days")
+    assert days == [{"number": 2, "day": "Tuesday"}]
+    with pytest.raises(ForeignCopy, match="later one"):
+        server.wipe()  # and started with this version
+    server.run(make)
+    server.copy.begin()
+    assert (server.rows("profiles"), server.rows("days")) == (profiles, days)
+
+
+def test_no_table_goes_uncopied_by_oversight(server: Server) -> None:
+    server.run(lambda db: db.execute("CREATE TABLE pairs (a, b, PRIMARY KEY (a, b))"))
+    with pytest.raises(NotCopied, match="pairs has no single key"):
+        server.copy.begin()
 
 
 # ---- any order of events, against the plainest model

@@ -45,7 +45,7 @@ export async function standing(ids, onTrouble) {
     state = await insist("session", { consent: true, ids, ticket }, onTrouble);
   }
   for (;;) {
-    const body = kept().find((one) => one.trial_index === state.trial_index);
+    const body = kept().find((one) => one.trial_index === state.up);
     if (!body) return state;
     try {
       state = (await insist("rating", body, onTrouble)).next;
