@@ -11,7 +11,7 @@ import argparse
 import logging
 import os
 import signal
-import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,16 @@ def finished_example(lm: SpokenLM) -> Comparison | None:
         return None
 
 
+def _stop(studies: Studies) -> None:
+    """A platform that stops the app leaves it some seconds: enough for a last copy of ratings.
+
+    In a thread of its own, since the main one may be at work in `studies`; and without an orderly
+    end, which a thread that is decoding would turn into a crash.
+    """
+    studies.close()
+    os._exit(128 + signal.SIGTERM)
+
+
 def main() -> None:
     """Load the model, make the example, serve until interrupted."""
     logging.basicConfig(level=logging.WARNING)
@@ -148,20 +158,17 @@ def main() -> None:
         studies = Studies(target_from(os.environ))
     except BadTarget as error:
         parser.error(str(error))
-    # A platform that stops the app leaves it some seconds: enough for a last copy of the ratings.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=_stop, args=[studies]).start())
     lm = load(MODEL)
     data: Any = os.environ.get(DATA_VARIABLE) or Path(__file__).parent / "runs" / "listening"
     # Before the study's clips: decoding them beside it would disturb the example's timing.
     example = finished_example(lm)
     ensure_ready_study(Path(data), studies)
     demo = build(lm, studies, example)
-    try:
-        _, address = launch(demo, studies, options.host, options.port)
-        print(f"SPAR-K Lab: {address}", flush=True)
-        demo.block_thread()
-    finally:
-        studies.close()
+    _, address = launch(demo, studies, options.host, options.port)
+    print(f"SPAR-K Lab: {address}", flush=True)
+    demo.block_thread()
+    studies.close()
 
 
 if __name__ == "__main__":
