@@ -142,10 +142,6 @@ class Copy:
     def cycle(self) -> None:
         """Copy once, now. A failure is noted, not raised."""
         try:
-            if not self._store.run(changes.waiting).result():
-                with self._state:
-                    self._ended = time.monotonic()
-                return
             # What another server of this study wrote meanwhile, as at a change of containers.
             names = self._target.names(self._prefix)
             self._take_in(names)
