@@ -362,7 +362,9 @@ def test_what_the_old_server_copies_last_reaches_the_new_one(tmp_path: Path, hub
     # The old server copies that session too, as far as it knows it.
     old.run(lambda db: db.execute("UPDATE sessions SET submission = 's' WHERE n_done = 1"))
     old.copy.cycle()
+    segments = len(hub.files)
     new.copy.cycle()
+    assert len(hub.files) == segments  # what was taken in is not copied again
     assert len(new.rows()) == 4
     assert stays.come_back(new)["trial_index"] == 3
     assert moves.look(new)["trial_index"] == 3  # the old server's view did not set it back
