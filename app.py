@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from listening_test.gate import Gate
 from listening_test.hosting import Studies
 from listening_test.ready import ensure_ready_study
 from listening_test.server import attach
+from listening_test.targets import BadTarget, target_from
 from listening_test.ui import admin_page, listen_page, results_page
 from spark.compare import compare
 from spark.comparison import Comparison
@@ -33,7 +36,7 @@ from spark.ui import EXAMPLES, ComparePage, about_page
 
 ASSETS = Path(__file__).parent / "assets"
 # Folder for ratings, on a local disk: SQLite on a mounted bucket keeps corrupting. A Space's disk
-# is emptied at every restart, and ratings with it; the Listen page says so there.
+# is emptied at every restart: LISTENING_TEST_COPY names where ratings are copied to.
 DATA_VARIABLE = "SPARK_LAB_DATA"
 MODEL = "embedded"
 EXAMPLE_REPLAYS = 5
@@ -139,6 +142,16 @@ def finished_example(lm: SpokenLM) -> Comparison | None:
         return None
 
 
+def _stop(studies: Studies) -> None:
+    """A platform that stops the app leaves it some seconds: enough for a last copy of ratings.
+
+    In a thread of its own, since the main one may be at work in `studies`; and without an orderly
+    end, which a thread that is decoding would turn into a crash.
+    """
+    studies.close()
+    os._exit(128 + signal.SIGTERM)
+
+
 def main() -> None:
     """Load the model, make the example, serve until interrupted."""
     logging.basicConfig(level=logging.WARNING)
@@ -146,11 +159,16 @@ def main() -> None:
     parser.add_argument("--host", help="default: GRADIO_SERVER_NAME, else 127.0.0.1")
     parser.add_argument("--port", type=int, help="default: GRADIO_SERVER_PORT, else from 7860 up")
     options = parser.parse_args()
+    try:
+        studies = Studies(target_from(os.environ))
+    except BadTarget as error:
+        parser.error(str(error))
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=_stop, args=[studies]).start())
     lm = load(MODEL)
     data: Any = os.environ.get(DATA_VARIABLE) or Path(__file__).parent / "runs" / "listening"
     # Before the study's clips: decoding them beside it would disturb the example's timing.
     example = finished_example(lm)
-    studies = ensure_ready_study(Path(data))
+    ensure_ready_study(Path(data), studies)
     demo = build(lm, studies, example)
     _, address = launch(demo, studies, options.host, options.port)
     print(f"SPAR-K Lab: {address}", flush=True)

@@ -105,8 +105,10 @@ def overview(study_dir: Path, now: float, problems: tuple[str, ...] = ()) -> Ove
 
 
 def server_alarms(hosted: Hosted, gate: Gate | None = None) -> tuple[str, ...]:
-    """What only the running server knows. A copy off the machine tells its troubles here too."""
+    """What only the running server knows."""
     found = [hosted.store.csv_error] if hosted.store.csv_error else []
+    if hosted.copy and (alarm := hosted.copy.status().alarm):
+        found.append(alarm)
     if gate is not None and gate.wrong:
         found.append(f"Wrong secrets in the last {WINDOW_S // 60} minutes: {gate.wrong}.")
     if 0 < len(os.environ.get(SECRET_VARIABLE, "")) < SHORT_SECRET:

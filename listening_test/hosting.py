@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Literal
 
 from listening_test import trials
+from listening_test.offsite import Copy, begin_patiently, place_of
 from listening_test.prepared import PreparedStudy, load_prepared
 from listening_test.store import Store
+from listening_test.targets import Target
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,12 @@ class StudyState:
 
 @dataclass(frozen=True)
 class Hosted:
-    """An open study: its design and its store."""
+    """An open study: its design, its store and, where there is one, the copy off the machine."""
 
     study: PreparedStudy
     store: Store
     study_dir: Path
+    copy: Copy | None = None
 
     def audio_path(self, stimulus_id: str) -> Path:
         """File of a stimulus; the id comes from the design, never from a request."""
@@ -58,17 +61,28 @@ class Hosted:
 
 
 class Studies:
-    """Registry of studies, safe to use from several threads."""
+    """Registry of studies, safe to use from several threads.
 
-    def __init__(self) -> None:
+    Args:
+        copy_to: where ratings are copied, off the machine; None where the disk is to be trusted.
+    """
+
+    def __init__(self, copy_to: Target | None = None) -> None:
+        self._copy_to = copy_to
         self._lock = threading.Lock()
+        self._opening = threading.Lock()  # one study at a time; taking copies back may be slow
         self._states: dict[str, StudyState] = {}
         self._hosted: dict[str, Hosted] = {}
 
-    def announce(self, study_id: str, title: str) -> None:
-        """Make a study known before it can be taken."""
+    @property
+    def copied(self) -> bool:
+        """Whether ratings are copied off the machine."""
+        return self._copy_to is not None
+
+    def announce(self, study_id: str, title: str, message: str = "") -> None:
+        """Make a study known before it can be taken; `message`: what it waits for."""
         with self._lock:
-            self._states[study_id] = StudyState(study_id, title, "preparing")
+            self._states[study_id] = StudyState(study_id, title, "preparing", message)
 
     def fail(self, study_id: str, why: str) -> None:
         """Say that an announced study cannot be offered, and why."""
@@ -77,16 +91,35 @@ class Studies:
             self._states[study_id] = replace(state, status="failed", message=why)
 
     def open(self, study_dir: Path) -> Hosted:
-        """Open a prepared study to raters; ratings go to STUDY_DIR/data."""
+        """Open a prepared study to raters; ratings go to STUDY_DIR/data.
+
+        Raises:
+            NotCopied, ForeignCopy, BadTarget: ratings are to be copied, and cannot be.
+        """
         study = load_prepared(study_dir)
-        with self._lock:
+        with self._opening:
             if study.study_id in self._hosted:
                 raise ValueError(f"a study named {study.study_id} is open already")
             store = Store(study_dir / "data", study.study_id, study.config_sha256)
-            hosted = Hosted(study, store, study_dir)
-            self._hosted[study.study_id] = hosted
-            self._states[study.study_id] = StudyState(study.study_id, study.title, "open")
+            try:
+                copy = self._begun(store, study, study_dir)
+            except Exception:
+                store.close()
+                raise
+            hosted = Hosted(study, store, study_dir, copy)
+            with self._lock:
+                self._hosted[study.study_id] = hosted
+                self._states[study.study_id] = StudyState(study.study_id, study.title, "open")
         return hosted
+
+    def _begun(self, store: Store, study: PreparedStudy, study_dir: Path) -> Copy | None:
+        """The copying of a store, after it took back what is off the machine."""
+        if self._copy_to is None:
+            return None
+        copy = Copy(store, self._copy_to, place_of(study, study_dir))
+        begin_patiently(copy)
+        copy.start()
+        return copy
 
     def get(self, study_id: str) -> Hosted | None:
         """The open study of that name."""
@@ -126,8 +159,10 @@ class Studies:
         return [state for name in names if (state := self.state(name)) is not None]
 
     def close(self) -> None:
-        """Close every store."""
+        """Close every store, after a last copy off the machine."""
         with self._lock:
             for hosted in self._hosted.values():
+                if hosted.copy:
+                    hosted.copy.close()
                 hosted.store.close()
             self._hosted.clear()

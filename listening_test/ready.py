@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from pathlib import Path
 
 from listening_test.decode import sources_sha256
 from listening_test.hosting import Studies
+from listening_test.offsite import NotCopied
 from listening_test.prepared import NotPrepared, load_prepared
 from listening_test.stimuli import prepare
 from listening_test.study import Study, load_study
 
 READY_STUDY = Path(__file__).parent / "ready_study.yaml"
+_AGAIN_S = 60.0
 log = logging.getLogger(__name__)
 
 
@@ -45,10 +48,22 @@ def _prepare(study: Study, data_dir: Path, studies: Studies) -> None:
         study_dir = data_dir / f"{study.id}-{version}"
         if not _is_prepared(study_dir, study):
             log.info("prepared %s", prepare(study, study_dir))
-        studies.open(study_dir)
+        _open(study, study_dir, studies)
     except Exception as error:  # the app lives on without this study, and the page says why
         log.exception("the ready study cannot be offered")
         studies.fail(study.id, str(error))
+
+
+def _open(study: Study, study_dir: Path, studies: Studies) -> None:
+    """Open it once its ratings can be copied; nobody is there who could start it again."""
+    while True:
+        try:
+            studies.open(study_dir)
+        except NotCopied as error:
+            studies.announce(study.id, study.title, str(error))
+            time.sleep(_AGAIN_S)
+        else:
+            return
 
 
 def _is_prepared(study_dir: Path, study: Study) -> bool:

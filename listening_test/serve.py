@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
 
+from listening_test.changes import ForeignCopy
 from listening_test.hosting import Studies
+from listening_test.offsite import NotCopied
 from listening_test.prepared import NotPrepared
 from listening_test.server import attach
 from listening_test.store import NotSaved, StoreMismatch
+from listening_test.targets import BadTarget, target_from
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,10 +26,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=7861)
     options = parser.parse_args(arguments)
-    studies = Studies()
     try:
+        studies = Studies(target_from(os.environ))
         hosted = studies.open(options.study_dir)
-    except (NotPrepared, NotSaved, StoreMismatch) as error:
+    except (
+        NotPrepared, NotSaved, StoreMismatch, NotCopied, ForeignCopy, BadTarget
+    ) as error:  # fmt: skip
         print(error, file=sys.stderr)
         return 2
     app = FastAPI(openapi_url=None)
@@ -33,6 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"raters: http://{options.host}:{options.port}/listen/{hosted.study.study_id}")
     print(f"ratings: {hosted.store.csv_path}")
     print(f"progress, alarms, closing: python -m listening_test.admin {options.study_dir}")
+    if hosted.copy:
+        print(f"copies: {hosted.copy.status().place}")
     # A rater listens for longer than uvicorn's 5 s: keep the connection for the next request.
     uvicorn.run(
         app, host=options.host, port=options.port, log_level="warning", timeout_keep_alive=75

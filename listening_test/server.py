@@ -35,7 +35,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, Validat
 from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute
 
-from listening_test import trials
+from listening_test import resend, trials
 from listening_test.columns import clean_text
 from listening_test.crowd import MTURK_HOSTS
 from listening_test.hosting import Hosted, Studies
@@ -50,8 +50,8 @@ log = logging.getLogger(__name__)
 
 PAGE = Path(__file__).parent / "page"
 _SCRIPTS = (
-    "page.js", "net.js", "clips.js", "questions.js", "crowd.js", "strings.js", "about.js",
-    "withdraw.js",
+    "page.js", "net.js", "kept.js", "clips.js", "questions.js", "crowd.js", "strings.js",
+    "about.js", "withdraw.js",
 )  # fmt: skip
 _PAGE_FILES = {"page.css": "text/css"} | dict.fromkeys(_SCRIPTS, "text/javascript")
 # A rating is below 2 kB; four times the longest comment leaves room for escapes.
@@ -75,6 +75,7 @@ Count = Annotated[StrictInt, Field(ge=0, le=10**6)]
 ChosenValue = StrictInt | Annotated[StrictStr, Field(max_length=8)]
 PlatformKey = Annotated[StrictStr, Field(pattern=r"^[A-Za-z_]{1,20}$")]
 PlatformId = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_.:-]{0,128}$")]
+Ticket = Annotated[StrictStr, Field(pattern=resend.TICKET_PATTERN)]
 Milliseconds = Annotated[StrictInt, Field(ge=0, le=10**9)]
 
 
@@ -87,6 +88,7 @@ class SessionBody(_Body):
 
     consent: bool
     ids: Annotated[dict[PlatformKey, PlatformId], Field(max_length=8)] = {}
+    ticket: Ticket | None = None
 
 
 class QuestionnaireBody(_Body):
@@ -104,6 +106,7 @@ class WithdrawBody(_Body):
     """The second step of a withdrawal."""
 
     confirmed: Literal[True]
+    ticket: Ticket | None = None
 
 
 class HeardBody(_Body):
@@ -128,10 +131,11 @@ class RatingBody(_Body):
     comment: Annotated[StrictStr, Field(max_length=MAX_COMMENT)] = ""
     client_utc: Annotated[StrictStr, Field(pattern=r"^[0-9T:.Z+-]{0,40}$")] = ""
     ui_lang: Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9-]{0,35}$")] = ""
+    receipt: Annotated[StrictStr, Field(pattern=resend.RECEIPT_PATTERN)] | None = None
 
     def answer(self) -> Answer:
         """The claim with its text made safe to keep."""
-        values = self.model_dump()
+        values = self.model_dump(exclude={"receipt"})
         values["rating_id"] = str(self.rating_id)
         values["clips"] = tuple(Heard(**clip) for clip in values["clips"])
         values["answers"] = tuple(self.answers)
@@ -161,8 +165,10 @@ def router(studies: Studies) -> APIRouter:
             now = time.time()
 
             def operation(db: sqlite3.Connection) -> dict[str, Any]:
+                if body.ticket and hosted.copy:
+                    resend.readmit(db, hosted.study, key, body.ticket, now)
                 trials.start_session(db, hosted.study, key, body.ids, now)
-                return trials.current_trial(db, hosted.study, key, now)
+                return _told(hosted, db, key, trials.current_trial(db, hosted.study, key, now))
 
             return await _run(hosted, operation)
 
@@ -172,21 +178,32 @@ def router(studies: Studies) -> APIRouter:
     async def trial(study_id: str, request: Request) -> Response:
         async def reply(hosted: Hosted, key: str) -> dict[str, Any]:
             now = time.time()
-            return await _run(hosted, lambda db: trials.current_trial(db, hosted.study, key, now))
+
+            def operation(db: sqlite3.Connection) -> dict[str, Any]:
+                return _told(hosted, db, key, trials.current_trial(db, hosted.study, key, now))
+
+            return await _run(hosted, operation)
 
         return await _answer(studies, study_id, request, reply)
 
     @routes.post("/rating")
     async def rating(study_id: str, request: Request) -> Response:
         async def reply(hosted: Hosted, key: str) -> dict[str, Any]:
-            answer = (await _body(request, RatingBody)).answer()
-            now = time.time()
-            return {
-                "saved": answer.rating_id,
-                "next": await _run(
-                    hosted, lambda db: trials.save_rating(db, hosted.study, key, answer, now)
-                ),
-            }
+            body = await _body(request, RatingBody)
+            answer, now = body.answer(), time.time()
+
+            def operation(db: sqlite3.Connection) -> dict[str, Any]:
+                if hosted.copy is None:
+                    state = trials.save_rating(db, hosted.study, key, answer, now)
+                    return {"saved": answer.rating_id, "next": state}
+                state = resend.save(db, hosted.study, key, answer, body.receipt or "", now)
+                return {
+                    "saved": answer.rating_id,
+                    "receipt": resend.receipt(db, key, answer, now),
+                    "next": _told(hosted, db, key, state),
+                }
+
+            return await _run(hosted, operation)
 
         return await _answer(studies, study_id, request, reply)
 
@@ -195,18 +212,29 @@ def router(studies: Studies) -> APIRouter:
         async def reply(hosted: Hosted, key: str) -> dict[str, Any]:
             answers = (await _body(request, QuestionnaireBody)).answers
             now = time.time()
-            return await _run(
-                hosted, lambda db: trials.save_profile(db, hosted.study, key, answers, now)
-            )
+
+            def operation(db: sqlite3.Connection) -> dict[str, Any]:
+                state = trials.save_profile(db, hosted.study, key, answers, now)
+                return _told(hosted, db, key, state)
+
+            return await _run(hosted, operation)
 
         return await _answer(studies, study_id, request, reply)
 
     @routes.post("/withdraw")
     async def withdraw(study_id: str, request: Request) -> Response:
         async def reply(hosted: Hosted, key: str) -> dict[str, Any]:
-            await _body(request, WithdrawBody)
-            now = time.time()
-            return {"withdrawn": await _run(hosted, lambda db: trials.withdraw(db, key, now))}
+            body, now = await _body(request, WithdrawBody), time.time()
+
+            def operation(db: sqlite3.Connection) -> int:
+                if body.ticket and hosted.copy:
+                    resend.readmit(db, hosted.study, key, body.ticket, now)
+                return trials.withdraw(db, key, now)
+
+            withdrawn = await _run(hosted, operation)
+            if hosted.copy:
+                hosted.copy.wake()  # the copies still hold what was deleted
+            return {"withdrawn": withdrawn}
 
         return await _answer(studies, study_id, request, reply)
 
@@ -290,6 +318,13 @@ def _hosted(studies: Studies, study_id: str) -> Hosted:
     if status == "failed":
         raise Refused(503, "failed", "This study cannot be offered at the moment.")
     raise Refused(503, "preparing", "The clips of this study are still being prepared.")
+
+
+def _told(
+    hosted: Hosted, db: sqlite3.Connection, key: str, state: dict[str, Any]
+) -> dict[str, Any]:
+    """A session's state for its page; where ratings are copied, with what is safe."""
+    return hosted.copy.tell(db, key, state) if hosted.copy else state
 
 
 async def _run(hosted: Hosted, operation: Callable[[sqlite3.Connection], T]) -> T:

@@ -77,7 +77,7 @@ CREATE TABLE IF NOT EXISTS profiles (
     server_utc TEXT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS withdrawals (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    note_id TEXT PRIMARY KEY,
     day TEXT NOT NULL,
     ratings INTEGER NOT NULL,
     asked_by TEXT NOT NULL

@@ -61,7 +61,7 @@ def start_session(
         Refused: the platform's ids (`ids`, from the address) are lacking, the person is done, or
             the study is closed. Who has begun may finish after that, in another browser too.
     """
-    if db.execute("SELECT 1 FROM sessions WHERE key_sha256 = ?", (_digest(key),)).fetchone():
+    if known(db, key):
         return
     secret = bytes.fromhex(db.execute("SELECT value FROM meta WHERE name = 'salt'").fetchone()[0])
     try:
@@ -72,17 +72,25 @@ def start_session(
         return
     if closed_utc(db) is not None:
         raise Refused(403, "closed", "This study is closed: it takes no new participants.")
-    row = _free_row(db, now)
     who = visitor.person or hmac.new(secret, key.encode(), "sha256").hexdigest()
-    trials = json.dumps([asdict(trial) for trial in session_trials(study, row)])
+    facts = {
+        "session_id": str(uuid.uuid4()), "rater_id": who[:16], "platform": visitor.platform,
+        "design_row": _free_row(db, now), "consent_utc": utc(now), "person": visitor.person,
+        "submission": visitor.submission,
+    }  # fmt: skip
+    insert_session(db, study, key, facts, now)
+
+
+def insert_session(
+    db: sqlite3.Connection, study: PreparedStudy, key: str, facts: dict[str, Any], now: float
+) -> None:
+    """A session at its first trial; its trials follow from `facts["design_row"]`."""
+    order = json.dumps([asdict(trial) for trial in session_trials(study, facts["design_row"])])
+    row = {**facts, "key_sha256": _digest(key), "trials": order, "last_seen": now}
     db.execute(
-        "INSERT INTO sessions (session_id, key_sha256, rater_id, platform, design_row, trials, "
-        "consent_utc, last_seen, person, submission) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            str(uuid.uuid4()), _digest(key), who[:16], visitor.platform, row, trials, utc(now), now,
-            visitor.person, visitor.submission,
-        ),
-    )  # fmt: skip
+        f"INSERT INTO sessions ({', '.join(row)}) VALUES ({', '.join('?' for _ in row)})",
+        list(row.values()),
+    )
 
 
 def close_study(db: sqlite3.Connection, now: float) -> str:
@@ -104,7 +112,7 @@ def closed_utc(db: sqlite3.Connection) -> str | None:
 
 def withdraw(db: sqlite3.Connection, key: str, now: float) -> int:
     """Delete the session of the browser that holds `key`; returns the number of ratings deleted."""
-    return forget(db, _session(db, key)["session_id"], "rater", now)
+    return forget(db, session_of(db, key)["session_id"], "rater", now)
 
 
 def save_profile(
@@ -117,7 +125,7 @@ def save_profile(
     Raises:
         Refused: an answer that the questionnaire does not know.
     """
-    session = _session(db, key)
+    session = session_of(db, key)
     try:
         kept = checked(study.questionnaire, answers)
     except ValueError as error:
@@ -141,16 +149,16 @@ def _unasked(db: sqlite3.Connection, study: PreparedStudy, session: sqlite3.Row)
 
 def _moved(db: sqlite3.Connection, person: str, key: str, now: float) -> bool:
     """Whether the person has a session; it is then this browser's."""
-    known = db.execute(
+    theirs = db.execute(
         "SELECT session_id, state FROM sessions WHERE person = ?", (person,)
     ).fetchone()
-    if known is None:
+    if theirs is None:
         return False
-    if known["state"] != "started":
+    if theirs["state"] != "started":
         raise Refused(409, "already_done", "You have taken part in this study already. Thank you.")
     db.execute(
         "UPDATE sessions SET key_sha256 = ?, last_seen = ? WHERE session_id = ?",
-        (_digest(key), now, known["session_id"]),
+        (_digest(key), now, theirs["session_id"]),
     )
     return True
 
@@ -170,7 +178,19 @@ def _free_row(db: sqlite3.Connection, now: float) -> int:
     return row
 
 
-def _session(db: sqlite3.Connection, key: str) -> sqlite3.Row:
+def known(db: sqlite3.Connection, key: str) -> bool:
+    """Whether the browser that holds `key` has a session."""
+    found = db.execute("SELECT 1 FROM sessions WHERE key_sha256 = ?", (_digest(key),))
+    return found.fetchone() is not None
+
+
+def touch(db: sqlite3.Connection, key: str, now: float) -> None:
+    """The session is at work: its place in the design is not free."""
+    db.execute("UPDATE sessions SET last_seen = ? WHERE key_sha256 = ?", (now, _digest(key)))
+
+
+def session_of(db: sqlite3.Connection, key: str) -> sqlite3.Row:
+    """The session of the browser that holds `key`; Refused if there is none."""
     found: sqlite3.Row | None = db.execute(
         "SELECT * FROM sessions WHERE key_sha256 = ?", (_digest(key),)
     ).fetchone()
@@ -193,7 +213,7 @@ def current_trial(
 
     A token is random, belongs to this session, trial and place, and dies when the trial is rated.
     """
-    session = _session(db, key)
+    session = session_of(db, key)
     return _standing(db, study, session, _trials(session), now)
 
 
@@ -278,14 +298,21 @@ def serve_clip(db: sqlite3.Connection, token: str, now: float) -> str:
 
 
 def save_rating(
-    db: sqlite3.Connection, study: PreparedStudy, key: str, answer: Answer, now: float
+    db: sqlite3.Connection,
+    study: PreparedStudy,
+    key: str,
+    answer: Answer,
+    now: float,
+    heard: bool = False,
 ) -> dict[str, Any]:
     """Store one trial's answers, or recognise them as stored; returns where the session stands.
+
+    `heard`: it is known already that the clips were heard (see `resend.py`).
 
     Raises:
         Refused: out of order, for another's clip, without having heard it, or no possible answer.
     """
-    session = _session(db, key)
+    session = session_of(db, key)
     order = _trials(session)
     if _kept_already(db, study, session, order, answer, now):
         return _standing(db, study, session, order, now)
@@ -294,7 +321,8 @@ def save_rating(
     trial = order[answer.trial_index - 1]
     shown = _shown(study, trial)
     _check_answers(study, trial, answer)
-    _check_heard(db, study, session["session_id"], shown, answer, now)
+    if not heard:
+        _check_heard(db, study, session["session_id"], shown, answer, now)
     state = "complete" if answer.trial_index == len(order) else "started"
     if trial.trial_type == "screen":
         if _ends_session(db, study, session["session_id"], trial, answer, now):
@@ -314,7 +342,7 @@ def save_rating(
             secrets.token_hex(4).upper() if state == "complete" else None, session["session_id"],
         ),
     )  # fmt: skip
-    return _standing(db, study, _session(db, key), order, now)
+    return _standing(db, study, session_of(db, key), order, now)
 
 
 def _ends_session(

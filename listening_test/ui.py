@@ -53,8 +53,9 @@ from spark.download import save_script
 SPACE_VARIABLE = "SPACE_ID"
 SPACE_NOTE = (
     "**This lab runs on a Space: its disk is emptied at every restart, and the ratings with it.** "
-    "They are not yet kept anywhere else. Whoever runs the study: download the export on the "
-    "Admin page, often, and before every restart or change of the Space."
+    "They are kept nowhere else. Whoever runs the study: set `LISTENING_TEST_COPY` (the guide of "
+    "the listening test tells how), or download the export on the Admin page, often, and before "
+    "every restart or change of the Space."
 )
 
 
@@ -67,7 +68,7 @@ def listen_page(studies: Studies) -> None:
         "Each rating is on disk before the page says “saved”; you may stop at any "
         "time and go on later in the same browser."
     )
-    if os.environ.get(SPACE_VARIABLE):
+    if os.environ.get(SPACE_VARIABLE) and not studies.copied:
         gr.Markdown(SPACE_NOTE)
     gr.HTML(value=lambda: _cards(studies.states()), every=10, elem_id="listen-studies")
     gr.Markdown(
@@ -86,7 +87,8 @@ def _cards(states: list[StudyState]) -> str:
 def _card(state: StudyState) -> str:
     title = html.escape(state.title)
     if state.status == "preparing":
-        body = '<p role="status">The clips are being prepared. This page looks again by itself.</p>'
+        why = html.escape(state.message) or "The clips are being prepared."
+        body = f'<p role="status">{why} This page looks again by itself.</p>'
     elif state.status == "failed":
         body = f'<p role="alert">Not available: {html.escape(state.message)}</p>'
     elif state.closed_utc:
@@ -330,6 +332,8 @@ def close_study(studies: Studies, gate: Gate, given: str, meant: bool, address: 
     if meant and hosted is not None:
         try:
             hosted.store.run(lambda db: trials.close_study(db, time.time())).result()
+            if hosted.copy:
+                hosted.copy.wake()  # it stays closed, whatever becomes of this disk
             note = "The study is closed, and its results are public."
         except NotSaved as error:
             note = f"Not closed: {html.escape(str(error))}. Try again."

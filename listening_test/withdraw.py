@@ -15,6 +15,7 @@ import argparse
 import sqlite3
 import sys
 import time
+import uuid
 from pathlib import Path
 
 from listening_test.crowd import person_hash
@@ -34,8 +35,9 @@ def forget(db: sqlite3.Connection, session_id: str, asked_by: str, now: float) -
     for table in _TABLES:
         db.execute(f"DELETE FROM {table} WHERE session_id = ?", (session_id,))
     db.execute(
-        "INSERT INTO withdrawals (day, ratings, asked_by) VALUES (?, ?, ?)",
-        (utc(now)[:10], n, asked_by),
+        "INSERT INTO withdrawals (note_id, day, ratings, asked_by) VALUES (?, ?, ?, ?)",
+        # Random, not counted: two servers of a study (`offsite.py`) must not use one id twice.
+        (str(uuid.uuid4()), utc(now)[:10], n, asked_by),
     )
     return int(n)
 

@@ -36,7 +36,7 @@ from tests.listening import Rater
 
 SURE = 1e-6
 PAGE_FILES = ("", "page.css", "page.js", "net.js", "clips.js", "questions.js", "crowd.js",
-              "strings.js", "study")  # fmt: skip
+              "strings.js", "kept.js", "about.js", "withdraw.js", "study")  # fmt: skip
 # What no answer of the server may carry; its length cannot be hidden and is told in the report.
 BANNED_HEADERS = ("etag", "last-modified", "content-disposition", "set-cookie", "server-timing",
                   "location", "x-accel-redirect")  # fmt: skip
@@ -121,6 +121,9 @@ class Crawl:
         probe = what.startswith("probe")
         seen = json.dumps(headers) + ("" if probe else unquote(str(reply.url)))
         self.texts.append((what, (seen + reply.content.decode("latin-1")).lower()))
+        if ticket := re.search(rb'"ticket":"([\w=-]+)\.', reply.content):
+            facts = base64.urlsafe_b64decode(ticket[1]).decode("latin-1")
+            self.texts.append((what, facts.lower()))
         banned = [name for name in BANNED_HEADERS if name in headers and not probe]
         self.found |= {f"header {name} of a {what}" for name in banned}
         if not probe and "no-store" not in headers.get("cache-control", ""):
@@ -312,7 +315,8 @@ def _telling_values(crawl: Crawl) -> Iterator[str]:
     systems = [clip.system for _, clip in clips]
     yield from (f"{name} tells the system" for name, v in features.items() if _together(v, systems))
     for path, values in _by_path(rated).items():
-        if path.rpartition(".")[2] not in ("trial_index", "number"):
+        # Numbers of trials: a check that lies at one place for many raters goes with them.
+        if path.rpartition(".")[2] not in ("trial_index", "number", "up", "safe"):
             for told, kinds in _KINDS.items():
                 if _together(values, [str(seen.kind in kinds) for seen in rated]):
                     yield f"field {path} tells a {told}"

@@ -23,11 +23,12 @@ from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
-from listening_test import server, session_plan, trials
+from listening_test import resend, server, session_plan, trials
 from listening_test.hosting import Hosted, Studies
 from listening_test.server import attach
 from listening_test.stimuli import prepare
 from listening_test.study import load_study
+from listening_test.targets import FolderTarget
 from tests.blinding import folder_leaks, leaks
 from tests.listening import RATE, SYSTEMS, Clock, InProcess, tone_bursts, write_study
 from tests.test_listening_export import key_of
@@ -94,12 +95,18 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def found_in(
-    prepared: Path, folder: Path, patch: pytest.MonkeyPatch, plants: Sequence[Plant] = ()
+    prepared: Path,
+    folder: Path,
+    patch: pytest.MonkeyPatch,
+    plants: Sequence[Plant] = (),
+    copied: bool = False,
 ) -> list[str]:
-    """Leaks of a copy of a study, with leaks planted or without."""
-    study_dir = folder / "study"
+    """Leaks of a copy of a study, with leaks planted or without, its ratings `copied` or not."""
+    study_dir, bucket = folder / "study", folder / "bucket"
     shutil.copytree(prepared, study_dir)
-    app, opened, clock = FastAPI(openapi_url=None), Studies(), Clock()
+    bucket.mkdir()
+    opened = Studies(FolderTarget(bucket) if copied else None)
+    app, clock = FastAPI(openapi_url=None), Clock()
     for plant in plants:
         plant(Target(study_dir, app, patch))
     hosted: Hosted = opened.open(study_dir)
@@ -117,6 +124,23 @@ def test_a_study_is_blind(
     studies: dict[str, Path], kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert found_in(studies[kind], tmp_path, monkeypatch) == []
+
+
+def test_a_study_whose_ratings_are_copied_is_blind(
+    studies: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert found_in(studies["acr"], tmp_path, monkeypatch, copied=True) == []
+    copies = [path.read_text(encoding="utf-8") for path in tmp_path.glob("bucket/**/*.jsonl")]
+    assert any('"table": "ratings"' in text for text in copies)
+
+
+def test_a_ticket_that_tells_the_order_is_caught(
+    studies: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resend, "_FACTS", (*resend._FACTS, "trials"))
+    found = found_in(studies["acr"], tmp_path, monkeypatch, copied=True)
+    ids = key_of(tmp_path / "study")
+    assert {f"a state holds {name}" for name in ids} & set(found), found
 
 
 def in_header(target: Target, name: str, value: Callable[[str, bytes], str]) -> None:
@@ -205,7 +229,7 @@ def feedback(target: Target) -> None:
     known = trials.save_rating
 
     def save(db: Any, study: Any, key: str, answer: Any, now: float) -> Any:
-        order = trials._trials(trials._session(db, key))
+        order = trials._trials(trials.session_of(db, key))
         kind = order[answer.trial_index - 1].trial_type
         return known(db, study, key, answer, now) | {"hint": kind in ("trap", "gold")}
 

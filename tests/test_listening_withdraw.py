@@ -64,8 +64,9 @@ def test_nothing_of_the_rater_is_left_and_the_others_keep_all(clock: Clock, tmp_
     assert counts(clock.store) == {
         "sessions": 1, "ratings": 1, "clips": 1, "screens": 0, "profiles": 0,
     }  # fmt: skip
-    note = clock.store.run(lambda db: tuple(db.execute("SELECT * FROM withdrawals").fetchone()))
-    assert note.result() == (1, "1970-01-12", 1, "rater")
+    noted = "SELECT day, ratings, asked_by FROM withdrawals"
+    note = clock.store.run(lambda db: tuple(db.execute(noted).fetchone()))
+    assert note.result() == ("1970-01-12", 1, "rater")
     # Overwritten on the disk too, in the database, in its log and beside it.
     for path in tmp_path.iterdir():
         assert COMMENT.encode() not in path.read_bytes(), path
@@ -80,7 +81,7 @@ def test_nothing_of_the_rater_is_left_and_the_others_keep_all(clock: Clock, tmp_
 def test_the_place_in_the_design_is_free_again(clock: Clock) -> None:
     def row_of(key: str) -> int:
         def ask(db: Any) -> int:
-            return int(trials._session(db, key)["design_row"])
+            return int(trials.session_of(db, key)["design_row"])
 
         return clock.store.run(ask).result()
 
@@ -139,7 +140,7 @@ def test_ratings_and_withdrawals_at_once_keep_who_stays_and_nobody_else(
     sessions: dict[str, str] = {}
     for key in keys:
         clock.start(key)
-        session = clock.store.run(lambda db, key=key: trials._session(db, key)["session_id"])
+        session = clock.store.run(lambda db, key=key: trials.session_of(db, key)["session_id"])
         sessions[key] = session.result()
 
     def take(key: str) -> None:

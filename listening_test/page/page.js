@@ -6,12 +6,14 @@
 import { fillQuestionnaire, questionnaireAnswers } from "./about.js";
 import { Clips } from "./clips.js";
 import { keepIds, wayBack } from "./crowd.js";
+import { forget, keepAboutUntilSafe, keepUntilSafe, noteSafe, standing } from "./kept.js";
 import { ask, insist, pause, randomHex, store, uuid } from "./net.js";
 import { Questions } from "./questions.js";
 import { say, speak } from "./strings.js";
 import { offerWithdrawal, withdrawing } from "./withdraw.js";
 
 const $ = (id) => document.getElementById(id);
+const COPYING_MS = 3000;
 let study = null;
 let left = false;  // withdrawn: nothing else is shown any more
 
@@ -102,8 +104,11 @@ async function notPlayed() {
   try {
     // Another tab may have rated this trial: then it is closed, and the next one is up.
     const state = await ask("trial");
-    if (state.clips?.[0] !== trial.clips[0]) { enter(state); return; }
-  } catch { /* the server cannot be reached: said below */ }
+    if (state.clips?.[0] !== trial.clips[0]) { await resume(); return; }
+  } catch (error) {
+    if (error.code === "no_session") { await resume(); return; }
+    // The server cannot be reached: said below.
+  }
   trouble(say("not_played"));
 }
 
@@ -150,6 +155,8 @@ async function send(body) {
   savedLine(say("saving"));
   try {
     const reply = await insist("rating", body, notSaved);
+    if (left) return;
+    keepUntilSafe(body, reply.receipt);
     store.remove("pending");
     savedLine(say("saved"));
     sending = false;
@@ -160,15 +167,19 @@ async function send(body) {
     store.remove("pending");
     sending = false;
     savedLine(say("not_saved"), true);
-    await resume();
-    trouble(error.code === "not_heard" && keep(body)
-      ? say("once_more", { why: error.message }) : error.message);
+    await resume(true);
+    const why = LOST.includes(error.code) ? say("restarted") : error.message;
+    trouble([...LOST, "not_heard"].includes(error.code) && keep(body)
+      ? say("once_more", { why }) : error.message);
   }
 }
 
+// What a server answers that lost its disk since it sent the clip, when the trial is still up.
+const LOST = ["no_session", "out_of_order", "foreign_clip"];
+
 // Puts answers back into the form of their trial; false if the trial is not up.
 function keep(body) {
-  if ($("trial").hidden || trial.clips[0] !== body.clips[0].clip) return false;
+  if ($("trial").hidden || trial.trial_index !== body.trial_index) return false;
   questions.restore(body.answers, body.answers.length + body.changed_n);
   $("comment").value = body.comment;
   $("more").open = Boolean(body.comment);
@@ -209,7 +220,13 @@ document.addEventListener("keydown", (event) => {
 
 // ---- the way through
 function enter(state) {
-  if (state.state === "done") {
+  if (left) return;  // an answer that was still on its way: nothing of it is kept
+  noteSafe(state);
+  if (state.state === "copying") {
+    clips?.stop();
+    waiting(say(state.then === "done" ? "copying_code" : "copying"));
+    setTimeout(() => resume(), COPYING_MS);
+  } else if (state.state === "done") {
     clips?.stop();
     $("code").textContent = state.code;
     wayBack($("back"), state);
@@ -228,15 +245,21 @@ function enter(state) {
   }
 }
 
-async function resume() {
+const ids = () => JSON.parse(store.get("ids") ?? "{}");
+
+async function resume(instructed = trial !== null) {
+  if (left) return;
   try {
-    const state = await insist("trial", null, () => waiting(say("trying")));
+    const state = await standing(ids(), () => waiting(say("trying")));
     // The questionnaire came before the instructions: they may not have been seen yet.
-    if (study.questionnaire.length && state.trial_index === 1) show("instructions");
-    else enter(state);
+    if (study.questionnaire.length && state.trial_index === 1 && !instructed) {
+      noteSafe(state);
+      show("instructions");
+    } else { enter(state); }
   } catch (error) {
     // The server does not know this session (or not any more): begin at the beginning.
     if (error.code !== "no_session") { waiting(error.message); return; }
+    forget();
     welcome();
   }
 }
@@ -279,15 +302,17 @@ async function begin() {
   // Made here, before it is sent: asking again after a lost answer begins no second session.
   if (!store.get("session")) store.set("session", randomHex(24));
   try {
-    const ids = JSON.parse(store.get("ids") ?? "{}");
-    enter(await insist("session", { consent: true, ids }, () => waiting(say("trying"))));
+    const body = { consent: true, ids: ids() };
+    enter(await insist("session", body, () => waiting(say("trying"))));
   } catch (error) { waiting(error.code === "closed" ? say("closed") : error.message); }
 }
 
 $("agree").addEventListener("click", () => {
   if (study.questionnaire.length) begin(); else show("instructions");
 });
-$("begin").addEventListener("click", begin);
+$("begin").addEventListener("click", () => {
+  if (store.get("ticket")) { waiting(say("moment")); resume(true); } else begin();
+});
 
 $("about-form").addEventListener("submit", async (event) => {
   event.preventDefault();
@@ -296,15 +321,20 @@ $("about-form").addEventListener("submit", async (event) => {
   $("about-saved").textContent = say("saving");
   const answers = questionnaireAnswers($("about-form"));
   try {
-    await insist("questionnaire", { answers }, () => {
+    const state = await insist("questionnaire", { answers }, () => {
       $("about-saved").textContent = say("trying");
     });
+    if (left) return;
+    keepAboutUntilSafe(answers, state);
+    noteSafe(state);
     $("about-saved").textContent = "";
     show("instructions");
   } catch (error) {
     $("about-saved").textContent = "";
-    if (error.code === "no_session") welcome();
-    else $("about-saved").textContent = error.message;
+    if (error.code === "no_session") {
+      await resume();  // the form keeps what is in it
+      if (!$("about").hidden) $("about-saved").textContent = say("restarted");
+    } else { $("about-saved").textContent = error.message; }
   } finally { sending = false; }
 });
 

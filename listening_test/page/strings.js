@@ -57,6 +57,11 @@ const EN = {
   withdraw_not: "No, keep it",
   withdrawn_title: "You have withdrawn",
   withdrawn_text: "Everything you gave is deleted. You can close this page.",
+  copying: "Your answers are saved. They are now being copied to a second place. This page goes "
+    + "on by itself as soon as that is done, usually within a minute; please keep it open.",
+  copying_code: "All your ratings are saved. They are now being copied to a second place. Your "
+    + "completion code appears here as soon as that is done, usually within a minute; please "
+    + "keep this page open.",
   saving: "saving …",
   saved: "saved ✓",
   not_saved: "not saved",
@@ -72,6 +77,7 @@ const EN = {
   late_answer: "The server did not answer within {seconds} seconds.",
   answered: "The server answered {status}.",
   not_played: "The clip could not be played. Check your connection, then press Play again.",
+  restarted: "The server was restarted.",
   once_more: "{why} Your answer is still here: play the clip once more, to its end, and press "
     + "Next.",
 };
@@ -126,6 +132,9 @@ const ZH = {
   withdraw_not: "否，保留",
   withdrawn_title: "您已退出",
   withdrawn_text: "您提供的一切都已删除，可以关闭本页面。",
+  copying: "您的答案已保存，正在复制到另一处。完成后本页面会自动继续，通常不到一分钟；请不要关闭本页面。",
+  copying_code: "您的所有评分都已保存，正在复制到另一处。完成后这里会显示您的完成代码，通常不到一分钟；"
+    + "请不要关闭本页面。",
   saving: "正在保存……",
   saved: "已保存 ✓",
   not_saved: "未保存",
@@ -140,6 +149,7 @@ const ZH = {
   late_answer: "服务器在 {seconds} 秒内没有应答。",
   answered: "服务器应答 {status}。",
   not_played: "录音无法播放。请检查网络连接，然后再按播放。",
+  restarted: "服务器已重新启动。",
   once_more: "{why}您的答案仍在：请再完整播放一次录音，然后按“下一步”。",
 };
 
@@ -193,6 +203,10 @@ const AR = {
   withdraw_not: "لا، أبقِها",
   withdrawn_title: "لقد انسحبت",
   withdrawn_text: "حُذف كل ما قدمته. يمكنك إغلاق هذه الصفحة.",
+  copying: "حُفظت إجاباتك، ويجري الآن نسخها إلى مكان ثانٍ. تتابع هذه الصفحة بنفسها عند الانتهاء، عادةً خلال "
+    + "دقيقة؛ أبقها مفتوحة.",
+  copying_code: "حُفظت كل تقييماتك، ويجري الآن نسخها إلى مكان ثانٍ. يظهر رمز الإتمام هنا عند الانتهاء، عادةً "
+    + "خلال دقيقة؛ أبقِ هذه الصفحة مفتوحة.",
   saving: "جارٍ الحفظ …",
   saved: "حُفظ ✓",
   not_saved: "لم يُحفظ",
@@ -207,6 +221,7 @@ const AR = {
   late_answer: "لم يُجب الخادم خلال {seconds} ثانية.",
   answered: "أجاب الخادم بالرمز {status}.",
   not_played: "تعذّر تشغيل المقطع. تحقق من الاتصال، ثم اضغط تشغيل من جديد.",
+  restarted: "أُعيد تشغيل الخادم.",
   once_more: "{why} إجابتك ما زالت هنا: شغّل المقطع مرة أخرى حتى نهايته، ثم اضغط التالي.",
 };
 

@@ -21,8 +21,10 @@ export function offerWithdrawal(onAsked, onDone) {
     if (busy) return;
     busy = true;
     let lost = false;  // an answer: it may have been done all the same
+    // By its ticket a server that lost its disk knows whom not to take back from an old copy.
+    const body = { confirmed: true, ticket: store.get("ticket") ?? undefined };
     try {
-      await insist("withdraw", { confirmed: true }, () => { lost = true; tell(say("trying")); });
+      await insist("withdraw", body, () => { lost = true; tell(say("trying")); });
     } catch (error) {
       if (!(lost && error.code === "no_session")) { tell(error.message); return; }
     } finally {
