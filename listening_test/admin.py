@@ -22,7 +22,7 @@ from typing import Any
 
 import pandas as pd
 
-from listening_test import trials
+from listening_test import enrolment
 from listening_test.columns import SCORED_TRIALS
 from listening_test.exclusion import RULES, apply_rules
 from listening_test.export import ExportError, closed_and_withdrawn, exported_frame, sessions_frame
@@ -121,7 +121,7 @@ def server_alarms(hosted: Hosted, gate: Gate | None = None) -> tuple[str, ...]:
 def _states(sessions: pd.DataFrame, now: float) -> pd.Series:
     """A session's state; one that has begun is at work, or gone after half an hour of silence."""
     seen = pd.to_datetime(sessions["last_seen_utc"], utc=True, format="ISO8601")
-    gone = seen < pd.Timestamp(now - trials.IDLE_S, unit="s", tz="UTC")
+    gone = seen < pd.Timestamp(now - enrolment.IDLE_S, unit="s", tz="UTC")
     begun = sessions["state"] == "started"
     states = sessions["state"].astype(object)
     return states.where(~(begun & gone), "gone").where(~(begun & ~gone), "at work")
@@ -264,7 +264,7 @@ def _table(rows: list[Row]) -> str:
 def _close(study_dir: Path) -> str:
     study = load_prepared(study_dir)
     store = Store(study_dir / "data", study.study_id, study.config_sha256)
-    closed: str = store.run(lambda db: trials.close_study(db, time.time())).result()
+    closed: str = store.run(lambda db: enrolment.close_study(db, time.time())).result()
     store.close()
     return closed
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from listening_test import trials
+from listening_test import enrolment, trials
 from listening_test.offsite import Copy, begin_patiently, place_of
 from listening_test.prepared import PreparedStudy, load_prepared
 from listening_test.store import Store
@@ -136,7 +136,7 @@ class Studies:
         if state is None or hosted is None:
             return state
         counts, closed = hosted.store.run(
-            lambda db: (trials.progress(db), trials.closed_utc(db))
+            lambda db: (trials.progress(db), enrolment.closed_utc(db))
         ).result()
         study = hosted.study
         return replace(

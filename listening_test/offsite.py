@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from listening_test import changes, resend, trials
+from listening_test import changes, enrolment, resend
 from listening_test.changes import Batch, ForeignCopy
 from listening_test.prepared import PreparedStudy
 from listening_test.rows import utc
@@ -158,7 +158,7 @@ class Copy:
         that the server has no answer to. `ticket`: what brings the session back if its disk is
         lost before it was copied.
         """
-        session = trials.session_of(db, key)
+        session = enrolment.session_of(db, key)
         upto, everything = changes.safe_upto(db, session["session_id"], session["n_done"])
         told = {"safe": upto, "up": session["n_done"] + 1, "ticket": resend.ticket(db, session)}
         if state["state"] in ("done", "screened_out") and not everything:

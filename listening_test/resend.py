@@ -14,10 +14,10 @@ import sqlite3
 from dataclasses import asdict
 from typing import Any
 
-from listening_test import trials
+from listening_test import enrolment, trials
+from listening_test.enrolment import Refused
 from listening_test.prepared import PreparedStudy
 from listening_test.rows import Answer
-from listening_test.trials import Refused
 
 # What start_session draws or is told; all else follows from the answers.
 _FACTS = (
@@ -46,7 +46,7 @@ def readmit(db: sqlite3.Connection, study: PreparedStudy, key: str, given: str, 
         Refused: the ticket is false, its session was deleted, or goes on in another browser. Then
             the rater is asked for consent before a session begins anew.
     """
-    if trials.known(db, key):
+    if enrolment.known(db, key):
         return
     refused = Refused(401, "no_session", "This session is not known. Reload the page to start.")
     text, _, signature = given.partition(".")
@@ -60,7 +60,7 @@ def readmit(db: sqlite3.Connection, study: PreparedStudy, key: str, given: str, 
     ).fetchone()
     if taken is not None:
         raise refused
-    trials.insert_session(db, study, key, facts, now)
+    enrolment.insert_session(db, study, key, facts, now)
 
 
 def _told(session_id: str, answer: Answer, at_us: int) -> str:
@@ -70,7 +70,7 @@ def _told(session_id: str, answer: Answer, at_us: int) -> str:
 def receipt(db: sqlite3.Connection, key: str, answer: Answer, now: float) -> str:
     """That this session's answer was acknowledged, and when."""
     at_us = round(1e6 * now)
-    told = _told(trials.session_of(db, key)["session_id"], answer, at_us)
+    told = _told(enrolment.session_of(db, key)["session_id"], answer, at_us)
     return f"{at_us}.{_signed(db, 'receipt', told)}"
 
 
@@ -79,7 +79,7 @@ def acknowledged(db: sqlite3.Connection, key: str, answer: Answer, given: str) -
     at_us, _, signature = given.partition(".")
     if not given:
         return None
-    told = _told(trials.session_of(db, key)["session_id"], answer, int(at_us))
+    told = _told(enrolment.session_of(db, key)["session_id"], answer, int(at_us))
     if not hmac.compare_digest(signature, _signed(db, "receipt", told)):
         return None
     return int(at_us) / 1e6
@@ -98,5 +98,5 @@ def save(
     if then is None:
         return trials.save_rating(db, study, key, answer, now)
     state = trials.save_rating(db, study, key, answer, then, heard=True)
-    trials.touch(db, key, now)
+    enrolment.touch(db, key, now)
     return state

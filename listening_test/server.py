@@ -14,7 +14,7 @@
 
 A refusal is JSON {"error": code, "message": sentence} and stores nothing. The session key is
 made by the browser and travels in the header X-Session, never in an address. This module knows
-HTTP; the rules are in `trials.py`, the disk in `store.py`.
+HTTP; the rules are in `enrolment.py` and `trials.py`, the disk in `store.py`.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, Validat
 from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute
 
-from listening_test import resend, trials
+from listening_test import enrolment, resend, trials
 from listening_test.columns import clean_text
 from listening_test.crowd import MTURK_HOSTS
+from listening_test.enrolment import Refused
 from listening_test.hosting import Hosted, Studies
 from listening_test.methods import BANDS
 from listening_test.questionnaire import MAX_TEXT
 from listening_test.rows import Answer, Heard
 from listening_test.store import NotSaved
-from listening_test.trials import Refused
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -167,7 +167,7 @@ def router(studies: Studies) -> APIRouter:
             def operation(db: sqlite3.Connection) -> dict[str, Any]:
                 if body.ticket and hosted.copy:
                     resend.readmit(db, hosted.study, key, body.ticket, now)
-                trials.start_session(db, hosted.study, key, body.ids, now)
+                enrolment.start_session(db, hosted.study, key, body.ids, now)
                 return _told(hosted, db, key, trials.current_trial(db, hosted.study, key, now))
 
             return await _run(hosted, operation)
@@ -270,7 +270,7 @@ def _add_page_routes(routes: APIRouter, studies: Studies) -> None:
     async def texts(study_id: str) -> Response:
         try:
             hosted = _hosted(studies, study_id)
-            study, closed = hosted.study, await _run(hosted, trials.closed_utc)
+            study, closed = hosted.study, await _run(hosted, enrolment.closed_utc)
         except Refused as error:
             return _refusal(error)
         except NotSaved as error:

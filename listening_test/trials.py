@@ -1,113 +1,33 @@
-"""The rules of a session: who gets which order, which clip may be heard, which rating counts.
+"""The rules within a session: which trial is up, which clip may be heard, which rating counts.
 
 Every function here takes the open transaction first and runs inside `Store.run`, so what it
 checks and what it writes are one atomic step. Times come from the caller (seconds since 1970).
-It knows no HTTP and no system names; how an answer becomes rows is in `rows.py`.
+It knows no HTTP and no system names; how a session begins is in `enrolment.py`, how an answer
+becomes rows in `rows.py`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import json
 import secrets
 import sqlite3
-import uuid
-from dataclasses import asdict
 from typing import Any
 
 from listening_test import crowd
 from listening_test.columns import RATING_COLUMNS
+from listening_test.enrolment import Refused, session_of
 from listening_test.methods import Question
 from listening_test.prepared import PreparedStudy
 from listening_test.questionnaire import checked
 from listening_test.rows import Answer, rating_rows, utc
 from listening_test.screening import QUESTIONS as SCREEN_QUESTIONS
-from listening_test.session_plan import Trial, session_trials
+from listening_test.session_plan import Trial
 from listening_test.withdraw import forget
 
 # Trials that lead up to the test and count on their own.
 _BEFORE = ("screen", "practice")
-# A session untouched for this long frees its place in the design for the next rater. Whoever
-# comes back later still goes on: their ratings are kept, and the place is filled twice.
-IDLE_S = 30 * 60
 # The browser's clock of played sound is coarse (it counts in animation frames).
 HEARD_SLACK_MS = 150
-
-
-class Refused(Exception):
-    """A request against the rules: nothing was stored. `code` is for the page, text for people."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.code = code
-
-
-def _digest(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()
-
-
-def start_session(
-    db: sqlite3.Connection, study: PreparedStudy, key: str, ids: dict[str, str], now: float
-) -> None:
-    """Begin the session of the browser that holds `key`, or do nothing if it has one already.
-
-    It gets the lowest design row that nobody completed or is at work on: rows of raters who
-    quit are filled first. Asking twice, as a retry does, takes one place only. A person whom a
-    platform vouches for has one session, and takes it along to another browser.
-
-    Raises:
-        Refused: the platform's ids (`ids`, from the address) are lacking, the person is done, or
-            the study is closed. Who has begun may finish after that, in another browser too.
-    """
-    if known(db, key):
-        return
-    secret = bytes.fromhex(db.execute("SELECT value FROM meta WHERE name = 'salt'").fetchone()[0])
-    try:
-        visitor = crowd.visitor(study.platform, ids, secret)
-    except crowd.NotFromPlatform as error:
-        raise Refused(403, "not_from_platform", str(error)) from None
-    if visitor.person is not None and _moved(db, visitor.person, key, now):
-        return
-    if closed_utc(db) is not None:
-        raise Refused(403, "closed", "This study is closed: it takes no new participants.")
-    who = visitor.person or hmac.new(secret, key.encode(), "sha256").hexdigest()
-    facts = {
-        "session_id": str(uuid.uuid4()), "rater_id": who[:16], "platform": visitor.platform,
-        "design_row": _free_row(db, now), "consent_utc": utc(now), "person": visitor.person,
-        "submission": visitor.submission,
-    }  # fmt: skip
-    insert_session(db, study, key, facts, now)
-
-
-def insert_session(
-    db: sqlite3.Connection, study: PreparedStudy, key: str, facts: dict[str, Any], now: float
-) -> None:
-    """A session at its first trial; its trials follow from `facts["design_row"]`."""
-    order = json.dumps([asdict(trial) for trial in session_trials(study, facts["design_row"])])
-    row = {**facts, "key_sha256": _digest(key), "trials": order, "last_seen": now}
-    db.execute(
-        f"INSERT INTO sessions ({', '.join(row)}) VALUES ({', '.join('?' for _ in row)})",
-        list(row.values()),
-    )
-
-
-def close_study(db: sqlite3.Connection, now: float) -> str:
-    """Take no new sessions from now on; returns when that began. It cannot be undone.
-
-    Results are public from then on, and whoever knows them does not judge blind.
-    """
-    db.execute("INSERT OR IGNORE INTO meta VALUES ('closed_utc', ?)", (utc(now),))
-    closed = closed_utc(db)
-    assert closed is not None
-    return closed
-
-
-def closed_utc(db: sqlite3.Connection) -> str | None:
-    """When the study was closed; None while it is open."""
-    found = db.execute("SELECT value FROM meta WHERE name = 'closed_utc'").fetchone()
-    return str(found[0]) if found else None
 
 
 def withdraw(db: sqlite3.Connection, key: str, now: float) -> int:
@@ -145,58 +65,6 @@ def _unasked(db: sqlite3.Connection, study: PreparedStudy, session: sqlite3.Row)
             "SELECT 1 FROM profiles WHERE session_id = ?", (session["session_id"],)
         ).fetchone()
     )
-
-
-def _moved(db: sqlite3.Connection, person: str, key: str, now: float) -> bool:
-    """Whether the person has a session; it is then this browser's."""
-    theirs = db.execute(
-        "SELECT session_id, state FROM sessions WHERE person = ?", (person,)
-    ).fetchone()
-    if theirs is None:
-        return False
-    if theirs["state"] != "started":
-        raise Refused(409, "already_done", "You have taken part in this study already. Thank you.")
-    db.execute(
-        "UPDATE sessions SET key_sha256 = ?, last_seen = ? WHERE session_id = ?",
-        (_digest(key), now, theirs["session_id"]),
-    )
-    return True
-
-
-def _free_row(db: sqlite3.Connection, now: float) -> int:
-    """The lowest design row that nobody completed or is at work on."""
-    taken = db.execute(
-        "SELECT DISTINCT design_row FROM sessions WHERE state = 'complete' "
-        "OR (state = 'started' AND last_seen >= ?) ORDER BY design_row",
-        (now - IDLE_S,),
-    )
-    row = 0
-    for (used,) in taken:
-        if used > row:
-            break
-        row = used + 1
-    return row
-
-
-def known(db: sqlite3.Connection, key: str) -> bool:
-    """Whether the browser that holds `key` has a session."""
-    found = db.execute("SELECT 1 FROM sessions WHERE key_sha256 = ?", (_digest(key),))
-    return found.fetchone() is not None
-
-
-def touch(db: sqlite3.Connection, key: str, now: float) -> None:
-    """The session is at work: its place in the design is not free."""
-    db.execute("UPDATE sessions SET last_seen = ? WHERE key_sha256 = ?", (now, _digest(key)))
-
-
-def session_of(db: sqlite3.Connection, key: str) -> sqlite3.Row:
-    """The session of the browser that holds `key`; Refused if there is none."""
-    found: sqlite3.Row | None = db.execute(
-        "SELECT * FROM sessions WHERE key_sha256 = ?", (_digest(key),)
-    ).fetchone()
-    if found is None:
-        raise Refused(401, "no_session", "This session is not known. Reload the page to start.")
-    return found
 
 
 def _trials(session: sqlite3.Row) -> list[Trial]:

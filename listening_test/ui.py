@@ -23,7 +23,7 @@ from typing import TypeAlias
 import gradio as gr
 import pandas as pd
 
-from listening_test import plots, trials
+from listening_test import enrolment, plots
 from listening_test.admin import Overview, overview, server_alarms
 from listening_test.analyse import RatingsError
 from listening_test.analysis import Plan, analyse, counted
@@ -331,7 +331,7 @@ def close_study(studies: Studies, gate: Gate, given: str, meant: bool, address: 
     note = "Tick the box first: closing cannot be undone."
     if meant and hosted is not None:
         try:
-            hosted.store.run(lambda db: trials.close_study(db, time.time())).result()
+            hosted.store.run(lambda db: enrolment.close_study(db, time.time())).result()
             if hosted.copy:
                 hosted.copy.wake()  # it stays closed, whatever becomes of this disk
             note = "The study is closed, and its results are public."

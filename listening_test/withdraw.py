@@ -6,7 +6,8 @@
 Raters do the same on their own page. Session, ratings, screening and questionnaire answers are
 deleted and overwritten, `ratings.csv` is written anew, and the place in the design is free for the
 next rater. What stays is a note without personal data: the day, how many ratings, and who asked.
-Files that were exported before are not touched: export them again. The server may go on running.
+Files that were exported before are not touched: export them again. The server may go on running;
+copies off the machine (`offsite.py`) follow when it copies next.
 """
 
 from __future__ import annotations

@@ -14,12 +14,12 @@ from typing import Any, TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-from listening_test import resend, trials
+from listening_test import enrolment, resend, trials
+from listening_test.enrolment import Refused
 from listening_test.offsite import Copy
 from listening_test.rows import Answer, Heard
 from listening_test.store import Store
 from listening_test.targets import HubTarget, Target
-from listening_test.trials import Refused
 from tests.test_listening_store import tiny_study
 
 T = TypeVar("T")
@@ -155,7 +155,7 @@ class Browser:
         def operation(db: Any) -> dict[str, Any]:
             if ticket:
                 resend.readmit(db, server.study, self.key, ticket, server.now)
-            trials.start_session(db, server.study, self.key, {}, server.now)
+            enrolment.start_session(db, server.study, self.key, {}, server.now)
             state = trials.current_trial(db, server.study, self.key, server.now)
             return server.copy.tell(db, self.key, state)
 

@@ -24,7 +24,7 @@ from fastapi.testclient import TestClient
 from playwright.sync_api import Browser, expect
 
 import app
-from listening_test import admin, trials, ui
+from listening_test import admin, enrolment, ui
 from listening_test.admin import overview, server_alarms
 from listening_test.export import exported_frame
 from listening_test.gate import SECRET_VARIABLE, WINDOW_S, WRONG_IN_ALL, WRONG_PER_ADDRESS, Gate
@@ -155,7 +155,7 @@ def test_who_left_and_who_is_left_out_is_told_with_the_reason(
         take(client, monkeypatch, step=0)  # the same answer throughout
         take(client, monkeypatch, step=1)
         Rater(client).start()
-        now = trials_now(study_dir) + trials.IDLE_S + 1
+        now = trials_now(study_dir) + enrolment.IDLE_S + 1
         seen = overview(study_dir, now, ("the copy is late",))
     assert seen.sessions == {"complete": 2, "at work": 0, "gone": 1, "screened out": 0}
     assert seen.drop_out == "Drop-out 33%: 1 left, half of them by trial 0 of 7."

@@ -23,7 +23,7 @@ from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
-from listening_test import resend, server, session_plan, trials
+from listening_test import enrolment, resend, server, session_plan, trials
 from listening_test.hosting import Hosted, Studies
 from listening_test.server import attach
 from listening_test.stimuli import prepare
@@ -229,7 +229,7 @@ def feedback(target: Target) -> None:
     known = trials.save_rating
 
     def save(db: Any, study: Any, key: str, answer: Any, now: float) -> Any:
-        order = trials._trials(trials.session_of(db, key))
+        order = trials._trials(enrolment.session_of(db, key))
         kind = order[answer.trial_index - 1].trial_type
         return known(db, study, key, answer, now) | {"hint": kind in ("trap", "gold")}
 
@@ -325,7 +325,7 @@ def immortal(target: Target) -> None:
     def serve(db: Any, token: str, now: float) -> str:
         try:
             seen[token] = known(db, token, now)
-        except trials.Refused:
+        except enrolment.Refused:
             if token not in seen:
                 raise
         return seen[token]

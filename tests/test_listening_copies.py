@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from listening_test import changes, trials
+from listening_test import changes, enrolment
 from listening_test.changes import ForeignCopy
+from listening_test.enrolment import Refused
 from listening_test.offsite import Copy, NotCopied
 from listening_test.rows import utc
 from listening_test.segments import decoded
 from listening_test.targets import FolderTarget
-from listening_test.trials import Refused
 from tests.copies import PREFIX, Browser, FakeHub, Server, finish, hub_target
 
 
@@ -415,11 +415,11 @@ def test_a_closed_study_stays_closed_and_who_had_begun_comes_back(
     begun.begin(server)
     begun.rate(server, 2)  # copied nowhere
     other = Server(tmp_path / "other", hub_target(hub))
-    closed = other.run(lambda db: trials.close_study(db, server.now))
+    closed = other.run(lambda db: enrolment.close_study(db, server.now))
     other.copy.cycle()
     other.store.close()
     server.wipe()
-    assert server.run(trials.closed_utc) == closed
+    assert server.run(enrolment.closed_utc) == closed
     assert begun.come_back(server)["trial_index"] == 2
     with pytest.raises(Refused) as refusal:
         Browser().begin(server)

@@ -18,7 +18,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from listening_test import analyse, decode, export, ready, trials, ui
+from listening_test import analyse, decode, enrolment, export, ready, ui
 from listening_test.columns import RATING_COLUMNS
 from listening_test.gate import SECRET_VARIABLE
 from listening_test.hosting import Studies, StudyState
@@ -224,7 +224,7 @@ def closed(rated: tuple[Path, Studies]) -> tuple[Path, Studies]:
     """The same study when it is closed; no test after these needs it open."""
     hosted = rated[1].get("small")
     assert hosted is not None
-    hosted.store.run(lambda db: trials.close_study(db, time.time())).result()
+    hosted.store.run(lambda db: enrolment.close_study(db, time.time())).result()
     return rated
 
 

@@ -19,14 +19,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from listening_test import trials
+from listening_test import enrolment, trials
 from listening_test.columns import RATING_COLUMNS, cell, clean_text, csv_text, uncell
 from listening_test.design import session_order
+from listening_test.enrolment import Refused
 from listening_test.methods import questions
 from listening_test.prepared import PreparedStudy, Stimulus
 from listening_test.rows import Answer, Heard
 from listening_test.store import NotSaved, Store, StoreMismatch
-from listening_test.trials import Refused
 from tests.listening import Rater, free_port, prepared_study, start_server
 
 
@@ -59,7 +59,7 @@ class Clock:
 
     def start(self, key: str) -> dict[str, Any]:
         self.store.run(
-            lambda db: trials.start_session(db, self.study, key, self.ids, self.now)
+            lambda db: enrolment.start_session(db, self.study, key, self.ids, self.now)
         ).result()
         return self.trial(key)
 
@@ -244,7 +244,7 @@ def test_rows_of_the_design_are_filled_in_turn_and_refilled(clock: Clock) -> Non
     clock.finish("a")
     clock.start("b")  # asking again takes no second place
     assert len(rows_of_design()) == 3
-    clock.now += trials.IDLE_S + 1  # b and c are gone; a is complete
+    clock.now += enrolment.IDLE_S + 1  # b and c are gone; a is complete
     clock.start("d")
     clock.start("e")
     clock.start("f")
@@ -260,7 +260,7 @@ def test_a_hundred_starts_at_once_with_dropouts_stay_balanced(tmp_path: Path) ->
     for n in range(100):
         if f"k{n}" not in quitters:
             clock.finish(f"k{n}")
-    clock.now += trials.IDLE_S + 1
+    clock.now += enrolment.IDLE_S + 1
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(clock.start, [f"late{n}" for n in range(30)]))
     for n in range(30):

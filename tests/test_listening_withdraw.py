@@ -13,11 +13,11 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Route, expect
 
-from listening_test import trials, withdraw
+from listening_test import enrolment, trials, withdraw
+from listening_test.enrolment import Refused
 from listening_test.export import export
 from listening_test.store import Store
 from listening_test.study_parts import Platform
-from listening_test.trials import Refused
 from tests.browser import chromium, local_page
 from tests.listening import SYSTEMS, Rater, prepared_study, serving
 from tests.test_listening_crowd import PROLIFIC, ids, start, study_of
@@ -81,7 +81,7 @@ def test_nothing_of_the_rater_is_left_and_the_others_keep_all(clock: Clock, tmp_
 def test_the_place_in_the_design_is_free_again(clock: Clock) -> None:
     def row_of(key: str) -> int:
         def ask(db: Any) -> int:
-            return int(trials.session_of(db, key)["design_row"])
+            return int(enrolment.session_of(db, key)["design_row"])
 
         return clock.store.run(ask).result()
 
@@ -140,7 +140,7 @@ def test_ratings_and_withdrawals_at_once_keep_who_stays_and_nobody_else(
     sessions: dict[str, str] = {}
     for key in keys:
         clock.start(key)
-        session = clock.store.run(lambda db, key=key: trials.session_of(db, key)["session_id"])
+        session = clock.store.run(lambda db, key=key: enrolment.session_of(db, key)["session_id"])
         sessions[key] = session.result()
 
     def take(key: str) -> None:
