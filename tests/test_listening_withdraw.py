@@ -115,8 +115,14 @@ def test_a_rating_and_the_withdrawal_in_one_commit_leave_nothing(
     state = clock.start("key")
     clock.serve(state["clips"][0])
     clock.now += 1
-    gate = threading.Event()
-    clock.store.run(lambda db: gate.wait(5))
+    held, gate = threading.Event(), threading.Event()
+
+    def hold(db: Any) -> None:
+        held.set()
+        gate.wait(5)
+
+    clock.store.run(hold)
+    assert held.wait(5)  # else the rating could be in the same batch, and never in the queue
     with ThreadPoolExecutor(2) as pool:
         rated = pool.submit(clock.rate, "key", state, "r1")
         while clock.store._queue.qsize() < 1:
