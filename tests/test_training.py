@@ -18,6 +18,7 @@ from spark.speech.codec import CODE_SAMPLES, FRAME_RATE
 from spark.text import normalise
 from spark.training import __main__ as stages
 from spark.training import (
+    average,
     decoder,
     held_out,
     hints,
@@ -290,9 +291,31 @@ def test_near_codes_start_alike() -> None:
     assert near.mean() > strangers.mean() + 0.5
 
 
+def test_an_average_lies_between_two_trainings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, (name, layers) in enumerate([("one", 2), ("two", 2), ("deeper", 3)]):
+        torch.manual_seed(seed)
+        model = Qwen2ForCausalLM(language_model.configuration(300, layers=layers))
+        language_model.save(model, tmp_path / name)
+    one, two, out = tmp_path / "one", tmp_path / "two", tmp_path / "out"
+    arguments = ["average", "--first", str(one), "--second", str(two), "--out", str(out)]
+    monkeypatch.setattr("sys.argv", arguments)
+    average.main()
+    a, b, found = (
+        Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+        for folder in (one, two, out)
+    )
+    for name, row in found.state_dict().items():
+        expected = 0.4 * a.state_dict()[name] + 0.6 * b.state_dict()[name]
+        torch.testing.assert_close(row, expected, rtol=2**-8, atol=1e-6)  # kept in bf16
+    with pytest.raises(ValueError, match="different shapes"):
+        average.averaged(one, tmp_path / "deeper", 0.5)
+
+
 def test_training_puts_a_model_in_place_only_when_it_is_whole(tmp_path: Path) -> None:
     work, app = tmp_path / "work", tmp_path / "app"
-    for name in ("deep/model.safetensors", "deep/config.json", "data/tokenizer.json"):
+    for name in ("average/model.safetensors", "average/config.json", "data/tokenizer.json"):
         (work / name).parent.mkdir(parents=True, exist_ok=True)
         (work / name).write_text("new")
     (work / "codec.safetensors").write_text("new")

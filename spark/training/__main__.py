@@ -19,9 +19,9 @@ from pathlib import Path
 from spark.models.embedded import FOLDER
 from spark.training import hardware
 
-# Shares of the time: the codec's two, then text alone, with speech, full depth, exit heads.
-_SHARES = {"codebook": 0.10, "decoder": 0.25, "written": 0.05, "shallow": 0.35, "deep": 0.20,
-           "heads": 0.05}  # fmt: skip
+# Shares of the time: the codec's two, then text alone, with speech, full depth twice, exit heads.
+_SHARES = {"codebook": 0.10, "decoder": 0.25, "written": 0.05, "shallow": 0.30, "deep": 0.15,
+           "again": 0.10, "heads": 0.05}  # fmt: skip
 _TOKENS = 768  # a step and worker
 _EARLY_EXIT = 0.3  # weight of the early-exit loss at full depth
 _SHALLOW = 5  # layers of the first stages: a step costs a third of full depth's
@@ -31,7 +31,8 @@ def stages(work: Path, hours: float, sentences: int, workers: int) -> list[list[
     """The commands, in order, each `python -m` of a module of this package and its arguments."""
     minutes = {name: str(60 * hours * share) for name, share in _SHARES.items()}
     said, codebook, codec = work / "said", work / "codebook.safetensors", work / "codec.safetensors"
-    data, written, shallow, deep = (work / part for part in ("data", "written", "shallow", "deep"))
+    data, written, shallow = (work / part for part in ("data", "written", "shallow"))
+    deep, again, average = (work / part for part in ("deep", "again", "average"))
     common = ["--data", data, "--workers", workers, "--tokens", _TOKENS]
     rows = [
         ["recordings", "--out", said, "--count", sentences],
@@ -45,6 +46,9 @@ def stages(work: Path, hours: float, sentences: int, workers: int) -> list[list[
          "--minutes", minutes["shallow"]],
         ["language_model", *common, "--out", deep, "--start", shallow,
          "--minutes", minutes["deep"], "--early-exit-loss", _EARLY_EXIT],
+        ["language_model", *common, "--out", again, "--start", deep,
+         "--minutes", minutes["again"], "--early-exit-loss", _EARLY_EXIT],
+        ["average", "--first", deep, "--second", again, "--out", average],
     ]  # fmt: skip
     return [[str(part) for part in row] for row in rows]
 
@@ -67,7 +71,8 @@ def assemble(work: Path) -> Path:
     folder = work / "model"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    for path in [*(work / "deep").glob("model*.safetensors*"), work / "deep" / "config.json"]:
+    average = work / "average"
+    for path in [*average.glob("model*.safetensors*"), average / "config.json"]:
         shutil.copy(path, folder)
     shutil.copy(work / "data" / "tokenizer.json", folder)
     shutil.copy(work / "codec.safetensors", folder)
