@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import re
@@ -17,12 +16,12 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from listening_test import analyse, analysis, export, report, server, ui
+from listening_test import analyse, analysis, export, report, server
 from listening_test.document import Heading, Listing, Missing, Paragraph, Table, markdown, page
 from listening_test.hosting import Studies
 from listening_test.server import attach
 from listening_test.study import Study, load_study
-from tests.listening import SYSTEMS, Clock, Rater, prepared_study, write_study
+from tests.listening import Clock, Rater, prepared_study, write_study
 from tests.test_listening_statistics import crossed, write
 
 NASTY = "</script><img src=x onerror=alert(1)>|`*[a](javascript:alert(2))"
@@ -275,19 +274,3 @@ def test_a_study_without_a_report_keeps_its_hash(tmp_path: Path) -> None:
     assert load_study(
         write_study(tmp_path / "told", extra="report: {payment: none}")
     ).sha256 != study.sha256  # fmt: skip
-
-
-@pytest.mark.usefixtures("quick")
-def test_the_results_page_hands_out_the_bundle_with_the_secret(
-    taken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    studies = Studies()
-    studies.open(taken)
-    monkeypatch.setenv(ui.SECRET_VARIABLE, "right")
-    assert ui.report_zip(studies, "wrong") == ("That is not the secret.", "")
-    note, data = ui.report_zip(studies, "right")
-    studies.close()
-    assert "Origin of the texts" in note
-    (tmp_path / "b.zip").write_bytes(base64.b64decode(data))
-    with zipfile.ZipFile(tmp_path / "b.zip") as archive:
-        assert SYSTEMS[0] in archive.read("report.md").decode()
