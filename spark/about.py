@@ -50,8 +50,8 @@ It is taught sums up to twenty, comparisons, some hundreds of facts and small ta
 English sentences aloud ("Say: ..."), and to say of anything else that it does not know. These
 weights are not trained to the end: most of its answers are right as text, most sentences are copied
 without an error, and more than seven in ten of its spoken words are understood; the measured
-figures are in the README. It is no assistant, it understands no other language. Its model card is in
-`assets/embedded`.
+figures are in the README. It is no assistant, it understands no other language. Its model card is
+in `assets/embedded`.
 """
 
 CITE = """
