@@ -230,3 +230,8 @@ def finish(browser: Browser, server: Server) -> None:
     """Rate all that is left of the session."""
     while "clips" in browser.state:
         browser.rate(server, 1 + browser.state["trial_index"] % 5)
+
+
+def scores(server: Server) -> dict[str, int]:
+    """What the server holds: score by rating id."""
+    return {row["rating_id"]: row["score"] for row in server.rows()}

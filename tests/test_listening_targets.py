@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,18 +23,6 @@ from listening_test.targets import BadTarget, FolderTarget, HubTarget, target_fr
 from listening_test.ui import _card
 from tests.copies import PREFIX, Browser, FakeHub, HubDown, Server, finish, hub_target
 from tests.listening import prepared_study
-
-
-@pytest.fixture
-def hub() -> FakeHub:
-    return FakeHub()
-
-
-@pytest.fixture
-def server(tmp_path: Path, hub: FakeHub) -> Iterator[Server]:
-    made = Server(tmp_path / "data", hub_target(hub))
-    yield made
-    made.store.close()
 
 
 # ---- opening
