@@ -99,6 +99,10 @@ class Layer(NamedTuple):
     gate_up: Tensor  # (D, 2 F), gate first
     down: Tensor  # (F, D)
 
+    def dense(self) -> Layer:
+        """The weights to multiply with: these (an 8-bit block widens its own)."""
+        return self
+
 
 def wide(matrix: Tensor) -> Tensor:
     """The same matrix (out, in), laid out input by input on a CPU.

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from spark.models.embedded import FOLDER
-from spark.training import hardware
+from spark import hardware
 
 # Shares of the time: the codec's two, then text alone, with speech, full depth twice, exit heads.
 _SHARES = {"codebook": 0.10, "decoder": 0.25, "written": 0.05, "shallow": 0.30, "deep": 0.15,

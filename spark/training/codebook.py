@@ -36,7 +36,8 @@ from spark.speech.codec import (
     Encoder,
     nearest,
 )
-from spark.training import hardware, recordings
+from spark import hardware
+from spark.training import recordings
 from spark.training.pitch import pitch
 from spark.training.sequences import phones_of
 from spark.training.teacher import PHONES
