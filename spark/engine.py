@@ -194,7 +194,7 @@ class Generation(Iterator[Step]):
             weights=engine.weight_bytes(),
             prompt_tokens=len(prefill.ids),
             prefill_ms=prefill.ms,
-            frame_rate=lm.vocoder.frame_rate if lm.vocoder else None,
+            frame_rate=lm.vocoder.frame_rate if lm.vocoder else lm.speech_rate,
         )
 
     def interrupt(self) -> None:

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from torch import Tensor
 
-from spark.models import step_audio_2
+from spark.models import glm4_voice, step_audio_2
 
 SHARDS = 3
 QWEN_PATTERN = (
@@ -104,7 +104,7 @@ def step_config(layers: int = 4, **text: Any) -> dict[str, Any]:
             "num_attention_groups": 2,
             "num_key_value_heads": 2,
             "num_hidden_layers": layers,
-            "max_position_embeddings": 1024,
+            "max_position_embeddings": 512,
             "vocab_size": 158720,
             "rms_norm_eps": 1e-6,
             "rope_theta": 1e6,
@@ -187,3 +187,88 @@ def write_ranks(folder: Path, size: int) -> None:
         ranks[b"\xff\xfe\xfd" + number.to_bytes(4, "big")] = number
     lines = (f"{base64.b64encode(token).decode()} {rank}" for token, rank in ranks.items())
     (folder / "tokenizer.model").write_text("\n".join(lines) + "\n")
+
+
+def glm_config(layers: int = 4, **changes: Any) -> dict[str, Any]:
+    """config.json with the published fields."""
+    return {
+        "architectures": ["ChatGLMForConditionalGeneration"],
+        "auto_map": {"AutoConfig": "configuration_chatglm.ChatGLMConfig"},
+        "model_type": "chatglm",
+        "add_bias_linear": False,
+        "add_qkv_bias": True,
+        "apply_query_key_layer_scaling": True,
+        "apply_residual_connection_post_layernorm": False,
+        "attention_softmax_in_fp32": True,
+        "eos_token_id": [151329, 151336, 151338],
+        "ffn_hidden_size": 48,
+        "hidden_size": 32,
+        "kv_channels": 8,
+        "layernorm_epsilon": 3.90625e-08,
+        "multi_query_attention": True,
+        "multi_query_group_num": 2,
+        "num_attention_heads": 4,
+        "num_layers": layers,
+        "original_rope": True,
+        "pad_token_id": 151329,
+        "padded_vocab_size": 168960,
+        "post_layer_norm": True,
+        "rmsnorm": True,
+        "rope_ratio": 1,
+        "seq_length": 512,
+        "tie_word_embeddings": False,
+        "torch_dtype": "bfloat16",
+        "vocab_size": 168960,
+        **changes,
+    }
+
+
+def glm_state(config: dict[str, Any], seed: int = 0) -> dict[str, Tensor]:
+    """Weights under the published names, and the rotary buffer."""
+    make = torch.Generator().manual_seed(seed)
+    shape = glm4_voice.shape_of(config)
+    state = {
+        name: normal(make, *size) + (1 if name.endswith("norm.weight") else 0)
+        for name, size in glm4_voice.weight_names(shape).items()
+    }
+    embedding, head = "transformer.embedding.word_embeddings.weight", "transformer.output_layer.weight"
+    steer(state, embedding, head, glm_phases())
+    state["transformer.rotary_pos_emb.inv_freq"] = normal(make, 2)
+    return state
+
+
+def glm_phases() -> list[tuple[list[int], int, int]]:
+    """Text asks for text or codes, codes for codes; <|user|> now and then."""
+    first = glm4_voice.FIRST_SPEECH
+    return [
+        (list(range(200)), 0, 0),
+        (list(range(first, first + 400)), 1, 1),
+        ([glm4_voice.MARKS["<|user|>"]], 2, 1),
+    ]
+
+
+def glm_marks() -> dict[str, int]:
+    """Every added token, with stand-ins for the reserved names."""
+    marks = dict(glm4_voice.KNOWN)
+    taken = set(marks.values())
+    for i in range(glm4_voice.FIRST_MARK, glm4_voice.FIRST_SPEECH):
+        if i not in taken:
+            marks[f"<|reserved_{i}|>"] = i
+    return marks
+
+
+def write_glm(folder: Path, layers: int = 4, seed: int = 0, **changes: Any) -> Path:
+    """A whole folder of GLM-4-Voice-9B."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = glm_config(layers, **changes)
+    (folder / "config.json").write_text(json.dumps(config))
+    write_shards(folder, glm_state(config, seed))
+    write_ranks(folder, glm4_voice.FIRST_MARK)
+    table = {
+        str(i): {"content": name, "lstrip": False, "normalized": False, "rstrip": False,
+                 "single_word": False, "special": True}
+        for name, i in glm_marks().items()
+    }  # fmt: skip
+    tokenizer = {"added_tokens_decoder": table, "tokenizer_class": "ChatGLM4Tokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    return folder

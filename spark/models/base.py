@@ -171,6 +171,7 @@ class SpokenLM:
         default_exit: the one to start with.
         exit_heads: fitted heads by exit layer.
         vocoder: None where the model gives codes only.
+        speech_rate: speech codes a second where there is no vocoder to say so; None: not known.
         sampling: how its makers, or whoever measured it, draw tokens.
         dialogue: system prompts and several turns; None where it takes one prompt of text.
         listener: spoken prompts; None where it takes none.
@@ -190,6 +191,7 @@ class SpokenLM:
     default_exit: int
     exit_heads: dict[int, Head] = field(default_factory=dict)
     vocoder: Vocoder | None = None
+    speech_rate: float | None = None
     sampling: SamplingSettings = field(default_factory=lambda: SamplingSettings(temperature=0.3))
     dialogue: Dialogue | None = None
     listener: Listener | None = None

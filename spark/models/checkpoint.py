@@ -140,6 +140,9 @@ class NamedTensors(Mapping[str, Tensor]):
         self._told(found.nbytes)
         return found
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._sources  # without reading it
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._sources)
 

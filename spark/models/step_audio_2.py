@@ -23,6 +23,7 @@ from spark.weights import TransformerConfig
 SYSTEM = "You are a helpful assistant."
 N_CODES = 6561
 FILLER_CODE = N_CODES  # <audio_6561>: silence, never sent to a vocoder
+SPEECH_RATE = 25.0  # codes a second
 FIRST_MARK, FIRST_SPEECH = 151643, 151696
 # What a reply may hold besides text and codes; other marks are for prompts.
 MARKS = {
@@ -108,10 +109,11 @@ def load(source: str | Path | None = None, **options: Any) -> SpokenLM:
         layout=Interleave(1, 4),
         encode_prompt=prompts.encode_prompt,
         decode_text=prompts.decode_text,
-        max_tokens=MOST_TOKENS,
+        max_tokens=min(MOST_TOKENS, shape.max_position_embeddings // 2),
         candidate_exits=exits,
         default_exit=default_exit,
         exit_heads=loaded.heads,
+        speech_rate=SPEECH_RATE,
         sampling=SAMPLING,
         dialogue=prompts,
         silence=SILENCE,
