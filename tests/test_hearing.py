@@ -240,7 +240,8 @@ def test_patches_by_length(tmp_path: Path, seconds: float, patches: list[int]) -
     assert [len(part.ids) - 2 for part in heard] == patches
     for part, count in zip(heard, patches, strict=True):
         assert part.ids == (MARKS[0], *[MARKS[1]] * count, MARKS[2])
-        assert part.offset == 1 and part.features is not None
+        assert part.offset == 1
+        assert part.features is not None
         assert part.features.shape == (count, 24)
         assert torch.isfinite(part.features).all()
 
@@ -251,7 +252,8 @@ def test_parts_of_a_long_recording_are_heard_as_alone(tmp_path: Path) -> None:
     both = listener.hear(pcm, 16_000)
     alone = listener.hear(pcm[400_000:], 16_000)
     assert both[1].ids == alone[0].ids
-    assert both[1].features is not None and alone[0].features is not None
+    assert both[1].features is not None
+    assert alone[0].features is not None
     assert torch.allclose(both[1].features[:-1], alone[0].features[:-1], atol=1e-4)
 
 
@@ -374,7 +376,9 @@ def test_one_code_for_each_80_ms(tmp_path_factory: pytest.TempPathFactory, lengt
     (heard,) = listener.hear(noise(length / 16_000), 16_000)
     whole, rest = divmod(length, 480_000)
     assert len(heard.ids) - 2 == whole * 375 + -(-rest // 1280)
-    assert heard.ids[0] == 151343 and heard.ids[-1] == 151344 and heard.features is None
+    assert heard.ids[0] == 151343
+    assert heard.ids[-1] == 151344
+    assert heard.features is None
     assert all(152353 <= code < 152353 + 64 for code in heard.ids[1:-1])
 
 

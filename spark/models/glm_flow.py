@@ -93,7 +93,9 @@ class _Decoder(nn.Module):
 class GlmFlow(nn.Module):
     """Codes to mel, under the names of `flow.pt`."""
 
-    def __init__(self, shape: GlmFlowShape = GlmFlowShape()) -> None:  # noqa: B008  frozen
+    noise: Tensor  # (80, 30000)
+
+    def __init__(self, shape: GlmFlowShape = GlmFlowShape()) -> None:
         super().__init__()
         self.input_embedding = nn.Embedding(shape.codes, shape.width)
         self.spk_embed_affine_layer = nn.Linear(_SPEAKER, shape.bins)

@@ -145,7 +145,9 @@ class _Decoder(nn.Module):
 class StepFlow(nn.Module):
     """Codes to mel, under the names of `flow.pt`."""
 
-    def __init__(self, shape: StepFlowShape = StepFlowShape()) -> None:  # noqa: B008  frozen
+    noise: Tensor  # (80, 30000)
+
+    def __init__(self, shape: StepFlowShape = StepFlowShape()) -> None:
         super().__init__()
         self.input_embedding = nn.Embedding(shape.codes, shape.width)
         self.spk_embed_affine_layer = nn.Linear(SPEAKER, shape.bins)
@@ -190,7 +192,8 @@ class StepFlow(nn.Module):
         frames, begin = mu.shape[2], state.memories[0][0].keys.shape[2] if state.memories else 0
         speaker = self.spk_embed_affine_layer(F.normalize(voice.speaker[None], dim=1))
         told = mu.new_zeros(2, 3 * mu.shape[1], frames)  # the second row stays without
-        told[0] = torch.cat((mu[0], speaker[0, :, None].expand(-1, frames), torch.zeros_like(mu[0])))
+        voice_rows = speaker[0, :, None].expand(-1, frames)
+        told[0] = torch.cat((mu[0], voice_rows, torch.zeros_like(mu[0])))
         if known is not None:
             told[0, -known.shape[1] :, : len(known)] = known.t()
         memories: list[list[Memory]] = []

@@ -8,7 +8,7 @@ model but its width and three marks.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -47,12 +47,13 @@ class Shape:
     def read(cls, config: Mapping[str, Any]) -> Shape:
         """From a whole config.json; CheckpointError where a number is missing."""
         given = config.get("audio_encoder_config") or {}
-        missing = [name for name in cls.__dataclass_fields__ if not isinstance(given.get(name), int)]
+        names = [field.name for field in fields(cls)]
+        missing = [name for name in names if not isinstance(given.get(name), int)]
         if missing:
             raise CheckpointError(
-                f"config.json has no {', '.join(missing)} under audio_encoder_config: fetch it again"
+                f"audio_encoder_config of config.json has no {', '.join(missing)}: fetch it again"
             )
-        return cls(**{name: given[name] for name in cls.__dataclass_fields__})
+        return cls(**{name: given[name] for name in names})
 
 
 class Encoder(nn.Module):

@@ -32,7 +32,7 @@ def read_pickled(path: Path) -> dict[str, Tensor]:
                 "folder"
             )
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path.name} holds more than tensors, or is damaged, and is not opened: take the "

@@ -157,12 +157,14 @@ class UNet(nn.Module):
         """
         at, x, skips = self.time_mlp(time), given, []
         for down in self.down_blocks:
+            assert isinstance(down, nn.ModuleList)
             x = _through(down, x, at)
             skips.append(x)
             x = down[2](x)
         for middle in self.mid_blocks:
             x = _through(middle, x, at)
         for up in self.up_blocks:
+            assert isinstance(up, nn.ModuleList)
             skip = skips.pop()
             x = torch.cat((x[:, :, : skip.shape[2]], skip), dim=1)
             x = up[2](_through(up, x, at))
