@@ -200,7 +200,7 @@ def test_the_encoders_front_equals_whispers() -> None:
 
 
 def step_folder(folder: Path, change: Any = None) -> Checkpoint:
-    ears = step_listener._Ears(step_listener.Shape.read(CONFIG))
+    ears = step_listener.Ears(step_listener.Shape.read(CONFIG))
     state = {name: tensor.to(torch.bfloat16) for name, tensor in random_state(ears).items()}
     state["model.norm.weight"] = torch.ones(24, dtype=torch.bfloat16)
     if change:
@@ -221,7 +221,7 @@ def test_true_names_and_size_of_the_published_checkpoint() -> None:
         "n_audio_layer": 32, "llm_dim": 3584, "kernel_size": 3, "adapter_stride": 2,
     }}  # fmt: skip
     with torch.device("meta"):
-        ears = step_listener._Ears(step_listener.Shape.read(published))
+        ears = step_listener.Ears(step_listener.Shape.read(published))
     sizes = {name: tensor.numel() for name, tensor in ears.state_dict().items()}
     encoder = [size for name, size in sizes.items() if name.startswith("encoder.")]
     assert (len(encoder), sum(encoder)) == (487, 636_968_960)
@@ -339,7 +339,7 @@ def test_published_size_of_the_speech_tokenizer() -> None:
 
 @pytest.mark.parametrize("frames", [8, 200, 1000])
 def test_states_equal_transformers_layers_under_a_slow_mask(tmp_path: Path, frames: int) -> None:
-    tokenizer = glm_listener.load_tokenizer(glm_folder(tmp_path), torch.device("cpu"))
+    tokenizer = glm_listener.load_tokenizer(glm_folder(tmp_path))
     mel = torch.randn(128, frames, generator=torch.Generator().manual_seed(6))
     valid = frames - 5
     with torch.inference_mode():
@@ -371,7 +371,7 @@ def test_states_equal_transformers_layers_under_a_slow_mask(tmp_path: Path, fram
 @settings(max_examples=10, deadline=None)
 def test_one_code_for_each_80_ms(tmp_path_factory: pytest.TempPathFactory, length: int) -> None:
     folder = glm_folder(tmp_path_factory.mktemp("glm"))
-    tokenizer = glm_listener.load_tokenizer(folder, torch.device("cpu"))
+    tokenizer = glm_listener.load_tokenizer(folder)
     listener = glm_listener.GlmListener(tokenizer, 151343, 151344, 152353)
     (heard,) = listener.hear(noise(length / 16_000), 16_000)
     whole, rest = divmod(length, 480_000)
@@ -384,15 +384,13 @@ def test_one_code_for_each_80_ms(tmp_path_factory: pytest.TempPathFactory, lengt
 
 def test_a_speech_tokenizer_that_is_none_gets_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="pooling_type"):
-        glm_listener.load_tokenizer(
-            glm_folder(tmp_path, GLM_CONFIG | {"pooling_type": "max"}), torch.device("cpu")
-        )
+        glm_listener.load_tokenizer(glm_folder(tmp_path, GLM_CONFIG | {"pooling_type": "max"}))
 
     def lose(state: dict[str, Tensor]) -> None:
         del state["codebook.weight"]
 
     with pytest.raises(CheckpointError, match=r"lacks codebook\.weight"):
-        glm_listener.load_tokenizer(glm_folder(tmp_path, change=lose), torch.device("cpu"))
+        glm_listener.load_tokenizer(glm_folder(tmp_path, change=lose))
     (tmp_path / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(CheckpointError, match="cut off or damaged"):
-        glm_listener.load_tokenizer(tmp_path, torch.device("cpu"))
+        glm_listener.load_tokenizer(tmp_path)

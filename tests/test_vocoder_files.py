@@ -58,29 +58,36 @@ def test_step_loads_from_its_published_files(step_folder: Path) -> None:
     folder = step_vocoder.PARTS.found(step_folder)
     assert folder == step_folder
     voice = step_folder / step_vocoder.VOICE.files[0]
-    made = step_vocoder.load(folder, voice, CPU)
+    made = step_vocoder.Sound.read(folder, voice).on(CPU)
     assert isinstance(made, step_vocoder.StepVocoder)
     assert len(made.voice.codes) == 75
     assert made.voice.mel.shape == (150, 80)
     codes = tiny.some_codes(30)
     assert len(made.decode(codes)) == 30 * 960
-    once = step_vocoder.load(folder, voice, CPU, offline=True)
+    once = step_vocoder.Sound.read(folder, voice).on(CPU, whole=True)
     assert len(once.decode(codes)) == 30 * 960
     longer = np.random.default_rng(1).normal(0, 3000, 31 * 8000).astype(np.int16)
     write_wav(step_folder / "long.wav", longer, 8000)
     with pytest.raises(ValueError, match=r"long\.wav lasts 31\.0 s"):
-        step_vocoder.load(folder, step_folder / "long.wav", CPU)
+        step_vocoder.Sound.read(folder, step_folder / "long.wav")
     write_wav(step_folder / "still.wav", np.zeros(16_000, np.int16), 8000)
     with pytest.raises(ValueError, match=r"still\.wav is silent"):
-        step_vocoder.load(folder, step_folder / "still.wav", CPU)
+        step_vocoder.Sound.read(folder, step_folder / "still.wav")
 
 
 def test_what_is_missing_is_said_with_the_command(step_folder: Path) -> None:
     assert step_vocoder.PARTS.reason(step_folder) == ""
     (step_folder / "token2wav" / "campplus.onnx").unlink()
     reason = step_vocoder.PARTS.reason(step_folder)
-    assert "token2wav/campplus.onnx not found" in reason
+    assert "is not here (token2wav/campplus.onnx)" in reason
     assert "`hf download stepfun-ai/Step-Audio-2-mini token2wav/flow.pt" in reason
+    assert step_vocoder.offered(step_folder, None) == (None, reason)
+    tiny.write_voice_models(step_folder / "token2wav")
+    (step_folder / "assets" / "default_female.wav").unlink()
+    sound, reason = step_vocoder.offered(step_folder, None)
+    assert sound is None
+    assert "(assets/default_female.wav)" in reason
+    assert "--voice" in reason
 
 
 def test_glm_loads_from_a_folder_beside_its_own(tmp_path: Path, small: None) -> None:
@@ -93,8 +100,11 @@ def test_glm_loads_from_a_folder_beside_its_own(tmp_path: Path, small: None) -> 
     save(voice, flow=tiny.filled(GlmFlow(tiny.GLM_FLOW)))
     found = glm_vocoder.PARTS.found(own)
     assert found == voice
-    assert len(glm_vocoder.load(found, CPU).decode(tiny.some_codes(26))) == frames_of(26) * 256
-    once = glm_vocoder.load(found, CPU, offline=True)
+    assert (
+        len(glm_vocoder.Sound.read(found).on(CPU).decode(tiny.some_codes(26)))
+        == frames_of(26) * 256
+    )
+    once = glm_vocoder.Sound.read(found).on(CPU, whole=True)
     assert len(once.decode(tiny.some_codes(26))) == frames_of(26) * 256
 
 
@@ -125,7 +135,7 @@ def test_damaged_files_get_one_sentence(
     write(step_folder / "token2wav" / "flow.pt")
     voice = step_folder / step_vocoder.VOICE.files[0]
     with pytest.raises(CheckpointError, match=words) as caught:
-        step_vocoder.load(step_folder, voice, CPU)
+        step_vocoder.Sound.read(step_folder, voice)
     assert str(caught.value).startswith("flow.pt ")
     assert "\n" not in str(caught.value)
     assert not Stranger.ran

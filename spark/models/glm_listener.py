@@ -20,12 +20,16 @@ from spark.models.base import Heard
 from spark.models.checkpoint import Checkpoint, CheckpointError, read_json
 from spark.models.recordings import heard_samples
 from spark.models.strict import fill
+from spark.models.vocoding import Parts
 from spark.speech.audio import Pcm
 from spark.speech.mel import WHISPER_HOP, whisper_mel
 from spark.speech.whisper import Block
 
-REPO = "THUDM/glm-4-voice-tokenizer"
-FILES = ("config.json", "model.safetensors")
+PARTS = Parts(
+    "GLM-4-Voice's speech tokenizer",
+    "zai-org/glm-4-voice-tokenizer",
+    ("config.json", "model.safetensors"),
+)
 _PART = 480_000  # samples, 30 s
 # What the architecture fixes beside the numbers of config.json.
 _FIXED = {
@@ -114,8 +118,8 @@ class GlmListener:
         return (Heard((self._begin, *(self._first + code for code in codes), self._end)),)
 
 
-def load_tokenizer(folder: Path, device: torch.device) -> SpeechTokenizer:
-    """The speech tokenizer of a folder with `FILES`, in float32 as published.
+def load_tokenizer(folder: Path) -> SpeechTokenizer:
+    """The speech tokenizer of a folder with the files of `PARTS`, in float32 as published.
 
     Raises:
         CheckpointError: a file is missing or damaged, or not of this model.
@@ -128,7 +132,7 @@ def load_tokenizer(folder: Path, device: torch.device) -> SpeechTokenizer:
     if missing or other:
         raise CheckpointError(
             f"config.json of the speech tokenizer has no usable {', '.join(missing + other)}: "
-            f"it is of another model; take {REPO}"
+            f"it is of another model; take {PARTS.repo}"
         )
     checkpoint = Checkpoint.open(folder)
     state = {
@@ -136,7 +140,7 @@ def load_tokenizer(folder: Path, device: torch.device) -> SpeechTokenizer:
         for name in checkpoint.shapes
         if name not in _UNUSED and not _is_surplus(name, config["quantize_position"])
     }
-    tokenizer = SpeechTokenizer(config).to(device)
+    tokenizer = SpeechTokenizer(config)
     fill(tokenizer, state, "the speech tokenizer")
     return tokenizer
 

@@ -9,6 +9,7 @@ is fixed. `whole` is the published code for whole utterances, one pass over all 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -98,19 +99,37 @@ class GlmStream:
         return pcm_of(sound if last else sound[:, :-HOP])
 
 
-def load(folder: Path, device: torch.device, offline: bool = False) -> GlmVocoder | Whole:
-    """The vocoder from a folder with the files of `PARTS`.
+@dataclass(frozen=True)
+class Sound:
+    """The decoder, read and checked, on the CPU."""
 
-    Args:
-        folder: see `Parts.found`.
-        device: where it runs, in float32.
-        offline: one pass over all codes, as for evaluation; else in blocks.
+    flow: GlmFlow
+    hift: Hift
 
-    Raises:
-        CheckpointError: a file is damaged or of another model.
-    """
-    flow, hift = GlmFlow(), Hift(HIFT)
-    fill(flow, read_pickled(folder / "flow.pt"), "flow.pt")
-    fill(hift, resolved(read_pickled(folder / "hift.pt")), "hift.pt")
-    made = GlmVocoder(flow.to(device), hift.to(device))
-    return Whole(made.whole, SAMPLE_RATE, CODE_RATE) if offline else made
+    @classmethod
+    def read(cls, folder: Path) -> Sound:
+        """From a folder with the files of `PARTS`.
+
+        Raises:
+            CheckpointError: a file is damaged or of another model.
+        """
+        flow, hift = GlmFlow(), Hift(HIFT)
+        fill(flow, read_pickled(folder / "flow.pt"), "flow.pt")
+        fill(hift, resolved(read_pickled(folder / "hift.pt")), "hift.pt")
+        return cls(flow, hift)
+
+    def on(self, device: torch.device, whole: bool = False) -> GlmVocoder | Whole:
+        """The vocoder on its device, in float32.
+
+        Args:
+            device: where it runs.
+            whole: one pass over all codes, as for evaluation; else in blocks.
+        """
+        made = GlmVocoder(self.flow.to(device), self.hift.to(device))
+        return Whole(made.whole, SAMPLE_RATE, CODE_RATE) if whole else made
+
+
+def offered(folder: Path) -> tuple[Sound | None, str]:
+    """What makes the sound, or why there is none; raises CheckpointError for a damaged file."""
+    found = PARTS.found(folder)
+    return (Sound.read(found), "") if found else (None, PARTS.reason(folder))

@@ -98,8 +98,8 @@ class Adapter(nn.Module):
         return self.linear2(F.relu(self.linear1(hidden))), (lengths + 2 - kernel) // stride + 1
 
 
-class _Ears(nn.Module):
-    """Both, under the names of the checkpoint."""
+class Ears(nn.Module):
+    """Encoder and adaptor, under the names of the checkpoint."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class StepListener:
                 f"{width}: the files are of different models"
             )
         with torch.device("meta"):
-            ears = _Ears(shape)
+            ears = Ears(shape)
         ears = ears.to_empty(device=device).to(dtype)
         held = [name for name in checkpoint.shapes if name.startswith(PREFIXES)]
         fill(ears, {name: checkpoint.tensor(name) for name in held}, "the checkpoint")

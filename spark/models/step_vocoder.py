@@ -8,6 +8,7 @@ the same codes, since every frame then sees every other; `whole` is that. Chance
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,11 @@ PARTS = Parts(
         f"token2wav/{name}"
         for name in ("flow.pt", "hift.pt", "speech_tokenizer_v2_25hz.onnx", "campplus.onnx")
     ),
+    own=True,
 )
-VOICE = Parts("a recording whose voice it takes", PARTS.repo, ("assets/default_female.wav",))
+VOICE = Parts(
+    "a recording to take the voice from", PARTS.repo, ("assets/default_female.wav",), own=True
+)
 _HELD = 8  # mel frames made again with the next piece
 
 
@@ -107,27 +111,67 @@ class StepStream:
         return pcm_of(sound if last else sound[:, :-held])
 
 
-def load(
-    folder: Path, voice: Path, device: torch.device, offline: bool = False
-) -> StepVocoder | Whole:
-    """The vocoder from a folder with the files of `PARTS`, speaking like a recording.
+@dataclass(frozen=True)
+class Sound:
+    """All of token2wav, read and checked, on the CPU."""
+
+    flow: StepFlow
+    hift: Hift
+    voice: Voice
+
+    @classmethod
+    def read(cls, folder: Path, voice: Path) -> Sound:
+        """From a folder with the files of `PARTS`, to speak like a recording.
+
+        Args:
+            folder: see `Parts.found`.
+            voice: a sound file of 1 to 30 s.
+
+        Raises:
+            CheckpointError: a file is damaged or of another model.
+            ValueError: the recording cannot be used.
+        """
+        inside = folder / "token2wav"
+        prompter = Prompter(inside / "speech_tokenizer_v2_25hz.onnx", inside / "campplus.onnx")
+        flow, hift = StepFlow(), Hift(HIFT)
+        fill(flow, read_pickled(inside / "flow.pt"), "flow.pt")
+        state = read_pickled(inside / "hift.pt")
+        plain = {name.removeprefix("generator."): tensor for name, tensor in state.items()}
+        fill(hift, resolved(plain), "hift.pt")
+        return cls(flow, hift, prompter.voice(voice))
+
+    def on(self, device: torch.device, whole: bool = False) -> StepVocoder | Whole:
+        """The vocoder on its device, in float32.
+
+        Args:
+            device: where it runs.
+            whole: one pass over all codes, as for evaluation; else in pieces.
+        """
+        voice = replace(
+            self.voice, mel=self.voice.mel.to(device), speaker=self.voice.speaker.to(device)
+        )
+        made = StepVocoder(self.flow.to(device), self.hift.to(device), voice)
+        return Whole(made.whole, SAMPLE_RATE, FRAME_RATE) if whole else made
+
+
+def offered(folder: Path, voice: Path | None) -> tuple[Sound | None, str]:
+    """What makes the sound, or why there is none.
 
     Args:
-        folder: see `Parts.found`.
-        voice: a sound file of 1 to 30 s.
-        device: where it runs, in float32.
-        offline: one pass over all codes, as for evaluation; else in pieces.
+        folder: of the model.
+        voice: a sound file; None for the published voice.
 
     Raises:
-        CheckpointError: a file is damaged or of another model.
-        ValueError: the recording cannot be used.
+        ValueError: see `Sound.read`; a file that is there has to be right.
     """
-    inside = folder / "token2wav"
-    prompter = Prompter(inside / "speech_tokenizer_v2_25hz.onnx", inside / "campplus.onnx")
-    flow, hift = StepFlow(), Hift(HIFT)
-    fill(flow, read_pickled(inside / "flow.pt"), "flow.pt")
-    state = read_pickled(inside / "hift.pt")
-    plain = {name.removeprefix("generator."): tensor for name, tensor in state.items()}
-    fill(hift, resolved(plain), "hift.pt")
-    made = StepVocoder(flow.to(device), hift.to(device), prompter.voice(voice, device))
-    return Whole(made.whole, SAMPLE_RATE, FRAME_RATE) if offline else made
+    if reason := PARTS.reason(folder):
+        return None, reason
+    if voice is None:
+        if reason := VOICE.reason(folder):
+            return None, f"{reason}; or name another with --voice"
+        assets = VOICE.found(folder)
+        assert assets is not None
+        voice = assets / VOICE.files[0]
+    found = PARTS.found(folder)
+    assert found is not None
+    return Sound.read(found, voice), ""

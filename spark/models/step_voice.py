@@ -38,7 +38,7 @@ class Prompter:
     def __init__(self, tokenizer: Path, speaker: Path) -> None:
         self._tokenizer, self._speaker = _session(tokenizer, 2), _session(speaker, 1)
 
-    def voice(self, path: Path, device: torch.device) -> Voice:
+    def voice(self, path: Path) -> Voice:
         """The voice of a sound file.
 
         Raises:
@@ -62,7 +62,7 @@ class Prompter:
         speaker = _run(self._speaker, (bank - bank.mean(0))[None].numpy()).reshape(-1)
         if speaker.size != SPEAKER or not np.isfinite(speaker).all():
             raise CheckpointError(f"campplus.onnx gives no {SPEAKER} numbers of a voice")
-        return Voice(codes, mel.t().to(device), torch.from_numpy(speaker).float().to(device))
+        return Voice(codes, mel.t(), torch.from_numpy(speaker).float())
 
     def _codes(self, log_mel: NDArray[np.float32]) -> list[int]:
         length = np.array([log_mel.shape[1]], np.int32)

@@ -28,20 +28,22 @@ class Parts:
         what: they are, for people.
         repo: OWNER/NAME of the hub.
         files: by path in the repository.
+        own: whether it is the language model's own repository.
     """
 
     what: str
     repo: str
     files: tuple[str, ...]
+    own: bool = False
 
     def found(self, folder: Path) -> Path | None:
         """The folder that holds all files, None where there is none.
 
-        Looked at: the model's own folder, one of the repository's name in it or beside it, and
-        the hub's cache.
+        Looked at: the model's own folder where the files are of its repository, one of the other
+        repository's name in it or beside it, and the hub's cache.
         """
         name = self.repo.split("/")[1]
-        places = [folder, folder / name, folder.parent / name]
+        places = [folder] if self.own else [folder / name, folder.parent / name]
         cached = try_to_load_from_cache(self.repo, self.files[0])
         if isinstance(cached, str):
             places.append(Path(cached.removesuffix(self.files[0])))
@@ -51,11 +53,11 @@ class Parts:
         """Why it is not there and the command that gets it; empty where it is."""
         if self.found(folder):
             return ""
-        missing = self._missing(folder)
+        missing = self._missing(folder) if self.own else list(self.files)
         files = " ".join(self.files)
         return (
-            f"{self.what}: {', '.join(missing)} not found; run `hf download {self.repo} {files}` "
-            "and start again"
+            f"{self.what} is not here ({', '.join(missing)}): run "
+            f"`hf download {self.repo} {files}` and start again"
         )
 
     def _missing(self, place: Path) -> list[str]:
