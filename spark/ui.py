@@ -262,7 +262,7 @@ class ComparePage:
                 lm = self._model(given.model)
                 updates[self.model] = given.model
                 updates[self.exit_layer] = _exits(lm)
-                updates |= self._heard_by(lm)
+                updates |= self._ears_of(lm)
             except ValueError as error:
                 problems.append(str(error))
                 settings.pop("exit_layer", None)  # of a model that is not taken
@@ -522,11 +522,14 @@ class ComparePage:
         """Another model: its exits, or why it cannot run here."""
         if reason := self.shelf.why_not(name):
             return {self.status: cards.message(reason, "alert")}
-        lm = self.shelf.get(name)
-        told = cards.message(f"Model: {lm.title}")
-        return {self.exit_layer: _exits(lm), self.status: told, **self._heard_by(lm)}
+        try:
+            lm = self.shelf.get(name)
+        except ValueError as error:
+            return {self.status: cards.message(str(error), "alert")}
+        told = " ".join(filter(None, (f"Model: {lm.title}.", *lm.notes, lm.silence)))
+        return {self.exit_layer: _exits(lm), self.status: cards.message(told)} | self._ears_of(lm)
 
-    def _heard_by(self, lm: SpokenLM) -> Updates:
+    def _ears_of(self, lm: SpokenLM) -> Updates:
         shown = gr.update(visible=lm.listener is not None)
         return {self.spoken: shown, self.deafness: _deafness(lm)}
 

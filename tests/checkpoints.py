@@ -230,8 +230,8 @@ def glm_state(config: dict[str, Any], seed: int = 0) -> dict[str, Tensor]:
         name: normal(make, *size) + (1 if name.endswith("norm.weight") else 0)
         for name, size in glm4_voice.weight_names(shape).items()
     }
-    embedding, head = "transformer.embedding.word_embeddings.weight", "transformer.output_layer.weight"
-    steer(state, embedding, head, glm_phases())
+    embedding = "transformer.embedding.word_embeddings.weight"
+    steer(state, embedding, "transformer.output_layer.weight", glm_phases())
     state["transformer.rotary_pos_emb.inv_freq"] = normal(make, 2)
     return state
 

@@ -32,8 +32,9 @@ def test_a_file_is_asked_aloud(tmp_path):
     try:
         with chromium() as browser, local_page(browser) as page:
             page.set_default_timeout(30_000)
+            expect.set_options(timeout=30_000)
             page.goto(address)
-            expect(page.locator("#depth-plot svg").first).to_be_visible()
+            expect(page.locator("#depth-plot .js-plotly-plot")).to_be_visible()
             page.get_by_text("Ask aloud").click()
             expect(page.get_by_text("Up to two minutes")).to_be_visible()
             assert violations(page) == []

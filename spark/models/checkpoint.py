@@ -91,8 +91,8 @@ class Checkpoint:
             parts = [f"lacks {folded(missing)}"] if missing else []
             parts += [f"holds {folded(extra)}, which the model has no place for"] if extra else []
             raise CheckpointError(
-                f"{titled(self.folder)} {' and '.join(parts)}: it is another model, or the download "
-                f"is not whole; {_again(self.folder)}"
+                f"{titled(self.folder)} {' and '.join(parts)}: it is another model, or the "
+                f"download is not whole; {_again(self.folder)}"
             )
         for name, shape in wanted.items():
             if self.shapes[name] != shape:
@@ -215,8 +215,8 @@ def _listed(folder: Path) -> dict[Path, set[str]]:
         missing = sorted(path.name for path in shards if not path.is_file())
         if missing:
             raise CheckpointError(
-                f"{', '.join(missing)} missing in {titled(folder)}, {len(missing)} of {len(shards)} "
-                f"weight files: the download is not finished; {_again(folder)}"
+                f"{', '.join(missing)} missing in {titled(folder)}, {len(missing)} of "
+                f"{len(shards)} weight files: the download is not finished; {_again(folder)}"
             )
         return dict(sorted(shards.items()))
     if (folder / SINGLE).is_file():

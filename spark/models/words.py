@@ -29,7 +29,10 @@ GLM_PATTERN = (
 class Words(Protocol):
     """A tokenizer whose marks are apart from its text."""
 
-    marks: Mapping[str, int]
+    @property
+    def marks(self) -> Mapping[str, int]:
+        """Id of every mark by its name."""
+        ...
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; no marks."""
@@ -131,7 +134,9 @@ def check_marks(found: Mapping[str, int], known: Mapping[str, int], title: str) 
     wrong = [(name, i) for name, i in known.items() if found.get(name) != i]
     if not wrong:
         return
-    shown = ", ".join(f"{name} {found.get(name, 'missing')} instead of {i}" for name, i in wrong[:3])
+    shown = ", ".join(
+        f"{name} {found.get(name, 'missing')} instead of {i}" for name, i in wrong[:3]
+    )
     raise CheckpointError(
         f"the tokenizer is not {title}'s: {shown}"
         + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")

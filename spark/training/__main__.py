@@ -16,8 +16,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from spark.models.embedded import FOLDER
 from spark import hardware
+from spark.models.embedded import FOLDER
 
 # Shares of the time: the codec's two, then text alone, with speech, full depth twice, exit heads.
 _SHARES = {"codebook": 0.10, "decoder": 0.25, "written": 0.05, "shallow": 0.30, "deep": 0.15,
