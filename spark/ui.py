@@ -530,8 +530,7 @@ class ComparePage:
         return {self.exit_layer: _exits(lm), self.status: cards.message(told)} | self._ears_of(lm)
 
     def _ears_of(self, lm: SpokenLM) -> Updates:
-        shown = gr.update(visible=lm.listener is not None)
-        return {self.spoken: shown, self.deafness: _deafness(lm)}
+        return {self.spoken: gr.update(visible=bool(lm.listener)), self.deafness: _deafness(lm)}
 
     def zipped(self, shown: Shown | None) -> str:
         """The comparison's zip, base64; empty while there is none to give."""
@@ -550,9 +549,8 @@ class ComparePage:
 
 def _deafness(lm: SpokenLM) -> str:
     """Why a model takes no spoken prompt, or what it takes."""
-    told = f"{lm.title} takes no spoken prompt: {lm.deafness}."
-    if lm.listener is not None:
-        told = "Up to two minutes; typed words go with it."
+    why = f"{lm.title} takes no spoken prompt: {lm.deafness}."
+    told = why if lm.listener is None else "Up to two minutes; typed words go with it."
     return f"<p class='sk-note'>{escape(told)}</p>"
 
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from spark import hardware
 from spark.models.embedded import FOLDER
 
-# Shares of the time: the codec's two, then text alone, with speech, full depth twice, exit heads.
-_SHARES = {"codebook": 0.10, "decoder": 0.25, "written": 0.05, "shallow": 0.30, "deep": 0.15,
-           "again": 0.10, "heads": 0.05}  # fmt: skip
+# Shares of the time: the codec's three, then text alone, with speech, full depth twice, exit heads.
+_SHARES = {"codebook": 0.10, "decoder": 0.15, "critics": 0.10, "written": 0.05, "shallow": 0.30,
+           "deep": 0.15, "again": 0.10, "heads": 0.05}  # fmt: skip
 _TOKENS = 768  # a step and worker
 _EARLY_EXIT = 0.3  # weight of the early-exit loss at full depth
 _SHALLOW = 5  # layers of the first stages: a step costs a third of full depth's
@@ -30,15 +30,18 @@ _SHALLOW = 5  # layers of the first stages: a step costs a third of full depth's
 def stages(work: Path, hours: float, sentences: int, workers: int) -> list[list[str]]:
     """The commands, in order, each `python -m` of a module of this package and its arguments."""
     minutes = {name: str(60 * hours * share) for name, share in _SHARES.items()}
-    said, codebook, codec = work / "said", work / "codebook.safetensors", work / "codec.safetensors"
+    said, codec = work / "said", work / "codec.safetensors"
+    codebook, plain = work / "codebook.safetensors", work / "plain.safetensors"
     data, written, shallow = (work / part for part in ("data", "written", "shallow"))
     deep, again, average = (work / part for part in ("deep", "again", "average"))
     common = ["--data", data, "--workers", workers, "--tokens", _TOKENS]
     rows = [
         ["recordings", "--out", said, "--count", sentences],
         ["codebook", "--said", said, "--out", codebook, "--minutes", minutes["codebook"]],
-        ["decoder", "--said", said, "--codebook", codebook, "--out", codec,
+        ["decoder", "--said", said, "--codebook", codebook, "--out", plain,
          "--minutes", minutes["decoder"]],
+        ["decoder", "--said", said, "--codebook", plain, "--out", codec, "--critics",
+         "--minutes", minutes["critics"]],
         ["codes", "--said", said, "--codebook", codebook, "--out", data],
         ["language_model", *common, "--out", written, "--layers", _SHALLOW, "--written",
          "--minutes", minutes["written"]],

@@ -83,7 +83,7 @@ class Mixture:
         for fact in questions.facts():
             if not fact.held_out:
                 kinds.setdefault(fact.kind, []).append(fact)
-        self.kinds = list(kinds.values())
+        self.kinds = [*kinds.values(), list(questions.counting())]
         self.weights = [max(len(f) ** 0.7 * HARD.get(f[0].kind, 1), LEAST) for f in self.kinds]
         self.unknown = questions.unknown_fact()
 

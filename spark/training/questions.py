@@ -7,6 +7,7 @@ Pure text: knows nothing of tokens or speech.
 
 from __future__ import annotations
 
+import itertools
 import random
 import zlib
 from collections.abc import Sequence
@@ -112,9 +113,26 @@ def unknown_fact() -> Fact:
     return Fact("unknown", "unknown", (), answer, answer)
 
 
+@cache
+def counting() -> tuple[Fact, ...]:
+    """What comes after and before each number: trained on, so that numbers have an order.
+
+    Sums of pairs held out lean on it. Not among `facts()`, from which the evaluation draws: its
+    items stay the same from one version of the weights to the next.
+    """
+    words = [number_words(str(n)) for n in range(2 * LARGEST + 1)]
+    pairs = list(itertools.pairwise(words))
+    rows = [("next", a, b) for a, b in pairs] + [("previous", b, a) for a, b in pairs]
+    kinds = _phrasings()["kinds"]
+    return tuple(
+        Fact(kind, "factual", (here,), kinds[kind]["answer"].format(x=here, y=there), there)
+        for kind, here, there in rows
+    )
+
+
 def answers(held_out: bool) -> list[str]:
     """Every answer once, that to what is not known too; `held_out`: with those never trained on."""
-    known = [*facts(), unknown_fact()]
+    known = [*facts(), *counting(), unknown_fact()]
     return list(dict.fromkeys(fact.answer for fact in known if held_out or not fact.held_out))
 
 
