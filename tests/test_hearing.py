@@ -210,9 +210,7 @@ def step_folder(folder: Path, change: Any = None) -> Checkpoint:
 
 
 def step_ears(checkpoint: Checkpoint) -> step_listener.StepListener:
-    return step_listener.StepListener.load(
-        checkpoint, CONFIG, 24, MARKS, torch.device("cpu"), torch.float32
-    )
+    return step_listener.StepListener.load(checkpoint, CONFIG, 24, MARKS)
 
 
 def test_true_names_and_size_of_the_published_checkpoint() -> None:
@@ -289,9 +287,7 @@ def test_damaged_ears_get_one_sentence(tmp_path: Path, change: Any, words: str) 
 
 def test_ears_of_another_width_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="different models"):
-        step_listener.StepListener.load(
-            step_folder(tmp_path), CONFIG, 32, MARKS, torch.device("cpu"), torch.float32
-        )
+        step_listener.StepListener.load(step_folder(tmp_path), CONFIG, 32, MARKS)
     with pytest.raises(CheckpointError, match="n_audio_head"):
         step_listener.Shape.read({"audio_encoder_config": {"n_mels": 128}})
 

@@ -100,11 +100,9 @@ def load(source: str | Path | None = None, **options: Any) -> SpokenLM:
     check_marks(words.marks, KNOWN, FAMILY.title)
     sources = {name: (name, None) for name in names}
     sound, silence = step_vocoder.offered(folder, chosen.voice)
+    listener = StepListener.load(checkpoint, config, shape.hidden_size, PATCH_MARKS)
     loaded = large.load_body(FAMILY, folder, checkpoint, shape, sources, chosen)
     body = loaded.body
-    listener = StepListener.load(
-        checkpoint, config, shape.hidden_size, PATCH_MARKS, body.device, body.dtype
-    )
     prompts = Prompts(words)
     exits, default_exit = FAMILY.exits_of(shape.num_hidden_layers)
     return SpokenLM(
@@ -123,7 +121,7 @@ def load(source: str | Path | None = None, **options: Any) -> SpokenLM:
         sampling=SAMPLING,
         dialogue=prompts,
         vocoder=sound.on(body.device, chosen.whole) if sound else None,
-        listener=listener,
+        listener=listener.to(body.device, body.dtype),
         silence=silence,
         deafness="",
         notes=loaded.notes,

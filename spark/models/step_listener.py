@@ -124,18 +124,19 @@ class StepListener:
 
     @classmethod
     def load(
-        cls, checkpoint: Checkpoint, config: Mapping[str, Any], width: int,
-        marks: tuple[int, int, int], device: torch.device, dtype: torch.dtype,
-    ) -> StepListener:  # fmt: skip
-        """From the tensors under `PREFIXES`, strictly.
+        cls,
+        checkpoint: Checkpoint,
+        config: Mapping[str, Any],
+        width: int,
+        marks: tuple[int, int, int],
+    ) -> StepListener:
+        """From the tensors under `PREFIXES`, strictly, on the CPU in float32.
 
         Args:
             checkpoint: the model's safetensors files.
             config: its config.json.
             width: of the language model.
             marks: see the class.
-            device: where it runs.
-            dtype: of its weights.
 
         Raises:
             CheckpointError: the tensors are not those of the config, or of another width.
@@ -148,10 +149,14 @@ class StepListener:
             )
         with torch.device("meta"):
             ears = Ears(shape)
-        ears = ears.to_empty(device=device).to(dtype)
+        ears = ears.to_empty(device="cpu")
         held = [name for name in checkpoint.shapes if name.startswith(PREFIXES)]
         fill(ears, {name: checkpoint.tensor(name) for name in held}, "the checkpoint")
         return cls(ears, marks)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> StepListener:
+        """The same elsewhere, or in another precision."""
+        return StepListener(self._ears.to(device, dtype), self._marks)
 
     @torch.inference_mode()
     def hear(self, pcm: Pcm, rate: int) -> tuple[Heard, ...]:
