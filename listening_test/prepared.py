@@ -19,7 +19,6 @@ from listening_test.methods import LAYOUTS, Layout, Question, Value, conditions
 from listening_test.screening import Kind as ScreenKind
 from listening_test.study_parts import PersonalQuestion, Platform
 
-
 # In STUDY_DIR/serve: the same for every rater and of no system.
 VOLUME_FILE = "volume.wav"
 
@@ -173,16 +172,18 @@ def load_prepared(study_dir: Path) -> PreparedStudy:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         data["stimuli"] = tuple(Stimulus(**stimulus) for stimulus in data["stimuli"])
-        for part in (data, *data["further"]):
+        further = data.setdefault("further", [])  # designs of earlier versions lack it
+        for part in (data, *further):
             part["questions"] = tuple(_question(**question) for question in part["questions"])
             part["questionnaire"] = tuple(
-                PersonalQuestion.model_validate(question) for question in part["questionnaire"]
+                PersonalQuestion.model_validate(question)
+                for question in part.get("questionnaire", ())
             )
-        data["further"] = tuple(Texts(**texts) for texts in data["further"])
+        data["further"] = tuple(Texts(**texts) for texts in further)
         data["checks"] = tuple(
             Check(**{**check, "clips": tuple(check["clips"])}) for check in data["checks"]
         )
-        data["screens"] = tuple(_screen(**screen) for screen in data["screens"])
+        data["screens"] = tuple(_screen(**screen) for screen in data.get("screens", ()))
         if data["platform"] is not None:
             data["platform"] = Platform.model_validate(data["platform"])
         return PreparedStudy(**data)

@@ -8,10 +8,10 @@ passes the first test, but not this one. The tone of 200 Hz, and noise of
 one second with 600 Hz +-6 % turned by 180 degrees in the right ear, are the authors'; levels,
 ramps and gaps were chosen here.
 
-The room check is the environment test of Naderi et al. 2020 (crowdsourcing after ITU-T P.808): pairs
-of one voice under noise, 6 dB apart, which who sits in a noisy room cannot tell apart; three of four
-right went best with the laboratory. That the quieter noise lies 46 dB below the voice was chosen
-here.
+The room check is the environment test of Naderi et al. 2020 (crowdsourcing after ITU-T P.808):
+pairs of one voice under noise, 6 dB apart, which who sits in a noisy room cannot tell apart; three
+of four right went best with the laboratory. That the quieter noise lies 46 dB below the voice was
+chosen here.
 
 Signals and wording alone: who must take a screen is the study file's, what is right `trials.py`'s.
 """

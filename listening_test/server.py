@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 PAGE = Path(__file__).parent / "page"
 _SCRIPTS = (
     "page.js", "net.js", "kept.js", "clips.js", "questions.js", "crowd.js", "strings.js",
-    "about.js", "withdraw.js",
+    "about.js", "withdraw.js", "volume.js",
 )  # fmt: skip
 _PAGE_FILES = {"page.css": "text/css"} | dict.fromkeys(_SCRIPTS, "text/javascript")
 # A rating is below 2 kB; four times the longest comment leaves room for escapes.

@@ -79,7 +79,7 @@ class Study(Part):
     consent: Passage = DEFAULT_CONSENT
     instructions: Passage = DEFAULT_INSTRUCTIONS
     language: Language = "en"
-    languages: dict[Language, Words] = {}
+    languages: dict[Language, Words] = Field(default_factory=dict)
     payment: Line | None = None
     systems: Annotated[tuple[System, ...], Field(min_length=1, max_length=26)]
     reference: Name | None = None

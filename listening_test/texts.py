@@ -15,13 +15,11 @@ from listening_test.wording import CONSENT, INSTRUCTIONS, base
 
 def texts(study: Study) -> list[Texts]:
     """The study's words, its first language first."""
-    own = {
-        "consent": None if study.consent == DEFAULT_CONSENT else study.consent,
-        "instructions": None if study.instructions == DEFAULT_INSTRUCTIONS else study.instructions,
-    }
     first = Words(
         title=study.title, question=study.question, labels=study.labels,
-        payment=study.payment, **own,
+        payment=study.payment,
+        consent=None if study.consent == DEFAULT_CONSENT else study.consent,
+        instructions=None if study.instructions == DEFAULT_INSTRUCTIONS else study.instructions,
     )  # fmt: skip
     further = [_texts(study, name, words) for name, words in study.languages.items()]
     return [_texts(study, study.language, first), *further]

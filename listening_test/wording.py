@@ -74,7 +74,8 @@ _AR = {
     "Somewhat distorted": "مشوَّه بعض الشيء", "Fairly distorted": "مشوَّه إلى حد كبير",
     "Very distorted": "مشوَّه جدًا",
     "Not noticeable": "غير ملحوظة", "Slightly noticeable": "ملحوظة قليلًا",
-    "Noticeable but not intrusive": "ملحوظة لكنها لا تضايق", "Somewhat intrusive": "مضايقة بعض الشيء",
+    "Noticeable but not intrusive": "ملحوظة لكنها لا تضايق",
+    "Somewhat intrusive": "مضايقة بعض الشيء",
     "Very intrusive": "مضايقة جدًا",
     "No difference": "لا فرق",
     "How natural does the speech sound?": "ما مدى طبيعية الكلام؟",
@@ -113,18 +114,20 @@ CONSENT = {
     "scores, your comments, and when and how long you listened, under a random number. We do not "
     "keep your name or your network address. You may stop at any time by closing this page, or "
     "withdraw: the button below each page then deletes all you gave.",
-    "zh": "您将听到一些简短的语音，并说出您的感受。我们会以一个随机编号保存您的评分、备注以及收听的时间和时长，"
-    "不保存您的姓名或网络地址。您可以随时关闭本页面来停止，也可以退出研究：每页下方的按钮会删除您提供的一切。",
-    "ar": "ستسمع مقاطع كلام قصيرة وتقول كيف تبدو لك. نحتفظ بتقييماتك وتعليقاتك ووقت استماعك ومدته تحت "
-    "رقم عشوائي، ولا نحتفظ باسمك ولا بعنوان شبكتك. يمكنك التوقف في أي وقت بإغلاق هذه الصفحة، أو "
-    "الانسحاب: الزر أسفل كل صفحة يحذف كل ما قدمته.",
+    "zh": "您将听到一些简短的语音，并说出您的感受。我们会以一个随机编号保存您的评分、备注"
+    "以及收听的时间和时长，不保存您的姓名或网络地址。您可以随时关闭本页面来停止，"
+    "也可以退出研究：每页下方的按钮会删除您提供的一切。",
+    "ar": "ستسمع مقاطع كلام قصيرة وتقول كيف تبدو لك. نحتفظ بتقييماتك وتعليقاتك ووقت استماعك ومدته "
+    "تحت رقم عشوائي، ولا نحتفظ باسمك ولا بعنوان شبكتك. يمكنك التوقف في أي وقت بإغلاق هذه الصفحة، "
+    "أو الانسحاب: الزر أسفل كل صفحة يحذف كل ما قدمته.",
 }
 INSTRUCTIONS = {
     "en": "Use headphones if you can, in a quiet place. Play each clip to its end, as often as "
     "you like, then choose the answer that fits best. There are no right answers.",
-    "zh": "请尽量在安静的地方使用耳机。把每段录音听到结尾，可以重复播放，然后选择最合适的答案。答案没有对错之分。",
-    "ar": "استعمل سماعات الرأس إن أمكن، في مكان هادئ. شغّل كل مقطع حتى نهايته، كما تشاء من المرات، ثم اختر "
-    "الإجابة الأنسب. لا توجد إجابات صحيحة.",
+    "zh": "请尽量在安静的地方使用耳机。把每段录音听到结尾，可以重复播放，"
+    "然后选择最合适的答案。答案没有对错之分。",
+    "ar": "استعمل سماعات الرأس إن أمكن، في مكان هادئ. شغّل كل مقطع حتى نهايته، كما تشاء من المرات، "
+    "ثم اختر الإجابة الأنسب. لا توجد إجابات صحيحة.",
 }
 
 
