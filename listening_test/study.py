@@ -151,12 +151,10 @@ class Study(Part):
     def planned_sessions(self) -> int:
         """Sessions for `ratings_per_stimulus` ratings of every stimulus or pair, or `raters`.
 
-        The larger of the two; `raters` alone where no number of ratings is given.
+        The larger of the two: both are wanted at least.
         """
         needed = -(-self.ratings_per_stimulus * len(self.items) // self.items_per_rater)
-        if self.raters is None:
-            return needed
-        return max(self.raters, needed if "ratings_per_stimulus" in self.model_fields_set else 1)
+        return max(self.raters or 1, needed)
 
     @property
     def questions(self) -> tuple[Question, ...]:

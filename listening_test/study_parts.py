@@ -124,7 +124,7 @@ class Screening(Part):
             raise ValueError(
                 "give `headphones:` (woods, huggins or both), or `environment:` (`{passes: 3}`)"
             )
-        if self.headphones is None and self.model_fields_set & {"passes", "on_fail"}:
+        if self.headphones is None and (self.passes, self.on_fail) != (5, "note"):
             raise ValueError(
                 "`passes` and `on_fail` belong to `headphones:`; those of the room check go into "
                 "`environment: {}`"

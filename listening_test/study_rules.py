@@ -128,7 +128,8 @@ def _check_languages(study: Study) -> None:
     for name, words in study.languages.items():
         for key in ("consent", "instructions", "question", "labels", "payment"):
             own, theirs = getattr(study, key), getattr(words, key)
-            standard = key not in study.model_fields_set
+            # By value: a study read from its record has every key given.
+            standard = own == type(study).model_fields[key].default
             if own is None and theirs is not None:
                 raise ValueError(f"{key} stands in languages: {name}: only; give it above as well")
             if not standard and own is not None and theirs is None:
