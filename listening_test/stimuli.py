@@ -90,7 +90,7 @@ def prepare(study: Study, out: Path, progress: Callable[[str], None] | None = No
     for name in sorted(wavs):  # so that the files' times say nothing either
         (part / "serve" / "audio" / f"{name}.wav").write_bytes(wavs[name])
     prepared.save(part / "serve")
-    (part / "serve" / VOLUME_FILE).write_bytes(_volume_sound(study, rate))
+    (part / "serve" / VOLUME_FILE).write_bytes(volume_sound(study, rate))
     key.write(part / "key", study, rows)
     # The key first, file over file: whatever kills this, there is no sound without its key, and
     # the secret is never gone.
@@ -274,7 +274,7 @@ def _with_screens(
     return replace(prepared, stimuli=all_stimuli, screens=tuple(screens)), wavs
 
 
-def _volume_sound(study: Study, rate: int) -> bytes:
+def volume_sound(study: Study, rate: int) -> bytes:
     """What raters set their volume by: as loud as the clips, and none of them."""
     sound = level(voice(_VOLUME_S, rate, study.seed), rate, rate, study.loudness_lufs, "volume")
     return _wav(sound.pcm, rate)
