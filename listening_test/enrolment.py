@@ -59,6 +59,7 @@ def start_session(
         raise Refused(403, "not_from_platform", str(error)) from None
     if visitor.person is not None and _moved(db, visitor.person, key, now):
         return
+    stop_if_due(db, study, now)
     if closed_utc(db) is not None:
         raise Refused(403, "closed", "This study is closed: it takes no new participants.")
     who = visitor.person or hmac.new(secret, key.encode(), "sha256").hexdigest()
@@ -91,6 +92,18 @@ def close_study(db: sqlite3.Connection, now: float) -> str:
     closed = closed_utc(db)
     assert closed is not None
     return closed
+
+
+def stop_if_due(db: sqlite3.Connection, study: PreparedStudy, now: float) -> None:
+    """Close the study if its stop rule says so: by the day, or with the last planned session."""
+    due = study.stops_at is not None and now >= study.stops_at
+    if study.stops_when_planned and not due:
+        (complete,) = db.execute(
+            "SELECT count(*) FROM sessions WHERE state = 'complete'"
+        ).fetchone()
+        due = complete >= study.planned_sessions
+    if due:
+        close_study(db, now)
 
 
 def closed_utc(db: sqlite3.Connection) -> str | None:

@@ -17,7 +17,9 @@ from listening_test.design import cycle_of_item, session_order
 from listening_test.methods import Value
 from listening_test.prepared import PreparedStudy
 
-TrialType = Literal["screen", "practice", "rating", "repeat", "trap", "gold", "null_pair"]
+TrialType = Literal[
+    "screen", "environment", "practice", "rating", "repeat", "trap", "gold", "null_pair"
+]
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,12 @@ def _put(trials: list[Trial], extra: Trial, first: int, rng: random.Random) -> l
 
 
 def _screens(study: PreparedStudy) -> list[Trial]:
-    if study.screen is None:
-        return []
-    return [Trial("screen", "screen", (clip,), answer) for clip, answer in study.screen.trials]
+    """What comes before the practice; the text of such a trial is the kind of its screen."""
+    return [
+        Trial("environment" if screen.kind == "jnd" else "screen", screen.kind, (clip,), answer)
+        for screen in study.screens
+        for clip, answer in screen.trials
+    ]
 
 
 def _practice(study: PreparedStudy, conditions: list[tuple[int, ...]]) -> list[Trial]:
