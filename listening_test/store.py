@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 # Enough to share one disk flush among a crowd, few enough that nobody waits long for it.
 _MAX_BATCH = 256
 
-_SCHEMA = f"""
+SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS sessions (
     session_id TEXT PRIMARY KEY,
@@ -139,7 +139,7 @@ class Store:
         db.execute("PRAGMA synchronous=FULL")
         # What a rater withdraws is overwritten, not only marked as free.
         db.execute("PRAGMA secure_delete=ON")
-        db.executescript(_SCHEMA)
+        db.executescript(SCHEMA)
         return db
 
     def _claim(self, study_id: str, config_sha256: str) -> None:
