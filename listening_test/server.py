@@ -353,7 +353,8 @@ async def _answer(
             raise Refused(401, "no_session", "The request has no session key (X-Session).")
         return JSONResponse(await reply(hosted, key), headers=_NO_STORE)
     except Refused as error:
-        log.info("refused %s %s: %s", request.method, request.url.path, error.code)
+        # Quoted: a path may hold line breaks. Raters' addresses are kept nowhere.
+        log.warning("refused %s %r: %s", request.method, request.url.path, error.code)
         open_study = studies.get(study_id)
         if error.code == "no_place" and open_study and open_study.copy:
             open_study.copy.wake()  # it takes more places with each copy
