@@ -164,12 +164,14 @@ def router(studies: Studies) -> APIRouter:
             body = await _body(request, SessionBody)
             if not body.consent:
                 raise Refused(400, "no_consent", "Without your consent there is no session.")
-            now = time.time()
+            now, safe = time.time(), _safe(request)
+            rows = hosted.copy.rows() if hosted.copy else None
 
             def operation(db: sqlite3.Connection) -> dict[str, Any]:
                 if body.ticket and hosted.copy:
                     resend.readmit(db, hosted.study, key, body.ticket, now)
-                enrolment.start_session(db, hosted.study, key, body.ids, now)
+                    hosted.copy.check_caught_up(db, key, safe)
+                enrolment.start_session(db, hosted.study, key, body.ids, now, rows)
                 return _told(hosted, db, key, trials.current_trial(db, hosted.study, key, now))
 
             return await _run(hosted, operation)
@@ -179,9 +181,11 @@ def router(studies: Studies) -> APIRouter:
     @routes.get("/trial")
     async def trial(study_id: str, request: Request) -> Response:
         async def reply(hosted: Hosted, key: str) -> dict[str, Any]:
-            now = time.time()
+            now, safe = time.time(), _safe(request)
 
             def operation(db: sqlite3.Connection) -> dict[str, Any]:
+                if hosted.copy:
+                    hosted.copy.check_caught_up(db, key, safe)
                 return _told(hosted, db, key, trials.current_trial(db, hosted.study, key, now))
 
             return await _run(hosted, operation)
@@ -192,12 +196,13 @@ def router(studies: Studies) -> APIRouter:
     async def rating(study_id: str, request: Request) -> Response:
         async def reply(hosted: Hosted, key: str) -> dict[str, Any]:
             body = await _body(request, RatingBody)
-            answer, now = body.answer(), time.time()
+            answer, now, safe = body.answer(), time.time(), _safe(request)
 
             def operation(db: sqlite3.Connection) -> dict[str, Any]:
                 if hosted.copy is None:
                     state = trials.save_rating(db, hosted.study, key, answer, now)
                     return {"saved": answer.rating_id, "next": state}
+                hosted.copy.check_caught_up(db, key, safe)
                 state = resend.save(db, hosted.study, key, answer, body.receipt or "", now)
                 return {
                     "saved": answer.rating_id,
@@ -359,6 +364,12 @@ def _told(
     return hosted.copy.tell(db, key, state) if hosted.copy else state
 
 
+def _safe(request: Request) -> int:
+    """The trials that the browser says are safe off the machine, by any server of the study."""
+    given = request.headers.get("x-safe", "")
+    return int(given) if re.fullmatch(r"[0-9]{1,5}", given) else 0
+
+
 async def _run(hosted: Hosted, operation: Callable[[sqlite3.Connection], T]) -> T:
     return await asyncio.wrap_future(hosted.store.run(operation))
 
@@ -374,7 +385,11 @@ async def _answer(
             raise Refused(401, "no_session", "The request has no session key (X-Session).")
         return JSONResponse(await reply(hosted, key), headers=_NO_STORE)
     except Refused as error:
-        log.info("refused %s %s: %s", request.method, request.url.path, error.code)
+        # Quoted: a path may hold line breaks. Raters' addresses are kept nowhere.
+        log.warning("refused %s %r: %s", request.method, request.url.path, error.code)
+        open_study = studies.get(study_id)
+        if error.code == "no_place" and open_study and open_study.copy:
+            open_study.copy.wake()  # it takes more places with each copy
         return _refusal(error)
     except NotSaved as error:
         return _not_saved(error)

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
-from listening_test.design import cycle_of_item, session_order
+from listening_test.design import balanced_rows, cycle_of_item, session_order
 from listening_test.methods import Value
 from listening_test.prepared import PreparedStudy
+
+_BLOCK_ROWS = 128
 
 TrialType = Literal[
     "screen", "environment", "practice", "rating", "repeat", "trap", "gold", "null_pair"
@@ -57,6 +59,12 @@ def session_trials(study: PreparedStudy, row: int) -> list[Trial]:
         again = Trial("repeat", trial.item_id, trial.clips, trial.answer)
         trials = _put(trials, again, max(len(trials) // 2, trials.index(trial) + 2), rng)
     return _screens(study) + _practice(study, conditions) + trials
+
+
+def block_rows(study: PreparedStudy) -> int:
+    """Rows of a block that one server may hold: enough for a crowd that comes at once."""
+    items, conditions = len(study.items("rating")), len(_conditions(study))
+    return balanced_rows(items, conditions, study.items_per_rater, _BLOCK_ROWS)
 
 
 def _conditions(study: PreparedStudy) -> list[tuple[int, ...]]:

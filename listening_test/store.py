@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 # Enough to share one disk flush among a crowd, few enough that nobody waits long for it.
 _MAX_BATCH = 256
 
-_SCHEMA = f"""
+SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS sessions (
     session_id TEXT PRIMARY KEY,
@@ -145,7 +145,7 @@ class Store:
         db.execute("PRAGMA synchronous=FULL")
         # What a rater withdraws is overwritten, not only marked as free.
         db.execute("PRAGMA secure_delete=ON")
-        db.executescript(_SCHEMA)
+        db.executescript(SCHEMA)
         known = {row["name"] for row in db.execute("PRAGMA table_info(sessions)")}
         for name, kind in _LATER.items():
             if name not in known:  # made by an earlier version

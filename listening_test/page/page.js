@@ -198,7 +198,8 @@ function keep(body) {
 
 function notSaved(error) {
   savedLine(say("not_saved_yet"), true);
-  const why = { not_saved: "why_disk", late: "why_late" }[error.code] ?? "why_gone";
+  const why = { not_saved: "why_disk", late: "why_late", behind: "why_late" }[error.code]
+    ?? "why_gone";
   const text = say("keep_open", { why: say(why) });
   if ($("trial").hidden) waiting(text); else trouble(text);
 }
@@ -255,12 +256,16 @@ function enter(state) {
   }
 }
 
+// Why it takes longer: the server says that it goes on by itself, or cannot be reached.
+const delayed = (error) => waiting(
+  say(["no_place", "behind", "too_many"].includes(error.code) ? "delayed" : "trying"));
+
 const ids = () => JSON.parse(store.get("ids") ?? "{}");
 
 async function resume(instructed = trial !== null) {
   if (left) return;
   try {
-    const state = await standing(ids(), () => waiting(say("trying")));
+    const state = await standing(ids(), delayed);
     // The questionnaire came before the instructions: they may not have been seen yet.
     if (study.questionnaire.length && state.trial_index === 1 && !instructed) {
       noteSafe(state);
@@ -342,7 +347,7 @@ async function begin() {
   if (!store.get("session")) store.set("session", randomHex(24));
   try {
     const body = { consent: true, ids: ids() };
-    enter(await insist("session", body, () => waiting(say("trying"))));
+    enter(await insist("session", body, delayed));
   } catch (error) { waiting(error.code === "closed" ? say("closed") : error.message); }
 }
 
