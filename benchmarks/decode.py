@@ -172,8 +172,9 @@ def generate_ms(model: Any, ids: list[int], tokens: int, compiled: bool = False)
 def matrices(lm: SpokenLM) -> list[Tensor]:
     """Every matrix a full step reads, whole head included."""
     body = lm.transformer
-    layers = [m for layer in body.layers for m in (layer.qkv, layer.output, layer.gate_up)]
-    return [*layers, *(layer.down for layer in body.layers), body.unembedding]
+    blocks = [layer.dense() for layer in body.layers]
+    layers = [m for layer in blocks for m in (layer.qkv, layer.output, layer.gate_up)]
+    return [*layers, *(layer.down for layer in blocks), body.unembedding]
 
 
 @torch.inference_mode()

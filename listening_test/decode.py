@@ -45,7 +45,8 @@ def decode_policies(
     from spark.compare import compare
     from spark.comparison import CompareSettings
 
-    comparison = compare(_model(model), prompt, CompareSettings(seed=seed), listen=False)
+    lm = _model(model)
+    comparison = compare(lm, prompt, CompareSettings.of(lm, seed=seed), listen=False)
     sounds = {}
     for name in policies:
         reply = comparison.reply(name)

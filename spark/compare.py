@@ -92,7 +92,8 @@ def stream(
     """
     policies, sampling = settings.policies(lm), settings.sampling()
     engine = Engine(lm, head=settings.head)
-    prefill = engine.prefill(lm.encode_prompt(prompt))
+    asked = settings.prompt(lm, prompt)
+    prefill = engine.prefill(asked.ids, features=asked.features)
     result = Comparison(lm.name, prompt, settings.resolved(lm))
     _warm_up(engine, prefill, policies, sampling, stop)
     for policy in policies:
@@ -121,7 +122,8 @@ def compare(
     replays: int = 0,
 ) -> Comparison:
     """Run a comparison to its end; arguments and errors as of `stream`."""
-    for event in stream(lm, prompt, settings or CompareSettings(), listen=listen, replays=replays):
+    chosen = settings or CompareSettings.of(lm)
+    for event in stream(lm, prompt, chosen, listen=listen, replays=replays):
         if isinstance(event, Finished):
             return event.comparison
     raise AssertionError("a comparison ends with Finished")
@@ -275,8 +277,12 @@ def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m spark.compare", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--model", default="embedded")
+    parser.add_argument(
+        "--model", default="embedded",
+        help="a known model, a folder with its files, or OWNER/NAME of the hub",
+    )  # fmt: skip
     parser.add_argument("--prompt", required=True)
+    parser.add_argument("--system", help="system prompt, where the model takes one")
     parser.add_argument("--out", type=Path, required=True, help="folder for the files")
     parser.add_argument("--seed", type=int, default=plain.seed)
     parser.add_argument("--schedule", default=plain.schedule, help="triple, even, odd, k4, ...")
@@ -286,10 +292,14 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--candidates", type=int, nargs="+", default=(), metavar="LAYER")
     parser.add_argument("--decay", type=float, help="of the confidence threshold (CALM's tau)")
     parser.add_argument("--head", choices=get_args(HeadKind), default=plain.head)
-    parser.add_argument("--temperature", type=float, default=plain.temperature)
-    parser.add_argument("--top-p", type=float, default=plain.top_p)
+    parser.add_argument("--temperature", type=float, help="default: the model's own")
+    parser.add_argument("--top-p", type=float, help="default: the model's own")
+    parser.add_argument("--repetition-penalty", type=float, help="default: the model's own")
     parser.add_argument("--replays", type=int, default=0, help="interleaved runs that time each")
     parser.add_argument("--no-listen", action="store_true", help="leave out WER and MOS")
+    placement = parser.add_argument_group("where a large model runs")
+    placement.add_argument("--device", help="cuda, mps or cpu; default: the best there is")
+    placement.add_argument("--bits", type=int, choices=(8, 16), help="8: layers as 8-bit integers")
     return parser
 
 
@@ -298,13 +308,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = vars(_arguments().parse_args(arguments))
     model, prompt, out = given.pop("model"), given.pop("prompt"), given.pop("out")
     listen, replays = not given.pop("no_listen"), given.pop("replays")
-    settings = CompareSettings(**{**given, "candidates": tuple(given["candidates"])})
+    asked = {name: given.pop(name) for name in ("device", "bits")}
+    options = {name: value for name, value in asked.items() if value is not None}
     above = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):  # before the run, not after it
         print(f"--out: no folder can be made at {out}; name another place", file=sys.stderr)
         return 2
     try:
-        comparison = compare(load(model), prompt, settings, listen=listen, replays=replays)
+        lm = load(model, **options)
+        settings = CompareSettings.of(lm, **{**given, "candidates": tuple(given["candidates"])})
+        for note in (*lm.notes, lm.silence):
+            if note:
+                print(note, file=sys.stderr)
+        comparison = compare(lm, prompt, settings, listen=listen, replays=replays)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

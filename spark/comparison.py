@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from spark.heads import HeadKind
-from spark.models.base import Pcm, SpokenLM
+from spark.models.base import Pcm, Prompt, PromptError, SpokenLM, Turn
 from spark.sampling import SamplingSettings
 from spark.schedule import ConfidenceExit, FullDepth, Measure, Policy, Spark
 from spark.timing import Timing
@@ -32,10 +32,12 @@ class CompareSettings:
         candidates: layers confidence exit tries; empty: all that the model offers.
         decay: CALM's, of the threshold; None keeps it constant.
         head: fitted exit heads, or the untrained ones (final norm and base rows).
-        temperature, top_p, seed: of the sampling, the same for all policies. The embedded model is
+        temperature, top_p, repetition_penalty, seed: of the sampling, the same for all policies;
+            `of` takes a model's own. The embedded model is
             understood better the cooler it speaks: of 42 sentences that are not the evaluation's,
             WER 51 % at 0.7, 49 % at 0.5, 46 % at 0.3 and greedy (fifth weights); 0.3 leaves the
             seed its say.
+        system: the system prompt; None is the model's own.
     """
 
     schedule: str = "triple"
@@ -48,10 +50,36 @@ class CompareSettings:
     temperature: float = 0.3
     top_p: float = 0.9
     seed: int = 1
+    repetition_penalty: float = 1.0
+    system: str | None = None
+
+    @classmethod
+    def of(cls, lm: SpokenLM, **given: Any) -> CompareSettings:
+        """A model's own sampling, but for what is given; None counts as not given."""
+        own = lm.sampling
+        drawn = {
+            "temperature": own.temperature,
+            "top_p": own.top_p,
+            "repetition_penalty": own.repetition_penalty,
+        }
+        return cls(**{**drawn, **{name: v for name, v in given.items() if v is not None}})
 
     def sampling(self) -> SamplingSettings:
         """How tokens are drawn; raises ValueError for values out of range."""
-        return SamplingSettings(temperature=self.temperature, top_p=self.top_p, seed=self.seed)
+        return SamplingSettings(
+            temperature=self.temperature,
+            top_p=self.top_p,
+            repetition_penalty=self.repetition_penalty,
+            seed=self.seed,
+        )
+
+    def prompt(self, lm: SpokenLM, text: str) -> Prompt:
+        """The prompt in the model's form; raises PromptError where it cannot take it."""
+        if self.system is None:
+            return Prompt(lm.encode_prompt(text))
+        if lm.dialogue is None:
+            raise PromptError(f"{lm.title} takes no system prompt: leave it empty.")
+        return lm.dialogue.encode([Turn("user", text)], self.system)
 
     def resolved(self, lm: SpokenLM) -> CompareSettings:
         """The same with the model's own choices filled in."""

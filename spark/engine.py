@@ -77,15 +77,22 @@ class Engine:
         )
 
     @torch.inference_mode()
-    def prefill(self, ids: Sequence[int], history: Prefill | None = None) -> Prefill:
+    def prefill(
+        self,
+        ids: Sequence[int],
+        history: Prefill | None = None,
+        features: Sequence[tuple[int, Tensor]] = (),
+    ) -> Prefill:
         """Run a prompt once, for all policies.
 
         Args:
             ids: the prompt, or the next turn's part of it.
             history: earlier turns, from `Generation.history`.
+            features: (index in `ids`, (n, D) states in place of the embeddings from there on), as
+                spoken prompts have them; not for the last id, which belongs to the first step.
 
         Raises:
-            ValueError: no ids, or more than the model has positions.
+            ValueError: no ids, more than the model has positions, features beyond the ids.
         """
         if not ids:
             raise ValueError("the prompt is empty")
@@ -98,7 +105,10 @@ class Engine:
         if len(every) - 1 > done:
             fresh = torch.tensor([every[done:-1]], device=body.device)
             positions = self.positions[done : len(every) - 1]
-            body.run_layers(0, body.num_layers, body.embed(fresh), positions, cache)
+            states = _overlaid(body.embed(fresh), features, len(known) - done)
+            body.run_layers(0, body.num_layers, states, positions, cache)
+            if body.device.type == "cuda":  # which works on while the clock is read
+                torch.cuda.synchronize(body.device)
         return Prefill(tuple(every), cache, 1e3 * (time.perf_counter() - start))
 
     def generate(
@@ -184,7 +194,7 @@ class Generation(Iterator[Step]):
             weights=engine.weight_bytes(),
             prompt_tokens=len(prefill.ids),
             prefill_ms=prefill.ms,
-            frame_rate=lm.vocoder.frame_rate if lm.vocoder else None,
+            frame_rate=lm.vocoder.frame_rate if lm.vocoder else lm.speech_rate,
         )
 
     def interrupt(self) -> None:
@@ -347,6 +357,16 @@ class Generation(Iterator[Step]):
             self.trace.flushes.append((low, top))
             self.trace.flush_ms += 1e3 * (time.perf_counter() - start)
         return Prefill(tuple(self._ids), self._cache, self.trace.flush_ms)
+
+
+def _overlaid(states: Tensor, features: Sequence[tuple[int, Tensor]], offset: int) -> Tensor:
+    """Embeddings (1, T, D) with rows replaced; `offset` is where the prompt's first id stands."""
+    for place, rows in features:
+        start, end = place + offset, place + offset + len(rows)
+        if place < 0 or end > states.shape[1]:
+            raise ValueError("features stand where the prompt has no ids for them")
+        states[0, start:end] = rows.to(states)
+    return states
 
 
 def _check(lm: SpokenLM, policy: Policy, limit: int, kv_policy: KVPolicy | None) -> None:

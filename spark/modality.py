@@ -37,11 +37,13 @@ class Vocabulary:
         speech_start: id of speech code 0.
         n_codes: speech codes; their ids are consecutive.
         stop_ids: ids that end a reply.
-        control_ids: every id that is neither text nor a code, stop, pad and filler included.
+        control_ids: marks that a reply may hold, stop, pad and filler included.
         filler: what fills a speech slot once the speech is over.
         tts_pad: what fills a text slot once the text is over.
         tts_start: begins interleaved speech.
         tts_end: ends it; plain text follows.
+        idle_ids: neither text nor code, and not for replies: marks that only prompts hold,
+            reserved and unused rows. Control by modality; no speech slot computes them.
     """
 
     size: int
@@ -53,16 +55,17 @@ class Vocabulary:
     tts_pad: int | None = None
     tts_start: int | None = None
     tts_end: int | None = None
+    idle_ids: tuple[int, ...] = ()
     _control: frozenset[int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_control", frozenset(self.control_ids))
+        object.__setattr__(self, "_control", frozenset((*self.control_ids, *self.idle_ids)))
         marks = {self.filler, self.tts_pad, self.tts_start, self.tts_end, *self.stop_ids} - {None}
-        if not marks <= self._control:
+        if not marks <= set(self.control_ids):
             raise ValueError("control_ids must hold the stop ids, pad, filler and tts marks")
-        if any(self.is_speech(i) for i in self.control_ids):
+        if any(self.is_speech(i) for i in self._control):
             raise ValueError("a control id lies among the speech codes")
-        if max(self.control_ids, default=0) >= self.size or self.speech_end > self.size:
+        if max(self._control, default=0) >= self.size or self.speech_end > self.size:
             raise ValueError(f"an id lies outside the vocabulary of {self.size}")
 
     @property
@@ -92,7 +95,8 @@ class Vocabulary:
 
     def speech_rows(self) -> Tensor:
         """Ids of all speech codes and control tokens, ascending, (R,) int64."""
-        return torch.tensor(sorted({*range(self.speech_start, self.speech_end), *self._control}))
+        codes = range(self.speech_start, self.speech_end)
+        return torch.tensor(sorted({*codes, *self.control_ids}))
 
 
 @dataclass(frozen=True)

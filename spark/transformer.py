@@ -8,7 +8,7 @@ business of `weights.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spark.cache import KVCache
+from spark.quantised import Int8Layer
 from spark.weights import Layer, StateReader, TransformerConfig, read_layer, unfused, wide
 
 
@@ -35,7 +36,7 @@ class Transformer:
         self,
         config: TransformerConfig,
         embedding: Tensor,
-        layers: list[Layer],
+        layers: Sequence[Layer | Int8Layer],
         final_gain: Tensor,
         unembedding: Tensor,
     ) -> None:
@@ -53,6 +54,7 @@ class Transformer:
         config: TransformerConfig | Mapping[str, Any] | Any,
         dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
+        bits: int = 16,
     ) -> Transformer:
         """Build from the state dict of transformers' Qwen2ForCausalLM or GlmForCausalLM.
 
@@ -61,6 +63,7 @@ class Transformer:
             config: own config, a transformers config, or a config.json as a mapping.
             dtype: of the weights; where None, each tensor keeps its own.
             device: where the weights go.
+            bits: 8 to keep the blocks' matrices as 8-bit integers.
 
         Raises:
             ValueError: a tensor is missing or has another shape than the config says.
@@ -68,7 +71,10 @@ class Transformer:
         shape = config if isinstance(config, TransformerConfig) else TransformerConfig.read(config)
         reader = StateReader(state, dtype, torch.device(device))
         embedding = reader.take("model.embed_tokens.weight", (shape.vocab_size, shape.hidden_size))
-        layers = [read_layer(reader, shape, i) for i in range(shape.num_hidden_layers)]
+        layers: list[Layer | Int8Layer] = []
+        for index in range(shape.num_hidden_layers):
+            layer = read_layer(reader, shape, index)
+            layers.append(Int8Layer.of(layer) if bits == 8 else layer)
         final_gain = reader.take("model.norm.weight", (shape.hidden_size,))
         unembedding = embedding
         if not shape.tie_word_embeddings:
@@ -85,8 +91,8 @@ class Transformer:
         if not self.config.tie_word_embeddings:
             state["lm_head.weight"] = self.unembedding
         for index, layer in enumerate(self.layers):
-            prefix = f"model.layers.{index}."
-            state |= {prefix + name: part for name, part in unfused(layer, self.config).items()}
+            prefix, parts = f"model.layers.{index}.", unfused(layer.dense(), self.config)
+            state |= {prefix + name: part for name, part in parts.items()}
         return state
 
     @property
@@ -153,7 +159,8 @@ class Transformer:
         work = _Workspace.make(self.config, batch, length, flat)
         mask: Tensor | None = None
         slots = cache.extend(lo, hi, length)
-        for layer, (slot, keys, values) in zip(self.layers[lo:hi], slots, strict=True):
+        for kept, (slot, keys, values) in zip(self.layers[lo:hi], slots, strict=True):
+            layer = kept.dense()
             if length > 1 and (mask is None or mask.shape[1] != keys.shape[2]):
                 mask = self._mask(length, keys.shape[2] - length)
             self._project(layer, flat, rotary, work)
@@ -195,7 +202,7 @@ class Transformer:
         for layer, (slot, _, _) in zip(
             self.layers[lo:hi], cache.extend(lo, hi, length), strict=True
         ):
-            self._project(layer, flat, rotary, work)
+            self._project(layer.dense(), flat, rotary, work)
             slot.copy_(work.keys_values)
 
     def _mask(self, length: int, older: int) -> Tensor:

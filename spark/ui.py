@@ -501,8 +501,12 @@ class ComparePage:
         """Another model: its exits, or why it cannot run here."""
         if reason := self.shelf.why_not(name):
             return {self.status: cards.message(reason, "alert")}
-        lm = self.shelf.get(name)
-        return {self.exit_layer: _exits(lm), self.status: cards.message(f"Model: {lm.title}")}
+        try:
+            lm = self.shelf.get(name)
+        except ValueError as error:
+            return {self.status: cards.message(str(error), "alert")}
+        told = " ".join(filter(None, (f"Model: {lm.title}.", *lm.notes, lm.silence)))
+        return {self.exit_layer: _exits(lm), self.status: cards.message(told)}
 
     def zipped(self, shown: Shown | None) -> str:
         """The comparison's zip, base64; empty while there is none to give."""

@@ -437,7 +437,8 @@ FORMAT: Group = {
 SERVED: Group = {
     "key in the served folder": (key_served, "serve/stimuli.csv is no file of a served study"),
     "a system sets the volume": (
-        volume_of_a_system, "serve/volume.wav is not the sound that code makes",
+        volume_of_a_system,
+        "serve/volume.wav is not the sound that code makes",
     ),
     "key over HTTP": (folder_served, f"a probe of /key/stimuli.csv holds {SYSTEMS[0]}"),
     "open results": (results_open, f"a probe of /results holds {SYSTEMS[0]}"),

@@ -27,7 +27,7 @@ RUN = "run.json"
 # Folders and modules of the code that decides what a line says; not the pages.
 _DECIDING = (
     "cache.py", "compare.py", "comparison.py", "confidence.py", "engine.py", "heads.py",
-    "modality.py", "norm.py",
+    "modality.py", "norm.py", "quantised.py",
     "sampling.py", "schedule.py", "text.py", "trace.py", "transformer.py", "weights.py",
     "metrics/*.py", "models/*.py", "speech/*.py", "evaluation/runner.py", "evaluation/scoring.py",
     "training/pitch.py", "training/teacher.py",

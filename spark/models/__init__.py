@@ -1,4 +1,4 @@
-"""Models by name. A family's module is imported only when one of its models is asked for."""
+"""Models by name, folder or repository. A family's module is imported only when it is asked for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ from typing import Any
 
 from spark.models.base import SpokenLM
 
-_FAMILIES = {"embedded": ("Embedded (CPU)", "spark.models.embedded")}
+_FAMILIES = {
+    "embedded": ("Embedded (CPU)", "spark.models.embedded"),
+    "step-audio-2-mini": ("Step-Audio-2-mini", "spark.models.step_audio_2"),
+    "glm-4-voice-9b": ("GLM-4-Voice-9B", "spark.models.glm4_voice"),
+}
+_KINDS = {  # by the model_type of a config.json
+    "qwen2": "spark.models.embedded",
+    "step_audio_2": "spark.models.step_audio_2",
+    "chatglm": "spark.models.glm4_voice",
+}
 
 
 @dataclass(frozen=True)
@@ -31,34 +40,75 @@ class ModelInfo:
 
 
 def available() -> list[ModelInfo]:
-    """Every model the lab knows, runnable here or not.
+    """Every model the lab knows, runnable here and now or not.
 
-    A family's module may have `unavailable() -> str`: a reason, or an empty string.
+    A family's module may have `unavailable() -> str`, why the machine cannot run it, and
+    `absent() -> str`, what has to be fetched first; an empty string where nothing is in the way.
     """
     return [_info(name, title, module) for name, (title, module) in _FAMILIES.items()]
 
 
 def _info(name: str, title: str, module: str) -> ModelInfo:
-    if find_spec(module) is None:
-        return ModelInfo(name, title, False, "this installation does not include it")
-    check = getattr(import_module(module), "unavailable", None)
-    reason = check() if check else ""
+    reason = _hindrance(module) or _asked(module, "absent")
     return ModelInfo(name, title, not reason, reason)
 
 
+def _hindrance(module: str) -> str:
+    if find_spec(module) is None:
+        return "this installation does not include it"
+    return _asked(module, "unavailable")
+
+
+def _asked(module: str, question: str) -> str:
+    check = getattr(import_module(module), question, None)
+    return check() if check else ""
+
+
 def load(name: str, **options: Any) -> SpokenLM:
-    """Load a model; options go to its family's `load`.
+    """Load a model, fetching a known one's files from the hub where they are missing.
+
+    Args:
+        name: of a known model, a folder with a checkpoint, or OWNER/NAME of the hub.
+        options: of the family's `load`: device, dtype, bits.
 
     Raises:
         ValueError: no model has this name, or it cannot run here; the message says why.
     """
-    known = {info.name: info for info in available()}
-    if name not in known:
-        raise ValueError(f"there is no model {name!r}: use one of {', '.join(known)}")
-    if not known[name].runnable:
-        raise ValueError(f"the model {name!r} cannot run here: {known[name].reason}")
-    model: SpokenLM = import_module(_FAMILIES[name][1]).load(**options)
+    if name in _FAMILIES:
+        module = _FAMILIES[name][1]
+        # With options it is the family's own to say, knowing them, whether it can.
+        if not options and (reason := _hindrance(module)):
+            raise ValueError(f"the model {name!r} cannot run here: {reason}")
+        known: SpokenLM = import_module(module).load(**options)
+        return known
+    module = _module_of(name)
+    model: SpokenLM = import_module(module).load(
+        Path(name) if Path(name).is_dir() else name, **options
+    )
     return model
+
+
+def _module_of(source: str) -> str:
+    """The family of a folder or repository, by its config.json.
+
+    Raises:
+        ValueError: there is no such place, or its model is none the lab runs.
+    """
+    from spark.models import checkpoint, hub
+
+    if not Path(source).is_dir() and not hub.is_repo(source):
+        raise ValueError(
+            f"there is no model {source!r}: use one of {', '.join(_FAMILIES)}, a folder with a "
+            "checkpoint, or OWNER/NAME of the hub"
+        )
+    folder = hub.fetch(source, ("config.json",))
+    kind = checkpoint.read_json(folder, "config.json").get("model_type")
+    if kind not in _KINDS:
+        raise ValueError(
+            f"{source} holds a model of type {kind!r}: the lab runs "
+            f"{', '.join(title for title, _ in _FAMILIES.values())}"
+        )
+    return _KINDS[str(kind)]
 
 
 def files(name: str) -> list[Path]:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from spark.heads import Head
 from spark.modality import Interleave, Vocabulary
+from spark.sampling import SamplingSettings
 from spark.transformer import Transformer
 
 Pcm = NDArray[np.int16]
@@ -22,6 +24,107 @@ Pcm = NDArray[np.int16]
 
 class PromptError(ValueError):
     """A prompt the model cannot take; the message is for the visitor: what is wrong, what helps."""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A recording as a prompt holds it.
+
+    Attributes:
+        ids: what stands in the prompt, marks of its begin and end included.
+        features: (n, D) that take the place of the embeddings of some of the ids, or None where
+            the ids say everything.
+        offset: index in `ids` of the first that is replaced.
+    """
+
+    ids: tuple[int, ...]
+    features: Tensor | None = None
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One side's part of a conversation.
+
+    Attributes:
+        role: who speaks.
+        text: as typed.
+        heard: recordings, after the text.
+        ids: a reply as it was generated, with or without its stop token; goes before `text`.
+    """
+
+    role: Literal["user", "assistant"]
+    text: str = ""
+    heard: tuple[Heard, ...] = ()
+    ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What an engine runs before a reply.
+
+    Attributes:
+        ids: of every token.
+        features: (first index in `ids`, (n, D) states that replace the embeddings there).
+    """
+
+    ids: list[int]
+    features: tuple[tuple[int, Tensor], ...] = ()
+
+    @classmethod
+    def of(cls, heard: Heard) -> Prompt:
+        """A recording alone."""
+        over = () if heard.features is None else ((heard.offset, heard.features),)
+        return cls(list(heard.ids), over)
+
+    def then(self, other: Prompt) -> Prompt:
+        """This and what comes after it."""
+        shifted = ((place + len(self.ids), rows) for place, rows in other.features)
+        return Prompt([*self.ids, *other.ids], (*self.features, *shifted))
+
+
+class Dialogue(Protocol):
+    """Writes conversations in a model's own prompt form."""
+
+    def encode(
+        self, turns: Sequence[Turn], system: str | None = None, speak: bool = True
+    ) -> Prompt:
+        """A whole conversation that ends with the user, and the opening of the reply.
+
+        Args:
+            turns: oldest first.
+            system: the system prompt; None is the model's own.
+            speak: whether the reply is to be spoken; else it is text only.
+
+        Raises:
+            PromptError: the model cannot take it.
+        """
+        ...
+
+    def follow(self, turn: Turn, finished: bool, speak: bool = True) -> Prompt:
+        """What comes after a reply that the engine still holds (`Generation.history`).
+
+        Args:
+            turn: the user's next.
+            finished: whether the reply ended with its stop token.
+            speak: as for `encode`.
+
+        Raises:
+            PromptError: the model cannot take it.
+        """
+        ...
+
+
+class Listener(Protocol):
+    """Turns a recording into what a prompt holds of it."""
+
+    def hear(self, pcm: Pcm, rate: int) -> tuple[Heard, ...]:
+        """The parts of a mono recording (n,) at `rate` Hz.
+
+        Raises:
+            PromptError: too short, too long, silent.
+        """
+        ...
 
 
 class VocoderStream(Protocol):
@@ -68,6 +171,12 @@ class SpokenLM:
         default_exit: the one to start with.
         exit_heads: fitted heads by exit layer.
         vocoder: None where the model gives codes only.
+        speech_rate: speech codes a second where there is no vocoder to say so; None: not known.
+        sampling: how its makers, or whoever measured it, draw tokens.
+        dialogue: system prompts and several turns; None where it takes one prompt of text.
+        listener: spoken prompts; None where it takes none.
+        silence: why there is no vocoder and what helps; empty where there is one.
+        notes: for the page: device and precision with their reason, licences.
     """
 
     name: str
@@ -82,6 +191,12 @@ class SpokenLM:
     default_exit: int
     exit_heads: dict[int, Head] = field(default_factory=dict)
     vocoder: Vocoder | None = None
+    speech_rate: float | None = None
+    sampling: SamplingSettings = field(default_factory=lambda: SamplingSettings(temperature=0.3))
+    dialogue: Dialogue | None = None
+    listener: Listener | None = None
+    silence: str = ""
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         layers = self.transformer.num_layers

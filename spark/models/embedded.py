@@ -37,8 +37,21 @@ def unavailable(folder: Path = FOLDER) -> str:
     return f"{names} missing in {folder.name}: fetch the whole repository, or `make train`"
 
 
-def load(folder: Path = FOLDER, dtype: torch.dtype = torch.float32) -> SpokenLM:
-    """The model with its codec, and the exit heads that were fitted for it."""
+def load(
+    folder: Path = FOLDER,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    bits: int = 16,
+) -> SpokenLM:
+    """The model with its codec, and the exit heads that were fitted for it.
+
+    Raises:
+        ValueError: a file is missing, or it is to run elsewhere than it can.
+    """
+    if torch.device(device).type != "cpu" or bits != 16:
+        raise ValueError("the embedded model runs on the CPU as it is: leave out device and bits")
+    if reason := unavailable(folder):
+        raise ValueError(reason)
     config = json.loads((folder / "config.json").read_text())
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     state: dict[str, torch.Tensor] = {}

@@ -16,8 +16,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from spark import hardware
 from spark.models.embedded import FOLDER
-from spark.training import hardware
 
 # Shares of the time: the codec's three, then text alone, with speech, full depth twice, exit heads.
 _SHARES = {"codebook": 0.10, "decoder": 0.15, "critics": 0.10, "written": 0.05, "shallow": 0.30,

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from spark import hardware
 from spark.speech.codec import (
     CODE_SAMPLES,
     COMPONENTS,
@@ -36,7 +37,7 @@ from spark.speech.codec import (
     Encoder,
     nearest,
 )
-from spark.training import hardware, recordings
+from spark.training import recordings
 from spark.training.pitch import pitch
 from spark.training.sequences import phones_of
 from spark.training.teacher import PHONES

@@ -23,9 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spark import hardware
 from spark.speech.codec import CODE_SAMPLES, FRAMES, LOOK_AHEAD, N_MELS, Codec
 from spark.speech.source_filter import DELAY, HOP, initial_state
-from spark.training import hardware, questions, recordings, teacher
+from spark.training import questions, recordings, teacher
 from spark.training.critic import Critics
 from spark.training.pitch import pitch
 from spark.training.teacher import Utterance

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, distributed, nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from spark import hardware
 from spark.models import embedded
 from spark.speech.codec import Codec
-from spark.training import hardware, mixture
+from spark.training import mixture
 from spark.training.hints import Hints, middle
 from spark.training.initial_weights import EMBEDDING, lay_copying, relate_codes
 from spark.training.sequences import Exchange, Writer, load_tokenizer, padded

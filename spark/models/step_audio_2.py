@@ -1,0 +1,251 @@
+"""Step-Audio-2-mini: a Qwen2 of 28 layers that writes one text token, then four speech tokens.
+
+Knows the model's config, names of weights, marks and prompt form (Step-Audio 2, arXiv 2507.16632,
+and its published code); the arithmetic is `spark.transformer`'s. `encoder.` and `adapter.` of the
+checkpoint belong to spoken prompts and are left where they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from spark.modality import Interleave, Vocabulary
+from spark.models import large
+from spark.models.base import Prompt, PromptError, SpokenLM, Turn
+from spark.models.checkpoint import Checkpoint, CheckpointError, read_json
+from spark.models.large import Family, Options
+from spark.models.words import JsonWords, Words, check_marks
+from spark.sampling import SamplingSettings
+from spark.weights import TransformerConfig
+
+SYSTEM = "You are a helpful assistant."
+N_CODES = 6561
+FILLER_CODE = N_CODES  # <audio_6561>: silence, never sent to a vocoder
+SPEECH_RATE = 25.0  # codes a second
+FIRST_MARK, FIRST_SPEECH = 151643, 151696
+# What a reply may hold besides text and codes; other marks are for prompts.
+MARKS = {
+    "<|endoftext|>": 151643,
+    "<|im_start|>": 151644,
+    "<|im_end|>": 151645,
+    "<|EOT|>": 151665,
+    "<|BOT|>": 151666,
+    "<audio_start>": 151688,
+    "<audio_end>": 151689,
+    "<audio_patch>": 151690,
+    "<tts_start>": 151693,
+    "<tts_end>": 151694,
+    "<tts_pad>": 151695,
+}
+KNOWN = MARKS | {f"<audio_{code}>": FIRST_SPEECH + code for code in range(N_CODES + 1)}
+_REPLY_MARKS = ("<|endoftext|>", "<|EOT|>", "<tts_start>", "<tts_end>", "<tts_pad>")
+APART = ("encoder.", "adapter.")  # of the checkpoint: the way in for recordings
+TOKENIZER_FILES = ("config.json", "tokenizer.json")
+MOST_TOKENS = 2048  # of a reply, the published code's limit: 65 s of speech
+MOST_POSITIONS = 8192  # of prompt and reply
+
+SAMPLING = SamplingSettings(temperature=0.7, top_p=0.9, repetition_penalty=1.05)  # published code
+SILENCE = "The lab has no vocoder for Step-Audio-2-mini here: text, depths and figures only."
+KIND = "step_audio_2"  # model_type
+
+FAMILY = Family(
+    name="step-audio-2-mini",
+    title="Step-Audio-2-mini",
+    repo="stepfun-ai/Step-Audio-2-mini",
+    files=(*TOKENIZER_FILES, "added_tokens.json", "model*.safetensors*"),
+    nbytes=16_630_000_000,
+    shape=TransformerConfig(
+        family="qwen2", vocab_size=158720, hidden_size=3584, intermediate_size=18944,
+        num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4, head_dim=128,
+        rms_norm_eps=1e-6, rope_theta=1e6, rotary_dim=128, max_position_embeddings=16384,
+        tie_word_embeddings=False,
+    ),
+    speech_rows=N_CODES + len(_REPLY_MARKS) + 1,
+    tokens=4096,
+    exits=(14, 18, 20, 22, 24, 26),
+    default_exit=22,
+    heads_name="step-audio-2-mini-exit-heads.safetensors",
+)  # fmt: skip
+
+
+def unavailable() -> str:
+    """Why it cannot run on this machine, or an empty string."""
+    return large.unavailable(FAMILY)
+
+
+def absent() -> str:
+    """What has to be done before a page can offer it, or an empty string."""
+    return large.absent(FAMILY)
+
+
+def load(source: str | Path | None = None, **options: Any) -> SpokenLM:
+    """The model from a folder or the hub (None: as published); options are those of `Options`.
+
+    Raises:
+        CheckpointError: the files are not this model's, or not whole.
+        TooLarge: there is not enough memory.
+    """
+    chosen = Options(source, **options)
+    folder = large.folder_of(FAMILY, chosen)
+    config = read_json(folder, "config.json")
+    large.expect_kind(config, KIND, FAMILY, folder)
+    shape = large.shape_for_reading(shape_of(config), MOST_POSITIONS)
+    checkpoint = Checkpoint.open(folder)
+    names = weight_names(shape)
+    checkpoint.require(names, APART)
+    words = JsonWords(folder)
+    check_marks(words.marks, KNOWN, FAMILY.title)
+    sources = {name: (name, None) for name in names}
+    loaded = large.load_body(FAMILY, folder, checkpoint, shape, sources, chosen)
+    prompts = Prompts(words)
+    exits, default_exit = FAMILY.exits_of(shape.num_hidden_layers)
+    return SpokenLM(
+        name=large.name_of(FAMILY, chosen),
+        title=FAMILY.title,
+        transformer=loaded.body,
+        vocabulary=vocabulary(shape.vocab_size),
+        layout=Interleave(1, 4),
+        encode_prompt=prompts.encode_prompt,
+        decode_text=prompts.decode_text,
+        max_tokens=min(MOST_TOKENS, shape.max_position_embeddings // 2),
+        candidate_exits=exits,
+        default_exit=default_exit,
+        exit_heads=loaded.heads,
+        speech_rate=SPEECH_RATE,
+        sampling=SAMPLING,
+        dialogue=prompts,
+        silence=SILENCE,
+        notes=loaded.notes,
+    )
+
+
+def shape_of(config: Mapping[str, Any]) -> TransformerConfig:
+    """The language model's shape, from a config.json.
+
+    Its numbers stand under `text_config`, or at the top in later models of the family.
+
+    Raises:
+        CheckpointError: a number is missing, or asks for what the transformer does not do.
+    """
+    text = {**config, **(config.get("text_config") or {}), "model_type": "qwen2"}
+    text.setdefault("num_key_value_heads", text.get("num_attention_groups"))
+    text["rope_parameters"] = None  # the published files have rope_theta and rope_scaling
+    text["tie_word_embeddings"] = False
+    try:
+        return TransformerConfig.read(text)
+    except KeyError as error:
+        raise CheckpointError(f"config.json has no {error}: fetch it again") from error
+    except ValueError as error:
+        raise CheckpointError(f"config.json: {error}") from error
+
+
+def weight_names(shape: TransformerConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the language model's tensors, which are those of Qwen2ForCausalLM."""
+    width, inner = shape.hidden_size, shape.intermediate_size
+    sizes = {"q": shape.num_attention_heads * shape.head_dim}
+    sizes["k"] = sizes["v"] = shape.num_key_value_heads * shape.head_dim
+    names: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (shape.vocab_size, width),
+        "model.norm.weight": (width,),
+        "lm_head.weight": (shape.vocab_size, width),
+    }
+    for index in range(shape.num_hidden_layers):
+        layer = f"model.layers.{index}."
+        for name, size in sizes.items():
+            names[f"{layer}self_attn.{name}_proj.weight"] = (size, width)
+            names[f"{layer}self_attn.{name}_proj.bias"] = (size,)
+        names[f"{layer}self_attn.o_proj.weight"] = (width, sizes["q"])
+        names[f"{layer}mlp.gate_proj.weight"] = names[f"{layer}mlp.up_proj.weight"] = (inner, width)
+        names[f"{layer}mlp.down_proj.weight"] = (width, inner)
+        names[f"{layer}input_layernorm.weight"] = (width,)
+        names[f"{layer}post_attention_layernorm.weight"] = (width,)
+    return names
+
+
+def vocabulary(size: int) -> Vocabulary:
+    """Ids by meaning, for an embedding of `size` rows."""
+    filler = KNOWN[f"<audio_{FILLER_CODE}>"]
+    control = tuple(sorted([*(MARKS[name] for name in _REPLY_MARKS), filler]))
+    above = (*range(FIRST_MARK, FIRST_SPEECH), *range(filler + 1, size))
+    return Vocabulary(
+        size=size,
+        speech_start=FIRST_SPEECH,
+        n_codes=N_CODES,
+        stop_ids=(MARKS["<|EOT|>"], MARKS["<|endoftext|>"]),
+        control_ids=control,
+        filler=filler,
+        tts_pad=MARKS["<tts_pad>"],
+        tts_start=MARKS["<tts_start>"],
+        tts_end=MARKS["<tts_end>"],
+        idle_ids=tuple(sorted(set(above) - set(control))),
+    )
+
+
+class Prompts:
+    """The model's prompt form: turns between `<|BOT|>` role and `<|EOT|>`."""
+
+    def __init__(self, words: Words) -> None:
+        self._words = words
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """One typed prompt, to be answered in speech."""
+        return self.encode([Turn("user", text)]).ids
+
+    def encode(
+        self, turns: Sequence[Turn], system: str | None = None, speak: bool = True
+    ) -> Prompt:
+        """A whole conversation and the opening of the reply; see `Dialogue`.
+
+        An empty system prompt leaves that turn out.
+        """
+        if not turns or turns[-1].role != "user":
+            raise PromptError("Type a question, or record one.")
+        prompt = Prompt([])
+        chosen = SYSTEM if system is None else system
+        if chosen:
+            prompt = self._turn("system", Turn("user", chosen))
+        for turn in turns:
+            part = self._turn("human", turn) if turn.role == "user" else self._reply(turn)
+            prompt = prompt.then(part)
+        return prompt.then(self._opening(speak))
+
+    def follow(self, turn: Turn, finished: bool, speak: bool = True) -> Prompt:
+        """What comes after a reply that the engine still holds; see `Dialogue`."""
+        end = [] if finished else [MARKS["<|EOT|>"]]
+        return Prompt(end).then(self._turn("human", turn)).then(self._opening(speak))
+
+    def decode_text(self, ids: Sequence[int]) -> str:
+        """The words of the text ids among `ids`."""
+        return self._words.decode([i for i in ids if i < FIRST_MARK]).strip()
+
+    def _turn(self, role: str, turn: Turn) -> Prompt:
+        """`<|BOT|>` role, a line's end, text and recordings, `<|EOT|>`.
+
+        Role and text are one piece to the tokenizer unless there are recordings, as in the
+        published code.
+        """
+        if not turn.text.strip() and not turn.heard:
+            raise PromptError("Type a question, or record one.")
+        bot, eot = MARKS["<|BOT|>"], MARKS["<|EOT|>"]
+        if not turn.heard:
+            return Prompt([bot, *self._words.encode(f"{role}\n{turn.text}"), eot])
+        prompt = Prompt([bot, *self._words.encode(f"{role}\n"), *self._words.encode(turn.text)])
+        for heard in turn.heard:
+            prompt = prompt.then(Prompt.of(heard))
+        return prompt.then(Prompt([eot]))
+
+    def _reply(self, turn: Turn) -> Prompt:
+        """A past reply: as it was generated, or as text."""
+        ids = list(turn.ids)
+        if ids and ids[-1] == MARKS["<|EOT|>"]:
+            ids.pop()
+        spoken = any(i >= FIRST_SPEECH for i in ids)
+        words = self._words.encode(f"assistant\n{turn.text}" if not ids else "assistant\n")
+        start = [MARKS["<tts_start>"]] if spoken and ids[0] != MARKS["<tts_start>"] else []
+        return Prompt([MARKS["<|BOT|>"], *words, *start, *ids, MARKS["<|EOT|>"]])
+
+    def _opening(self, speak: bool) -> Prompt:
+        start = [MARKS["<tts_start>"]] if speak else []
+        return Prompt([MARKS["<|BOT|>"], *self._words.encode("assistant\n"), *start])

@@ -1,0 +1,145 @@
+"""Where a large model goes, whether it fits, 8-bit layers, and files that are not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
+
+from spark import hardware, models
+from spark.models import fits, hub, large, step_audio_2
+from spark.models.__main__ import main
+from spark.models.checkpoint import CheckpointError
+from spark.quantised import Int8Layer, Int8Matrix
+from spark.transformer import Transformer
+from tests.tiny import random_state, tiny_config
+
+GIB = 2**30
+FAMILY = step_audio_2.FAMILY
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch):
+    """A CPU without fast bf16 and with a given number of GiB free."""
+
+    def free(gib: float | None, bf16: bool = False) -> None:
+        size = None if gib is None else int(gib * GIB)
+        monkeypatch.setattr(hardware, "best_device", lambda: torch.device("cpu"))
+        monkeypatch.setattr(hardware, "fast_bf16", lambda where: bf16)
+        monkeypatch.setattr(hardware, "free_memory", lambda where: size)
+
+    return free
+
+
+def place(bits: fits.Bits = 16) -> fits.Placement:
+    return fits.place(FAMILY.title, FAMILY.shape, FAMILY.tokens, FAMILY.speech_rows, bits=bits)
+
+
+def test_parameters_are_counted_as_the_weights_are() -> None:
+    assert sum(fits.parameters(FAMILY.shape)) == pytest.approx(7_663_326_720, rel=1e-6)
+
+
+def test_precision_follows_memory_and_processor(memory) -> None:
+    memory(64)
+    assert (place().dtype, place().bits) == (torch.float32, 16)
+    assert "no fast bf16" in place().reason
+    memory(20)
+    assert place().dtype == torch.bfloat16
+    assert "fp32 would not fit" in place().reason
+    memory(64, bf16=True)
+    assert place().dtype == torch.bfloat16
+    memory(None)
+    assert place().dtype == torch.float32
+
+
+def test_what_does_not_fit_is_refused_with_what_helps(memory) -> None:
+    memory(12)
+    with pytest.raises(fits.TooLarge, match=r"needs 1\d\.\d GiB .* 12\.0 GiB.*--bits 8"):
+        place()
+    assert place(8).bits == 8
+    memory(4)
+    with pytest.raises(fits.TooLarge, match="use a machine with a larger GPU"):
+        place(8)
+    assert "4.0 GiB are free" in large.unavailable(FAMILY)
+    info = {i.name: i for i in models.available()}["step-audio-2-mini"]
+    assert not info.runnable
+    assert "4.0 GiB are free" in info.reason
+    with pytest.raises(ValueError, match="'step-audio-2-mini' cannot run here"):
+        models.load("step-audio-2-mini")
+
+
+def test_a_device_that_is_not_here() -> None:
+    for name in ("cuda", "warp"):
+        if name == "cuda" and torch.cuda.is_available():
+            continue
+        with pytest.raises(ValueError, match="device"):
+            fits.place("M", FAMILY.shape, 10, 10, device=name)
+
+
+def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "memory.max").write_text("3000\n")
+    (tmp_path / "memory.current").write_text("2500\n")
+    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 400\n")
+    monkeypatch.setattr(hardware, "_CGROUP", tmp_path)
+    assert hardware.free_memory(torch.device("cpu")) == 900
+    (tmp_path / "memory.max").write_text("max\n")
+    assert (hardware.free_memory(torch.device("cpu")) or 0) > 900
+
+
+def test_eight_bits_keep_each_value_within_half_a_step() -> None:
+    make = torch.Generator().manual_seed(0)
+    matrix = torch.randn(40, 24, generator=make)
+    matrix[:, 3] = 0
+    packed = Int8Matrix.of(matrix)
+    step = matrix.abs().amax(0) / 127
+    assert ((packed.wide() - matrix).abs() <= step / 2 + 1e-7).all()
+    assert packed.values.dtype == torch.int8
+    assert packed.nbytes < matrix.nbytes / 3
+
+
+@torch.inference_mode()
+def test_an_eight_bit_model_is_one_of_the_widened_weights() -> None:
+    config = tiny_config("qwen2", 3)
+    small = Transformer.from_state_dict(random_state(config), config, torch.float64, bits=8)
+    assert all(isinstance(layer, Int8Layer) for layer in small.layers)
+    wide = Transformer.from_state_dict(small.state_dict(), config, torch.float64)
+    exact = Transformer.from_state_dict(random_state(config), config, torch.float64)
+    assert small.layer_bytes(0) < exact.layer_bytes(0) / 3
+    ids = torch.tensor([[1, 5, 9, 20]])
+
+    def states(body: Transformer) -> torch.Tensor:
+        return body.run_layers(0, 3, body.embed(ids), torch.arange(4), body.new_cache(4))
+
+    torch.testing.assert_close(states(small), states(wide), rtol=1e-12, atol=1e-12)
+    error = (states(small) - states(exact)).norm() / states(exact).norm()
+    assert 0 < float(error) < 0.05
+
+
+# Files that are not there
+
+
+def test_no_network_is_said_with_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr(hub, "snapshot_download", refuse)
+    monkeypatch.setattr(hub, "try_to_load_from_cache", lambda *_: None)
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"could not be fetched .* goes on where"):
+        hub.fetch("owner/name", ("config.json",))
+    with pytest.raises(CheckpointError, match=r"needs 9000000\.0 GB more on the disk"):
+        hub.fetch("owner/name", ("config.json",), size=9 * 10**15)
+    monkeypatch.setattr(hub, "_look_for_room", lambda *_: None)
+    assert main(["step-audio-2-mini"]) == 2
+    assert "stepfun-ai/Step-Audio-2-mini could not be fetched" in capsys.readouterr().err
+
+
+def test_places_that_are_none() -> None:
+    with pytest.raises(ValueError, match="a folder with a checkpoint, or OWNER/NAME of the hub"):
+        models.load("no-such-model")
+    assert not hub.is_repo("../secret/x")
+    assert not hub.is_repo("a/..")
