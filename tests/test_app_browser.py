@@ -159,7 +159,7 @@ def test_stop_ends_a_run_and_enter_takes_nothing_from_it(page):
     prompt = page.get_by_label("Ask, or give it a sentence")
     page.get_by_role("button", name=re.compile("^Settings")).click()
     page.get_by_label("Replays that time").first.fill("20")  # it would run for a long time
-    ask(page, "hello there")
+    ask(page, EXAMPLE)
     stop, generate = (page.get_by_role("button", name=n) for n in ("Stop", "Generate all three"))
     expect(stop).to_be_enabled()
     expect(generate).to_be_disabled()
