@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import get_args
 
 from spark.bundle import write_comparison
-from spark.comparison import CompareSettings, Comparison, Reply
+from spark.comparison import CompareSettings, Comparison, Recording, Reply
 from spark.engine import Engine, Generation, Prefill
 from spark.heads import HeadKind
 from spark.metrics import mos, wer
@@ -27,6 +27,7 @@ from spark.models import load
 from spark.models.base import SpokenLM, Vocoder
 from spark.sampling import SamplingSettings
 from spark.schedule import MEASURES, Policy
+from spark.speech.audio import read_wav
 from spark.timing import timed_change
 from spark.trace import Trace
 
@@ -72,6 +73,7 @@ def stream(
     prompt: str,
     settings: CompareSettings,
     *,
+    recording: Recording | None = None,
     listen: bool = True,
     replays: int = 0,
     stop: Callable[[], bool] = lambda: False,
@@ -82,6 +84,7 @@ def stream(
         lm: the model.
         prompt: as typed.
         settings: of policies and sampling.
+        recording: a spoken prompt, with or without typed words.
         listen: whether a recogniser and a MOS predictor judge each sound.
         replays: how often all policies are run again, in turn, to time them; 0 for no timing.
         stop: asked between tokens; once true, what is there is kept and the rest left out.
@@ -92,9 +95,10 @@ def stream(
     """
     policies, sampling = settings.policies(lm), settings.sampling()
     engine = Engine(lm, head=settings.head)
-    asked = settings.prompt(lm, prompt)
+    asked = settings.prompt(lm, prompt, recording)
     prefill = engine.prefill(asked.ids, features=asked.features)
-    result = Comparison(lm.name, prompt, settings.resolved(lm))
+    shown = recording.beside(prompt) if recording else prompt
+    result = Comparison(lm.name, shown, settings.resolved(lm))
     _warm_up(engine, prefill, policies, sampling, stop)
     for policy in policies:
         if stop():
@@ -118,12 +122,13 @@ def compare(
     prompt: str,
     settings: CompareSettings | None = None,
     *,
+    recording: Recording | None = None,
     listen: bool = True,
     replays: int = 0,
 ) -> Comparison:
     """Run a comparison to its end; arguments and errors as of `stream`."""
     chosen = settings or CompareSettings.of(lm)
-    for event in stream(lm, prompt, chosen, listen=listen, replays=replays):
+    for event in stream(lm, prompt, chosen, recording=recording, listen=listen, replays=replays):
         if isinstance(event, Finished):
             return event.comparison
     raise AssertionError("a comparison ends with Finished")
@@ -281,7 +286,10 @@ def _arguments() -> argparse.ArgumentParser:
         "--model", default="embedded",
         help="a known model, a folder with its files, or OWNER/NAME of the hub",
     )  # fmt: skip
-    parser.add_argument("--prompt", required=True)
+    parser.add_argument("--prompt", default="", help="typed words")
+    parser.add_argument(
+        "--prompt-audio", type=Path, metavar="FILE", help="a spoken prompt, for models that hear"
+    )
     parser.add_argument("--system", help="system prompt, where the model takes one")
     parser.add_argument("--out", type=Path, required=True, help="folder for the files")
     parser.add_argument("--seed", type=int, default=plain.seed)
@@ -299,6 +307,10 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--no-listen", action="store_true", help="leave out WER and MOS")
     placement = parser.add_argument_group("where a large model runs")
     placement.add_argument("--device", help="cuda, mps or cpu; default: the best there is")
+    placement.add_argument("--voice", type=Path, metavar="FILE",
+                           help="a recording whose voice a large model's sound takes")  # fmt: skip
+    placement.add_argument("--whole", action="store_true", default=None,
+                           help="a large model's sound in one pass, not in pieces")  # fmt: skip
     placement.add_argument("--bits", type=int, choices=(8, 16), help="8: layers as 8-bit integers")
     return parser
 
@@ -308,19 +320,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = vars(_arguments().parse_args(arguments))
     model, prompt, out = given.pop("model"), given.pop("prompt"), given.pop("out")
     listen, replays = not given.pop("no_listen"), given.pop("replays")
-    asked = {name: given.pop(name) for name in ("device", "bits")}
+    asked = {name: given.pop(name) for name in ("device", "bits", "voice", "whole")}
+    spoken = given.pop("prompt_audio")
     options = {name: value for name, value in asked.items() if value is not None}
     above = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):  # before the run, not after it
         print(f"--out: no folder can be made at {out}; name another place", file=sys.stderr)
         return 2
     try:
+        recording = Recording(*read_wav(spoken)) if spoken else None
         lm = load(model, **options)
         settings = CompareSettings.of(lm, **{**given, "candidates": tuple(given["candidates"])})
         for note in (*lm.notes, lm.silence):
             if note:
                 print(note, file=sys.stderr)
-        comparison = compare(lm, prompt, settings, listen=listen, replays=replays)
+        comparison = compare(
+            lm, prompt, settings, recording=recording, listen=listen, replays=replays
+        )
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
 from spark.heads import HeadKind
-from spark.models.base import Pcm, Prompt, PromptError, SpokenLM, Turn
+from spark.models.base import Heard, Pcm, Prompt, PromptError, SpokenLM, Turn
 from spark.sampling import SamplingSettings
 from spark.schedule import ConfidenceExit, FullDepth, Measure, Policy, Spark
 from spark.timing import Timing
@@ -18,6 +18,19 @@ from spark.trace import Trace
 
 SCHEDULES = ("triple", "even", "odd")
 _PLAIN_K = re.compile(r"k(\d{1,2})")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A spoken prompt: mono int16 samples (n,) at `rate` Hz."""
+
+    pcm: Pcm
+    rate: int
+
+    def beside(self, text: str) -> str:
+        """What stands in a comparison for a prompt of this and what was typed."""
+        spoken = f"(a recording of {len(self.pcm) / self.rate:.1f} s)"
+        return f"{text} {spoken}" if text.strip() else spoken
 
 
 @dataclass(frozen=True)
@@ -73,13 +86,18 @@ class CompareSettings:
             seed=self.seed,
         )
 
-    def prompt(self, lm: SpokenLM, text: str) -> Prompt:
+    def prompt(self, lm: SpokenLM, text: str, recording: Recording | None = None) -> Prompt:
         """The prompt in the model's form; raises PromptError where it cannot take it."""
-        if self.system is None:
+        if self.system is None and recording is None:
             return Prompt(lm.encode_prompt(text))
+        heard: tuple[Heard, ...] = ()
+        if recording is not None:
+            if lm.listener is None:
+                raise PromptError(f"{lm.title} takes no spoken prompt: {lm.deafness}.")
+            heard = lm.listener.hear(recording.pcm, recording.rate)
         if lm.dialogue is None:
             raise PromptError(f"{lm.title} takes no system prompt: leave it empty.")
-        return lm.dialogue.encode([Turn("user", text)], self.system)
+        return lm.dialogue.encode([Turn("user", text, heard)], self.system)
 
     def resolved(self, lm: SpokenLM) -> CompareSettings:
         """The same with the model's own choices filled in."""

@@ -13,17 +13,19 @@ import random
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from html import escape
 from typing import Any, get_args
 
 import gradio as gr
 
 from spark import about, bundle, cards, compare, link, plots
-from spark.comparison import SCHEDULES, CompareSettings, Comparison, Reply
+from spark.comparison import SCHEDULES, CompareSettings, Comparison, Recording, Reply
 from spark.download import save_script
 from spark.heads import HeadKind
 from spark.models.base import SpokenLM
 from spark.schedule import MEASURES
 from spark.shelf import Shelf, gpu
+from spark.speech.audio import read_wav
 
 POLICIES = ("full", "spark", "confidence")
 EXAMPLES = (
@@ -107,6 +109,12 @@ class ComparePage:
             self.examples = [
                 (gr.Button(text, size="sm", variant="secondary"), text) for text, _ in EXAMPLES
             ]
+
+        with gr.Accordion("Ask aloud: microphone or file", open=False, elem_id="aloud"):
+            self.deafness = gr.HTML(_deafness(self._lm), padding=False)
+            self.spoken = gr.Audio(sources=["microphone", "upload"], type="filepath",
+                                   label="Spoken prompt", visible=self._lm.listener is not None,
+                                   elem_id="spoken")  # fmt: skip
 
     def _settings(self) -> None:
         plain, lm = CompareSettings(), self._lm
@@ -201,7 +209,8 @@ class ComparePage:
         pressed = gr.on([self.run_button.click, self.prompt.submit], self.begin, None,
                         [self.status, self.run_button, self.stop_button],
                         queue=False, **private)  # fmt: skip
-        ran = pressed.then(self.run, {*asked, self.replays, self.blind, self.seconds}, outputs,
+        ran = pressed.then(self.run,
+                           {*asked, self.spoken, self.replays, self.blind, self.seconds}, outputs,
                            concurrency_id=concurrency_id, concurrency_limit=1,
                            api_visibility="private", show_progress="minimal",
                            show_progress_on=self.status)  # fmt: skip
@@ -216,7 +225,8 @@ class ComparePage:
                          [self.shown, self.seconds], outputs, **private)  # fmt: skip
         self.seconds.change(self.redraw, [self.shown, self.seconds], self.depth, **private)
         # By hand only: a link that names a model brings its exit layer along.
-        self.model.input(self.choose_model, self.model, [self.status, self.exit_layer], **private)
+        self.model.input(self.choose_model, self.model,
+                         [self.status, self.exit_layer, *self.ears()], **private)  # fmt: skip
         for button, text in self.examples:
             button.click(None, None, self.prompt, js=f"() => {text!r}", **private)
         self.download.click(self.zipped, self.shown, self.archive, **private).then(
@@ -237,7 +247,11 @@ class ComparePage:
 
     def load_outputs(self) -> list[Any]:
         """Components that `load` may change."""
-        return [self.status, *self.asked]
+        return [self.status, *self.asked, *self.ears()]
+
+    def ears(self) -> list[Any]:
+        """Components of a spoken prompt, which change with the model."""
+        return [self.spoken, self.deafness]
 
     def _restored(self, given: link.Linked) -> Updates:
         """What a link asks for, as far as the controls take it, and what they do not."""
@@ -248,6 +262,7 @@ class ComparePage:
                 lm = self._model(given.model)
                 updates[self.model] = given.model
                 updates[self.exit_layer] = _exits(lm)
+                updates |= self._ears_of(lm)
             except ValueError as error:
                 problems.append(str(error))
                 settings.pop("exit_layer", None)  # of a model that is not taken
@@ -302,10 +317,16 @@ class ComparePage:
         try:
             settings, prompt = self._wanted(form), form[self.prompt]
             lm = self._model(form[self.model])
-            settings.policies(lm), settings.sampling(), lm.encode_prompt(prompt)
+            # A recording for a model that cannot hear is one left over from another model.
+            spoken = form[self.spoken] if lm.listener else None
+            recording = Recording(*read_wav(spoken)) if spoken else None
+            settings.policies(lm), settings.sampling()
+            if recording is None:
+                settings.prompt(lm, prompt)
             events = gpu(compare.stream, lm)(
-                lm, prompt, settings, replays=int(form[self.replays]), stop=stop.is_set
-            )
+                lm, prompt, settings, recording=recording, replays=int(form[self.replays]),
+                stop=stop.is_set,
+            )  # fmt: skip
             follow = self._blindly if form[self.blind] else self._openly
             yield from follow(lm, events, form[self.seconds])
         except ValueError as error:
@@ -506,7 +527,11 @@ class ComparePage:
         except ValueError as error:
             return {self.status: cards.message(str(error), "alert")}
         told = " ".join(filter(None, (f"Model: {lm.title}.", *lm.notes, lm.silence)))
-        return {self.exit_layer: _exits(lm), self.status: cards.message(told)}
+        return {self.exit_layer: _exits(lm), self.status: cards.message(told)} | self._ears_of(lm)
+
+    def _ears_of(self, lm: SpokenLM) -> Updates:
+        shown = gr.update(visible=lm.listener is not None)
+        return {self.spoken: shown, self.deafness: _deafness(lm)}
 
     def zipped(self, shown: Shown | None) -> str:
         """The comparison's zip, base64; empty while there is none to give."""
@@ -521,6 +546,14 @@ class ComparePage:
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from error
         return gr.update(value=query, visible=True)
+
+
+def _deafness(lm: SpokenLM) -> str:
+    """Why a model takes no spoken prompt, or what it takes."""
+    told = f"{lm.title} takes no spoken prompt: {lm.deafness}."
+    if lm.listener is not None:
+        told = "Up to two minutes; typed words go with it."
+    return f"<p class='sk-note'>{escape(told)}</p>"
 
 
 def about_page(shelf: Shelf) -> None:

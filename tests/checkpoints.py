@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from torch import Tensor
 
-from spark.models import glm4_voice, step_audio_2
+from spark.models import glm4_voice, step_audio_2, step_listener
 
 SHARDS = 3
 QWEN_PATTERN = (
@@ -124,16 +124,15 @@ def step_config(layers: int = 4, **text: Any) -> dict[str, Any]:
 
 
 def step_state(config: dict[str, Any], seed: int = 0) -> dict[str, Tensor]:
-    """Weights of the language model and a few of the parts beside it."""
+    """Weights of the language model and of what hears."""
     make = torch.Generator().manual_seed(seed)
     shape = step_audio_2.shape_of(config)
     state = {}
     for name, size in step_audio_2.weight_names(shape).items():
         state[name] = normal(make, *size) + (1 if name.endswith("norm.weight") else 0)
     steer(state, "model.embed_tokens.weight", "lm_head.weight", step_phases())
-    state["encoder.conv1.weight"] = normal(make, 16, 128, 3)
-    state["encoder.conv1.bias"] = normal(make, 16)
-    state["adapter.linear2.weight"] = normal(make, 32, 16)
+    for name, tensor in step_listener.Ears(step_listener.Shape.read(config)).state_dict().items():
+        state[name] = normal(make, *tensor.shape)
     return state
 
 

@@ -7,7 +7,9 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 
 import gradio as gr
+import numpy as np
 import pytest
+import soundfile
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +18,7 @@ from spark import about, cards, compare, link, plots
 from spark.comparison import CompareSettings
 from spark.modality import Modality
 from spark.models import ModelInfo
+from spark.models.base import Heard, Prompt
 from spark.shelf import Shelf, gpu
 from spark.timing import Timing
 from spark.ui import ComparePage
@@ -437,3 +440,54 @@ def test_the_picture_is_the_schedules_own():
     assert picture.count("url(#waits)") == 4  # F S S F, twice: four tokens wait
     assert picture.count(">refresh<") == 2
     assert "big" in about.models_table([ModelInfo("b", "big", False, "why")])
+
+
+# Spoken prompts
+
+
+class Ears:
+    """Hears any recording as the same two words."""
+
+    def __init__(self, lm):
+        self.ids, self.lengths = lm.encode_prompt("hello there"), []
+
+    def hear(self, pcm, rate):
+        self.lengths.append(len(pcm) / rate)
+        return (Heard(tuple(self.ids)),)
+
+    def encode(self, turns, system=None, speak=True):
+        return Prompt.of(turns[-1].heard[0])
+
+
+@pytest.fixture
+def hearing():
+    lm = tiny_lm()
+    lm.listener = lm.dialogue = Ears(lm)
+    with gr.Blocks():
+        yield ComparePage(Shelf(lm, []))
+
+
+def test_a_recording_is_asked_with_or_without_words(hearing, tmp_path):
+    path = tmp_path / "question.flac"
+    tone = np.sin(np.arange(24_000) / 20)
+    soundfile.write(path, np.stack((tone, tone), axis=1) / 2, 48_000)
+    _, last = run(hearing, prompt="", spoken=str(path))
+    shown = last[hearing.shown]
+    assert shown.comparison.prompt == "(a recording of 0.5 s)"
+    assert shown.comparison.replies[0].trace.ids()
+    assert hearing._lm.listener.lengths == [0.5]
+    path.write_text("no sound")
+    _, last = run(hearing, prompt="", spoken=str(path))
+    assert "question.flac is not a sound file" in last[hearing.status]
+    _, last = run(hearing, prompt="hello", spoken=None)
+    assert last[hearing.shown].comparison.prompt == "hello"
+
+
+def test_a_model_that_reads_says_why_it_does_not_hear(page, hearing):
+    assert not page.spoken.visible
+    assert "takes no spoken prompt: it reads text only" in page.deafness.value
+    assert hearing.spoken.visible
+    updates = page.choose_model("tiny")
+    assert updates[page.spoken]["visible"] is False
+    _, last = run(page, spoken="left/over/from/another/model.wav")
+    assert last[page.shown].comparison.prompt == "hello there"

@@ -176,6 +176,7 @@ class SpokenLM:
         dialogue: system prompts and several turns; None where it takes one prompt of text.
         listener: spoken prompts; None where it takes none.
         silence: why there is no vocoder and what helps; empty where there is one.
+        deafness: why it takes no spoken prompts and what helps; empty where it does.
         notes: for the page: device and precision with their reason, licences.
     """
 
@@ -196,6 +197,7 @@ class SpokenLM:
     dialogue: Dialogue | None = None
     listener: Listener | None = None
     silence: str = ""
+    deafness: str = "it reads text only"
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

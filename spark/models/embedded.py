@@ -42,6 +42,8 @@ def load(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     bits: int = 16,
+    voice: Path | None = None,
+    whole: bool = False,
 ) -> SpokenLM:
     """The model with its codec, and the exit heads that were fitted for it.
 
@@ -50,6 +52,8 @@ def load(
     """
     if torch.device(device).type != "cpu" or bits != 16:
         raise ValueError("the embedded model runs on the CPU as it is: leave out device and bits")
+    if voice is not None or whole:
+        raise ValueError("the embedded model has its own voice: leave out voice and whole")
     if reason := unavailable(folder):
         raise ValueError(reason)
     config = json.loads((folder / "config.json").read_text())

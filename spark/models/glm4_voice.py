@@ -11,10 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from spark.modality import Interleave, Vocabulary
-from spark.models import large
+from spark.models import glm_listener, glm_vocoder, large
 from spark.models.base import Prompt, PromptError, SpokenLM, Turn
 from spark.models.checkpoint import Checkpoint, CheckpointError, read_json
+from spark.models.glm_listener import GlmListener, SpeechTokenizer, load_tokenizer
 from spark.models.large import Family, Options
 from spark.models.words import RankWords, Words, check_marks
 from spark.sampling import SamplingSettings
@@ -52,7 +55,6 @@ _STOPS = ("<|user|>", "<|endoftext|>", "<|observation|>")
 MOST_TOKENS = 2000  # of a reply, the published demo's limit
 MOST_POSITIONS = 8192  # of prompt and reply
 SAMPLING = SamplingSettings(temperature=0.2, top_p=0.8)  # the published demo's
-SILENCE = "The lab has no vocoder for GLM-4-Voice-9B here: text, depths and figures only."
 NOTICE = "Built with glm-4."
 KIND = "chatglm"  # model_type
 
@@ -102,6 +104,11 @@ def load(source: str | Path | None = None, **options: Any) -> SpokenLM:
     checkpoint.require(weight_names(shape), (_ROTARY,))
     words = RankWords(folder)
     check_marks(words.marks, KNOWN, FAMILY.title)
+    if chosen.voice is not None:
+        raise ValueError("GLM-4-Voice has one voice: leave the other out")
+    sound, silence = glm_vocoder.offered(folder)
+    ears = glm_listener.PARTS.found(folder)
+    tokenizer = load_tokenizer(ears) if ears else None
     loaded = large.load_body(FAMILY, folder, checkpoint, shape, sources(shape), chosen)
     prompts = Prompts(words)
     exits, default_exit = FAMILY.exits_of(shape.num_hidden_layers)
@@ -120,9 +127,17 @@ def load(source: str | Path | None = None, **options: Any) -> SpokenLM:
         speech_rate=SPEECH_RATE,
         sampling=SAMPLING,
         dialogue=prompts,
-        silence=SILENCE,
+        vocoder=sound.on(loaded.body.device, chosen.whole) if sound else None,
+        listener=_listener(tokenizer, loaded.body.device) if tokenizer else None,
+        silence=silence,
+        deafness=glm_listener.PARTS.reason(folder),
         notes=(*loaded.notes, NOTICE),
     )
+
+
+def _listener(tokenizer: SpeechTokenizer, device: torch.device) -> GlmListener:
+    begin, end = MARKS["<|begin_of_audio|>"], MARKS["<|end_of_audio|>"]
+    return GlmListener(tokenizer.to(device), begin, end, FIRST_SPEECH)
 
 
 _ROTARY = "transformer.rotary_pos_emb."  # a buffer that follows from the config

@@ -112,6 +112,8 @@ class Options:
         dtype: None for what suits the device.
         bits: 8 for 8-bit layers.
         quiet: no progress on the terminal.
+        voice: a sound file whose voice the sound takes; None for the published one.
+        whole: the sound is made in one pass over all codes; else in pieces as they come.
     """
 
     source: str | Path | None = None
@@ -119,6 +121,8 @@ class Options:
     dtype: torch.dtype | None = None
     bits: fits.Bits = 16
     quiet: bool = False
+    voice: Path | None = None
+    whole: bool = False
 
 
 def folder_of(family: Family, options: Options) -> Path:

@@ -1,8 +1,8 @@
 """Step-Audio-2-mini: a Qwen2 of 28 layers that writes one text token, then four speech tokens.
 
 Knows the model's config, names of weights, marks and prompt form (Step-Audio 2, arXiv 2507.16632,
-and its published code); the arithmetic is `spark.transformer`'s. `encoder.` and `adapter.` of the
-checkpoint belong to spoken prompts and are left where they are.
+and its published code); the arithmetic is `spark.transformer`'s. What hears and what speaks are
+modules of their own.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from spark.modality import Interleave, Vocabulary
-from spark.models import large
+from spark.models import large, step_vocoder
 from spark.models.base import Prompt, PromptError, SpokenLM, Turn
 from spark.models.checkpoint import Checkpoint, CheckpointError, read_json
 from spark.models.large import Family, Options
+from spark.models.step_listener import PREFIXES, StepListener
 from spark.models.words import JsonWords, Words, check_marks
 from spark.sampling import SamplingSettings
 from spark.weights import TransformerConfig
@@ -41,21 +42,21 @@ MARKS = {
 }
 KNOWN = MARKS | {f"<audio_{code}>": FIRST_SPEECH + code for code in range(N_CODES + 1)}
 _REPLY_MARKS = ("<|endoftext|>", "<|EOT|>", "<tts_start>", "<tts_end>", "<tts_pad>")
-APART = ("encoder.", "adapter.")  # of the checkpoint: the way in for recordings
+PATCH_MARKS = (MARKS["<audio_start>"], MARKS["<audio_patch>"], MARKS["<audio_end>"])
 TOKENIZER_FILES = ("config.json", "tokenizer.json")
 MOST_TOKENS = 2048  # of a reply, the published code's limit: 65 s of speech
 MOST_POSITIONS = 8192  # of prompt and reply
 
 SAMPLING = SamplingSettings(temperature=0.7, top_p=0.9, repetition_penalty=1.05)  # published code
-SILENCE = "The lab has no vocoder for Step-Audio-2-mini here: text, depths and figures only."
 KIND = "step_audio_2"  # model_type
 
 FAMILY = Family(
     name="step-audio-2-mini",
     title="Step-Audio-2-mini",
     repo="stepfun-ai/Step-Audio-2-mini",
-    files=(*TOKENIZER_FILES, "added_tokens.json", "model*.safetensors*"),
-    nbytes=16_630_000_000,
+    files=(*TOKENIZER_FILES, "added_tokens.json", "model*.safetensors*", *step_vocoder.PARTS.files,
+           *step_vocoder.VOICE.files),
+    nbytes=17_870_000_000,
     shape=TransformerConfig(
         family="qwen2", vocab_size=158720, hidden_size=3584, intermediate_size=18944,
         num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4, head_dim=128,
@@ -94,17 +95,22 @@ def load(source: str | Path | None = None, **options: Any) -> SpokenLM:
     shape = large.shape_for_reading(shape_of(config), MOST_POSITIONS)
     checkpoint = Checkpoint.open(folder)
     names = weight_names(shape)
-    checkpoint.require(names, APART)
+    checkpoint.require(names, PREFIXES)
     words = JsonWords(folder)
     check_marks(words.marks, KNOWN, FAMILY.title)
     sources = {name: (name, None) for name in names}
+    sound, silence = step_vocoder.offered(folder, chosen.voice)
     loaded = large.load_body(FAMILY, folder, checkpoint, shape, sources, chosen)
+    body = loaded.body
+    listener = StepListener.load(
+        checkpoint, config, shape.hidden_size, PATCH_MARKS, body.device, body.dtype
+    )
     prompts = Prompts(words)
     exits, default_exit = FAMILY.exits_of(shape.num_hidden_layers)
     return SpokenLM(
         name=large.name_of(FAMILY, chosen),
         title=FAMILY.title,
-        transformer=loaded.body,
+        transformer=body,
         vocabulary=vocabulary(shape.vocab_size),
         layout=Interleave(1, 4),
         encode_prompt=prompts.encode_prompt,
@@ -116,7 +122,10 @@ def load(source: str | Path | None = None, **options: Any) -> SpokenLM:
         speech_rate=SPEECH_RATE,
         sampling=SAMPLING,
         dialogue=prompts,
-        silence=SILENCE,
+        vocoder=sound.on(body.device, chosen.whole) if sound else None,
+        listener=listener,
+        silence=silence,
+        deafness="",
         notes=loaded.notes,
     )
 

@@ -1,0 +1,42 @@
+"""A recording before a model hears it: checked, and brought to 16 kHz.
+
+Knows what no listener can take; knows no model. Messages are for the visitor.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from spark.models.base import PromptError
+from spark.speech.audio import Pcm, resample, to_float
+from spark.speech.mel import HEARD_RATE
+
+SHORTEST_S = 0.1
+LONGEST_S = 120.0  # with a reply of full length this is what the large models' caches hold
+_RATES = (4_000, 384_000)  # Hz; outside, a file's header is wrong
+
+
+def heard_samples(pcm: Pcm, rate: int) -> Tensor:
+    """A mono recording (n,) at `rate` Hz as float samples at 16 kHz.
+
+    Raises:
+        PromptError: empty, too short, too long, silent, or of an impossible rate.
+    """
+    if not _RATES[0] <= rate <= _RATES[1]:
+        raise PromptError(f"A recording at {rate} Hz cannot be right: record it again.")
+    seconds = len(pcm) / rate
+    if seconds < SHORTEST_S:
+        raise PromptError(
+            "There is no recording yet: record a question, or choose a file."
+            if len(pcm) == 0
+            else f"That recording lasts {seconds:.2g} s: hold the microphone for at least a word."
+        )
+    if seconds > LONGEST_S:
+        raise PromptError(
+            f"That recording lasts {seconds:.0f} s, a prompt may last {LONGEST_S:.0f} s: cut it, "
+            "or ask in fewer words."
+        )
+    if not pcm.any():
+        raise PromptError("That recording is silent: check the microphone and record it again.")
+    return torch.from_numpy(to_float(resample(pcm, rate, HEARD_RATE)))

@@ -1,0 +1,75 @@
+"""Weights into modules: every name and shape accounted for, or one sentence that says which not.
+
+Knows files of pickled tensors (read as tensors and nothing else) and torch modules; knows no model.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from spark.models.checkpoint import CheckpointError, folded
+
+_LFS = b"version https://git-lfs"
+
+
+def read_pickled(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `.pt` file by name; nothing else in it is ever run.
+
+    Raises:
+        CheckpointError: it is missing, cut off, or holds anything but tensors.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path.name} is missing: fetch it again")
+    with path.open("rb") as file:
+        if file.read(len(_LFS)) == _LFS:
+            raise CheckpointError(
+                f"{path.name} is a Git LFS pointer, not the weights: run `git lfs pull` in its "
+                "folder"
+            )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path.name} holds more than tensors, or is damaged, and is not opened: take the "
+            "file that its makers published"
+        ) from error
+    except (RuntimeError, OSError, EOFError, ValueError) as error:
+        raise CheckpointError(
+            f"{path.name} is cut off or damaged: delete it and fetch it again"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise CheckpointError(f"{path.name} is no table of tensors: take the published file")
+    return {str(name): tensor for name, tensor in state.items()}
+
+
+def fill(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load a state into a module, in the module's precision and on its device.
+
+    Raises:
+        CheckpointError: a tensor is missing, left over, of another shape, or holds no numbers.
+    """
+    wanted = module.state_dict()
+    missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    if missing or extra:
+        parts = [f"lacks {folded(missing)}"] if missing else []
+        parts += [f"holds {folded(extra)}, which the model has no place for"] if extra else []
+        raise CheckpointError(
+            f"{source} {' and '.join(parts)}: it is of another model; fetch it again"
+        )
+    for name, tensor in state.items():
+        if tensor.shape != wanted[name].shape:
+            raise CheckpointError(
+                f"{name} of {source} is {tuple(tensor.shape)}, the model's is "
+                f"{tuple(wanted[name].shape)}: it is of another model; fetch it again"
+            )
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{name} of {source} holds no numbers: delete the file and fetch it again"
+            )
+    module.load_state_dict(dict(state))
+    module.eval().requires_grad_(False)

@@ -1,0 +1,50 @@
+"""A spoken prompt in Chromium: a file chosen, heard, answered; accessible throughout."""
+
+import re
+
+import numpy as np
+import pytest
+import soundfile
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
+
+import app
+from listening_test.hosting import Studies
+from spark.compare import compare
+from tests.browser import chromium, local_page
+from tests.test_pages import Ears
+from tests.tiny import tiny_lm
+
+pytestmark = pytest.mark.browser
+
+
+def violations(page):
+    found = Axe().run(page).response["violations"]
+    return [(v["id"], [node["html"][:120] for node in v["nodes"]]) for v in found]
+
+
+def test_a_file_is_asked_aloud(tmp_path):
+    lm, studies = tiny_lm(), Studies()
+    lm.listener = lm.dialogue = ears = Ears(lm)
+    soundfile.write(tmp_path / "question.wav", np.sin(np.arange(12_000) / 20) / 2, 16_000)
+    demo = app.build(lm, studies, compare(lm, "hello there", listen=False))
+    _, address = app.launch(demo, studies, "127.0.0.1")
+    try:
+        with chromium() as browser, local_page(browser) as page:
+            page.set_default_timeout(30_000)
+            expect.set_options(timeout=30_000)
+            page.goto(address)
+            expect(page.locator("#depth-plot .js-plotly-plot")).to_be_visible()
+            page.get_by_text("Ask aloud").click()
+            expect(page.get_by_text("Up to two minutes")).to_be_visible()
+            assert violations(page) == []
+            page.locator("#spoken button[aria-label*=pload]").first.click()
+            page.locator("#spoken input[type=file]").set_input_files(tmp_path / "question.wav")
+            expect(page.locator("#spoken time").first).to_be_visible()
+            assert violations(page) == []
+            page.get_by_role("button", name="Generate all three").click()
+            expect(page.locator("#status")).to_contain_text(re.compile("Done"), timeout=120_000)
+    finally:
+        demo.close(verbose=False)
+        studies.close()
+    assert ears.lengths == [0.75]
