@@ -12,6 +12,7 @@ the copies lie.
 from __future__ import annotations
 
 import sqlite3
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -109,6 +110,34 @@ def _value(db: sqlite3.Connection, name: str) -> Any:
 
 def _set(db: sqlite3.Connection, name: str, value: Any) -> None:
     db.execute("INSERT OR REPLACE INTO copying VALUES (?, ?)", (name, value))
+
+
+def server_id(db: sqlite3.Connection) -> str:
+    """The name of this database's server, made at the first call."""
+    if not _value(db, "server"):
+        _set(db, "server", uuid.uuid4().hex)
+    return str(_value(db, "server"))
+
+
+def salt(db: sqlite3.Connection) -> str:
+    """What keys the raters' ids."""
+    return str(db.execute("SELECT value FROM meta WHERE name = 'salt'").fetchone()[0])
+
+
+def take_salt(db: sqlite3.Connection, agreed: str) -> None:
+    """Use the salt that the servers of a study agreed on.
+
+    Raises:
+        ForeignCopy: there are raters under another one.
+    """
+    if salt(db) == agreed:
+        return
+    if db.execute("SELECT 1 FROM sessions LIMIT 1").fetchone() is not None:
+        raise ForeignCopy(
+            "The servers of this study agreed on another salt than this folder's ratings have. "
+            "Give this study a place of its own for its copies, or an empty folder for its data."
+        )
+    db.execute("UPDATE meta SET value = ? WHERE name = 'salt'", (agreed,))
 
 
 def known_segments(db: sqlite3.Connection) -> set[str]:

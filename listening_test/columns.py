@@ -26,6 +26,7 @@ RATING_COLUMNS = (
 SESSION_COLUMNS = (
     "session_id", "rater_id", "platform", "design_row", "state", "n_done", "trials",
     "consent_utc", "last_seen_utc", "headphones", "headphones_right", "headphones_passed",
+    "environment_right", "environment_passed", "volume_utc",
 )  # fmt: skip
 RATER_COLUMNS = ("rater_id", "platform", "sessions", "sessions_complete", "ratings")
 # Kinds of trial whose scores speak for a system. A null pair is the same sound under two

@@ -10,6 +10,7 @@ most one. Nothing here knows of files, raters or system names: items and systems
 
 from __future__ import annotations
 
+import math
 import random
 
 
@@ -74,6 +75,17 @@ def cycle_of_item(n_items: int, per_rater: int, seed: int, row: int, item: int) 
     random.Random(f"{seed}/items").shuffle(circle)
     place = circle.index(item)
     return (row * per_rater - place + n_items - 1) // n_items
+
+
+def balanced_rows(n_items: int, n_systems: int, items_per_rater: int, least: int) -> int:
+    """The smallest number of rows, `least` or more, that is balanced in itself.
+
+    Over so many rows from any on, each text is heard equally often, in each of the orders of a
+    pair and of ABX's X (four in all), and the rows of the Latin square are used equally often.
+    """
+    turns = 4 * n_items // math.gcd(4 * n_items, items_per_rater)
+    period = math.lcm(turns, len(williams(n_systems)))
+    return period * -(-least // period)
 
 
 def _place_items(

@@ -11,7 +11,9 @@ import hmac
 import json
 import sqlite3
 import uuid
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from itertools import count
 from typing import Any
 
 from listening_test import crowd
@@ -38,17 +40,24 @@ def _digest(key: str) -> str:
 
 
 def start_session(
-    db: sqlite3.Connection, study: PreparedStudy, key: str, ids: dict[str, str], now: float
+    db: sqlite3.Connection,
+    study: PreparedStudy,
+    key: str,
+    ids: dict[str, str],
+    now: float,
+    rows: Sequence[range] | None = None,
 ) -> None:
     """Begin the session of the browser that holds `key`, or do nothing if it has one already.
 
     It gets the lowest design row that nobody completed or is at work on: rows of raters who
-    quit are filled first. Asking twice, as a retry does, takes one place only. A person whom a
-    platform vouches for has one session, and takes it along to another browser.
+    quit are filled first. Where other servers serve the study too, it is one of `rows`. Asking
+    twice, as a retry does, takes one place only. A person whom a platform vouches for has one
+    session, and takes it along to another browser.
 
     Raises:
         Refused: the platform's ids (`ids`, from the address) are lacking, the person is done, or
-            the study is closed. Who has begun may finish after that, in another browser too.
+            the study is closed, or there is no row free at this moment. Who has begun may finish
+            after that, in another browser too.
     """
     if known(db, key):
         return
@@ -59,12 +68,13 @@ def start_session(
         raise Refused(403, "not_from_platform", str(error)) from None
     if visitor.person is not None and _moved(db, visitor.person, key, now):
         return
+    stop_if_due(db, study, now)
     if closed_utc(db) is not None:
         raise Refused(403, "closed", "This study is closed: it takes no new participants.")
     who = visitor.person or hmac.new(secret, key.encode(), "sha256").hexdigest()
     facts = {
         "session_id": str(uuid.uuid4()), "rater_id": who[:16], "platform": visitor.platform,
-        "design_row": _free_row(db, now), "consent_utc": utc(now), "person": visitor.person,
+        "design_row": _free_row(db, rows, now), "consent_utc": utc(now), "person": visitor.person,
         "submission": visitor.submission,
     }  # fmt: skip
     insert_session(db, study, key, facts, now)
@@ -93,6 +103,18 @@ def close_study(db: sqlite3.Connection, now: float) -> str:
     return closed
 
 
+def stop_if_due(db: sqlite3.Connection, study: PreparedStudy, now: float) -> None:
+    """Close the study if its stop rule says so: by the day, or with the last planned session."""
+    due = study.stops_at is not None and now >= study.stops_at
+    if study.stops_when_planned and not due:
+        (complete,) = db.execute(
+            "SELECT count(*) FROM sessions WHERE state = 'complete'"
+        ).fetchone()
+        due = complete >= study.planned_sessions
+    if due:
+        close_study(db, now)
+
+
 def closed_utc(db: sqlite3.Connection) -> str | None:
     """When the study was closed; None while it is open."""
     found = db.execute("SELECT value FROM meta WHERE name = 'closed_utc'").fetchone()
@@ -115,19 +137,29 @@ def _moved(db: sqlite3.Connection, person: str, key: str, now: float) -> bool:
     return True
 
 
-def _free_row(db: sqlite3.Connection, now: float) -> int:
+def _free_row(db: sqlite3.Connection, rows: Sequence[range] | None, now: float) -> int:
     """The lowest design row that nobody completed or is at work on."""
-    taken = db.execute(
+    taken = _taken(db, now)
+    candidates: Iterable[int] = count() if rows is None else (n for part in rows for n in part)
+    for row in candidates:
+        if row not in taken:
+            return row
+    raise Refused(503, "no_place", "All places are taken just now. This page tries again.")
+
+
+def free_rows(db: sqlite3.Connection, rows: Sequence[range], now: float) -> int:
+    """How many of these design rows nobody completed or is at work on."""
+    taken = _taken(db, now)
+    return sum(row not in taken for part in rows for row in part)
+
+
+def _taken(db: sqlite3.Connection, now: float) -> set[int]:
+    found = db.execute(
         "SELECT DISTINCT design_row FROM sessions WHERE state = 'complete' "
-        "OR (state = 'started' AND last_seen >= ?) ORDER BY design_row",
+        "OR (state = 'started' AND last_seen >= ?)",
         (now - IDLE_S,),
     )
-    row = 0
-    for (used,) in taken:
-        if used > row:
-            break
-        row = used + 1
-    return row
+    return {row for (row,) in found}
 
 
 def known(db: sqlite3.Connection, key: str) -> bool:

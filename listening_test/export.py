@@ -105,8 +105,9 @@ def sessions_frame(study_dir: Path) -> pd.DataFrame:
     found = _table(database, "SELECT * FROM sessions ORDER BY rowid")
     found["trials"] = [len(json.loads(trials)) for trials in found["trials"]]
     found["last_seen_utc"] = [utc(seconds) for seconds in found["last_seen"]]
-    for name in ("headphones_right", "headphones_passed"):  # empty where there was no screen
-        found[name] = found[name].astype("Int64")
+    for name in SESSION_COLUMNS:  # a screen's are empty where there was none
+        if name.endswith(("_right", "_passed")):
+            found[name] = found[name].astype("Int64")
     about = columns(studied(study_dir).questionnaire)
     if about:  # a database of an older version has no such table
         kept = _table(database, "SELECT session_id, answers FROM profiles")

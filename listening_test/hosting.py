@@ -19,6 +19,7 @@ from typing import Literal
 from listening_test import enrolment, trials
 from listening_test.offsite import Copy, begin_patiently, place_of
 from listening_test.prepared import PreparedStudy, load_prepared
+from listening_test.session_plan import block_rows
 from listening_test.store import Store
 from listening_test.targets import Target
 
@@ -116,7 +117,7 @@ class Studies:
         """The copying of a store, after it took back what is off the machine."""
         if self._copy_to is None:
             return None
-        copy = Copy(store, self._copy_to, place_of(study, study_dir))
+        copy = Copy(store, self._copy_to, place_of(study, study_dir), block_rows(study))
         begin_patiently(copy)
         copy.start()
         return copy

@@ -1,15 +1,17 @@
 """Ratings kept off the machine, for disks that are lost at a restart (a Space's).
 
-    copy = Copy(store, target, place_of(study, study_dir))
+    copy = Copy(store, target, place_of(study, study_dir), block_rows(study))
     copy.begin()           take back what is there; afterwards raters may come
     copy.start()           from now on copy in the background
+    copy.rows()            the places of the design that this server may give out (`leases.py`)
     copy.tell(db, ...)     what the rater's page may know: what is safe, and no code before all is
 
 A thread copies what is new every few minutes, and soon after a session is complete. Nothing
 waits for it: ratings are acknowledged once they are on the local disk, and a copy that fails is
 tried again, later and later, while `status()` tells the alarm. Until a rating is safe the
 rater's browser keeps it too (`resend.py`). Which rows are copied is `changes.py`'s, where they
-go `targets.py`'s.
+go `targets.py`'s. Several servers may serve one study and copy it to one place: each takes in what
+the others copied.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +31,8 @@ from typing import Any
 
 from listening_test import changes, enrolment, resend
 from listening_test.changes import Batch, ForeignCopy
+from listening_test.enrolment import Refused
+from listening_test.leases import Leases
 from listening_test.prepared import PreparedStudy
 from listening_test.rows import utc
 from listening_test.segments import Damaged, Segment, decoded
@@ -50,11 +55,13 @@ class NotCopied(RuntimeError):
 class CopyStatus:
     """How the copying goes. Times are ISO-8601 in UTC, None for never.
 
-    `waiting`: rows that are on this disk only. `damaged`: segments that cannot be read.
+    `waiting`: rows that are on this disk only. `places`: of the design, that new raters can have.
+    `damaged`: segments that cannot be read.
     """
 
     place: str
     waiting: int
+    places: int
     last_success: str | None
     last_failure: str | None
     last_error: str
@@ -69,6 +76,11 @@ class CopyStatus:
             parts.append(
                 f"Ratings are not copied off the machine ({self.waiting} rows wait; last copy: "
                 f"{self.last_success or 'never'}): {self.last_error}."
+            )
+        if not self.places:
+            parts.append(
+                "New raters have to wait: this server holds no free place of the design, since it "
+                f"cannot agree with {self.place} on any."
             )
         if self.damaged:
             names = ", ".join(self.damaged)
@@ -87,9 +99,20 @@ def place_of(study: PreparedStudy, study_dir: Path) -> str:
 class Copy:
     """The copying of one store to one place."""
 
-    def __init__(self, store: Store, target: Target, prefix: str, every_s: float = EVERY_S) -> None:
+    def __init__(
+        self,
+        store: Store,
+        target: Target,
+        prefix: str,
+        block_rows: int,
+        every_s: float = EVERY_S,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._store, self._target, self._prefix = store, target, prefix
-        self._every_s = every_s
+        self._every_s, self._clock = every_s, clock
+        self._leases = Leases(store, target, f"{prefix}leases.json", block_rows, clock)
+        self._behind: dict[str, int] = {}  # session, and how many copies there had been by then
+        self._cycles = 0
         self._state = threading.Condition()
         self._urgent = self._closing = False
         self._failures = 0
@@ -111,12 +134,14 @@ class Copy:
         try:
             place = f"{self._target.place} {self._prefix}"
             self._store.run(lambda db: changes.watch(db, place)).result()
+            self._leases.look()
             names = self._target.names(self._prefix)
             known = self._store.run(changes.known_segments).result()
             if known - names:
                 log.warning("%s copies are gone from %s", len(known - names), self._target.place)
                 self._store.run(changes.note_all).result()
             self._take_in(names)
+            self._leases.sync()
             self._push(names)
         except (ForeignCopy, BadTarget):
             raise
@@ -145,11 +170,39 @@ class Copy:
             # What another server of this study wrote meanwhile, as at a change of containers.
             names = self._target.names(self._prefix)
             self._take_in(names)
-            self._push(names)
+            try:
+                self._leases.sync()
+            finally:  # ratings are safe with or without places for new raters
+                self._push(names)
         except Exception as error:  # whatever it is, it must not end the copying
             self._note_failure(error)
         else:
             self._note_success()
+
+    def rows(self) -> tuple[range, ...]:
+        """The places of the design that this server may give out now."""
+        return self._leases.rows()
+
+    def check_caught_up(self, db: sqlite3.Connection, key: str, safe: int) -> None:
+        """See to it that a rater who comes from another server goes on where they were there.
+
+        Args:
+            safe: the trials that the browser was told are safe. A claim that the copies do not
+                bear out after they were read anew is not waited for.
+
+        Raises:
+            Refused: this server has not taken in yet what the other one copied.
+        """
+        if not enrolment.known(db, key):
+            return
+        session = enrolment.session_of(db, key)
+        if session["n_done"] >= safe:
+            self._behind.pop(session["session_id"], None)
+            return
+        # Two: the copy that is under way may have begun too early.
+        if self._cycles < self._behind.setdefault(session["session_id"], self._cycles) + 2:
+            self.wake()
+            raise Refused(503, "behind", "Your answers are being fetched. This page goes on.")
 
     def tell(self, db: sqlite3.Connection, key: str, state: dict[str, Any]) -> dict[str, Any]:
         """A session's state with what of it is safe, and without its end before all is.
@@ -168,11 +221,14 @@ class Copy:
 
     def status(self) -> CopyStatus:
         """How it goes (waits for the store)."""
-        waiting = self._store.run(changes.waiting).result()
+        waiting, places = self._store.run(
+            lambda db: (changes.waiting(db), enrolment.free_rows(db, self.rows(), self._clock()))
+        ).result()
         with self._state:
             return CopyStatus(
                 place=self._target.place,
                 waiting=waiting,
+                places=places,
                 last_success=_time(self._succeeded),
                 last_failure=_time(self._failed),
                 last_error=self._error,
@@ -189,6 +245,8 @@ class Copy:
             self._thread.join(_LAST_WAIT_S)
         if not self._thread.is_alive():
             self.cycle()
+            with suppress(Exception):  # then it runs out by itself
+                self._leases.release()
 
     # ---- the work
     def _take_in(self, names: set[str]) -> None:
@@ -206,6 +264,8 @@ class Copy:
         self._store.run(lambda db: changes.restore(db, segments)).result()
 
     def _push(self, names: set[str]) -> None:
+        if not self._leases.agreed:
+            return
         batch: Batch | None = self._store.run(changes.take).result()
         if batch is None:
             return
@@ -237,11 +297,14 @@ class Copy:
         pause = self._target.pause_s
         if self._failures:
             return min(max(pause, 1.0) * 2.0 ** min(self._failures - 1, 20), LONGEST_BACK_OFF_S)
-        return pause if self._urgent else max(pause, self._every_s)
+        pause = pause if self._urgent else max(pause, self._every_s)
+        settles = self._leases.settles_in()
+        return pause if settles is None else min(pause, max(settles, self._target.pause_s))
 
     def _note_success(self) -> None:
         with self._state:
             self._failures, self._succeeded = 0, time.time()
+            self._cycles += 1
             self._ended = time.monotonic()
 
     def _note_failure(self, error: Exception) -> None:

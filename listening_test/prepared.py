@@ -19,6 +19,9 @@ from listening_test.methods import LAYOUTS, Layout, Question, Value, conditions
 from listening_test.screening import Kind as ScreenKind
 from listening_test.study_parts import PersonalQuestion, Platform
 
+# In STUDY_DIR/serve: the same for every rater and of no system.
+VOLUME_FILE = "volume.wav"
+
 
 class NotPrepared(ValueError):
     """The folder holds no prepared study."""
@@ -52,12 +55,25 @@ class Check:
 
 @dataclass(frozen=True)
 class Screen:
-    """The headphone screen: each trial's clip and right answer, and how many must be right."""
+    """A screen: each trial's clip and right answer, and how many must be right."""
 
     kind: ScreenKind
     trials: tuple[tuple[str, int], ...]
     passes: int
     screens_out: bool
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What the rater's page says of the study in one language."""
+
+    language: str
+    title: str
+    consent: str
+    instructions: str
+    questions: tuple[Question, ...]
+    questionnaire: tuple[PersonalQuestion, ...]
+    payment: str | None
 
 
 @dataclass(frozen=True)
@@ -81,9 +97,26 @@ class PreparedStudy:
     null_pairs: int
     stimuli: tuple[Stimulus, ...]
     checks: tuple[Check, ...]
-    screen: Screen | None = None
+    screens: tuple[Screen, ...] = ()
     platform: Platform | None = None
     questionnaire: tuple[PersonalQuestion, ...] = ()
+    payment: str | None = None
+    further: tuple[Texts, ...] = ()
+    stops_when_planned: bool = False
+    stops_at: float | None = None  # seconds since 1970
+
+    @cached_property
+    def texts(self) -> dict[str, Texts]:
+        """The study's words by language, its first language first."""
+        first = Texts(
+            self.language, self.title, self.consent, self.instructions, self.questions,
+            self.questionnaire, self.payment,
+        )  # fmt: skip
+        return {texts.language: texts for texts in (first, *self.further)}
+
+    def texts_in(self, language: str) -> Texts:
+        """The words that a page in this language shows."""
+        return self.texts.get(language) or self.texts[self.language]
 
     @property
     def layout(self) -> Layout:
@@ -123,7 +156,8 @@ class PreparedStudy:
         """Write `design.json` into the folder `serve`."""
         data = asdict(self)
         data["platform"] = self.platform and self.platform.model_dump()
-        data["questionnaire"] = [question.model_dump() for question in self.questionnaire]
+        for part in (data, *data["further"]):
+            part["questionnaire"] = [one.model_dump() for one in part["questionnaire"]]
         text = json.dumps(data, ensure_ascii=False, indent=1)
         (serve / "design.json").write_text(text + "\n", encoding="utf-8")
 
@@ -138,18 +172,20 @@ def load_prepared(study_dir: Path) -> PreparedStudy:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         data["stimuli"] = tuple(Stimulus(**stimulus) for stimulus in data["stimuli"])
-        data["questions"] = tuple(_question(**question) for question in data["questions"])
+        further = data.setdefault("further", [])  # designs of earlier versions lack it
+        for part in (data, *further):
+            part["questions"] = tuple(_question(**question) for question in part["questions"])
+            part["questionnaire"] = tuple(
+                PersonalQuestion.model_validate(question)
+                for question in part.get("questionnaire", ())
+            )
+        data["further"] = tuple(Texts(**texts) for texts in further)
         data["checks"] = tuple(
             Check(**{**check, "clips": tuple(check["clips"])}) for check in data["checks"]
         )
-        if data["screen"] is not None:
-            trials = tuple((clip, answer) for clip, answer in data["screen"]["trials"])
-            data["screen"] = Screen(**{**data["screen"], "trials": trials})
+        data["screens"] = tuple(_screen(**screen) for screen in data.get("screens", ()))
         if data["platform"] is not None:
             data["platform"] = Platform.model_validate(data["platform"])
-        data["questionnaire"] = tuple(
-            PersonalQuestion.model_validate(question) for question in data.get("questionnaire", ())
-        )
         return PreparedStudy(**data)
     except FileNotFoundError:
         raise NotPrepared(
@@ -160,6 +196,10 @@ def load_prepared(study_dir: Path) -> PreparedStudy:
         raise NotPrepared(
             f"{path} cannot be used ({error}). Prepare the study again into a new folder."
         ) from None
+
+
+def _screen(trials: list[list[Any]], **rest: Any) -> Screen:
+    return Screen(trials=tuple((clip, answer) for clip, answer in trials), **rest)
 
 
 def _question(options: list[list[Any]], **rest: str) -> Question:

@@ -124,16 +124,31 @@ def _screen(evidence: Evidence) -> str | None:
     if study.screening is None:
         return "No screening of raters or devices was part of the test itself."
     end = {"screen_out": "who failed was sent away", "note": "who failed could go on"}
-    rule = (
-        "Before the practice raters took a headphone screen "
-        f"({_SCREENS[study.screening.headphones]}); {study.screening.passes} of 6 right passed, "
-        f"{end[study.screening.on_fail]}."
-    )
-    if evidence.sessions is None or "headphones_passed" not in evidence.sessions:
-        return rule
-    passed = evidence.sessions["headphones_passed"].astype(str).str.strip()
+    told: list[str | None] = []
+    given = study.screening
+    if given.screens:
+        names = " and ".join(_SCREENS[kind] for kind in given.screens)
+        told.append(
+            f"Before the practice raters took a headphone screen ({names}); {given.passes} of 6 "
+            f"right passed, {end[given.on_fail]}."
+        )
+        told.append(_passed(evidence, "headphones_passed"))
+    if (room := given.environment) is not None:
+        told.append(
+            "A room check followed (Naderi et al. 2020, pairs of a voice under noise, 6 dB apart); "
+            f"{room.passes} of 4 right passed, {end[room.on_fail]}."
+        )
+        told.append(_passed(evidence, "environment_passed"))
+    return _joined(*told)
+
+
+def _passed(evidence: Evidence, column: str) -> str | None:
+    """How many of those who came to its end passed a screen."""
+    if evidence.sessions is None or column not in evidence.sessions:
+        return None
+    passed = evidence.sessions[column].astype(str).str.strip()
     n = int((passed != "").sum())
-    return f"{rule} {int(passed.isin(('1', '1.0')).sum())} of {n} passed."
+    return f"{int(passed.isin(('1', '1.0')).sum())} of {n} passed."
 
 
 def _filtering(evidence: Evidence) -> str | None:
@@ -200,6 +215,12 @@ def _counts(evidence: Evidence) -> str:
         f"{clips.nunique()} {'pairs' if pairs else 'stimuli'} "
         f"({number(used['item_id'].nunique(), 'text')})."
     )
+
+
+def _payment(evidence: Evidence) -> str | None:
+    told = evidence.study.payment if evidence.study else None
+    shown = f"Raters read before they agreed: “{told}”" if told else None
+    return _joined(evidence.details.payment, shown)
 
 
 def _time(evidence: Evidence) -> str | None:
@@ -309,10 +330,15 @@ def _design(evidence: Evidence) -> str | None:
 
 def _stop(evidence: Evidence) -> str | None:
     study = evidence.study
-    if study is None or evidence.details.stop_rule is None:
+    if study is None or (evidence.details.stop_rule is None and study.stop_rule is None):
         return None
     planned = f"{study.ratings_per_stimulus} ratings a stimulus, {study.planned_sessions} sessions"
-    return f"Planned: {planned}. {evidence.details.stop_rule}"
+    fixed = []
+    if (stop := study.stop_rule) is not None:
+        fixed += ["with the last planned session"] * stop.planned
+        fixed += [f"at the end of {stop.until}"] if stop.until else []
+    ends = f"The study file closed the test {' or '.join(fixed)}." if fixed else None
+    return _joined(f"Planned: {planned}.", ends, evidence.details.stop_rule)
 
 
 def _lengths(evidence: Evidence) -> str | None:
@@ -380,7 +406,7 @@ _FACTORS: tuple[_Entry, ...] = (
         "qualification", "who was let in (approval rate, native speakers), or that anybody was.")),
     ("Raters", "Screening in the test", _screen, _EXPORTED),
     ("Raters", "Filtering after the test", _filtering, _EXPORTED),
-    ("Raters", "Payment", _detail("payment"), _told(
+    ("Raters", "Payment", _payment, _told(
         "payment", "pay for a session and for an hour, or that nobody was paid.")),
     ("Raters", "Time taken", _time, _EXPORTED),
     ("Counts", "Number of raters", _raters, ""),

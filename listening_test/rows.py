@@ -15,6 +15,7 @@ from listening_test.columns import SCHEMA_VERSION
 from listening_test.methods import Question, Value
 from listening_test.prepared import PreparedStudy
 from listening_test.session_plan import Trial
+from listening_test.wording import standard
 
 
 @dataclass(frozen=True)
@@ -84,15 +85,16 @@ def rating_rows(
         "comment": answer.comment or None,
     }
     rows = []
+    questions = study.texts_in(answer.ui_lang).questions
     for number, value in enumerate(answer.answers):
-        sliders = not study.questions[0].options
-        question = study.questions[0] if sliders else study.questions[number]
+        sliders = not questions[0].options
+        question = questions[0] if sliders else questions[number]
         rated = len(shown) - len(trial.clips) + number if sliders else 0
         rows.append(
             common
             | {"rating_id": _key(answer.rating_id, number)}
             | _clips(study, shown, answer, rated)
-            | _given(trial, question, value, last=number == len(answer.answers) - 1)
+            | _given(trial, question, value, answer.ui_lang, number == len(answer.answers) - 1)
         )
     return rows
 
@@ -133,7 +135,15 @@ def _heard(study: PreparedStudy, stimulus_id: str, heard: Heard) -> dict[str, An
     }
 
 
-def _given(trial: Trial, question: Question, value: Value, last: bool) -> dict[str, Any]:
+def _label(question: Question, value: Value, language: str) -> str:
+    """What the rater saw beside the answer."""
+    label = question.label(value)
+    return label if question.options else standard(label, language)
+
+
+def _given(
+    trial: Trial, question: Question, value: Value, language: str, last: bool
+) -> dict[str, Any]:
     """The answer; and whether it is the right one, where the question asked last has one."""
     chosen = isinstance(value, str)
     cells: dict[str, Any] = {
@@ -141,7 +151,7 @@ def _given(trial: Trial, question: Question, value: Value, last: bool) -> dict[s
         "score": None if chosen else value,
         "choice": value if chosen else None,
         "scale_id": question.scale_id,
-        "label_shown": question.label(value),
+        "label_shown": _label(question, value, language),
     }
     if trial.answer is not None and last:
         if isinstance(value, int) and isinstance(trial.answer, int):

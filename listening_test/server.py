@@ -9,6 +9,8 @@
     GET  /listen/<study>/trial           where the session stands, with the clip's token
     GET  /listen/<study>/clip/<token>    sound; no name, no ETag, no cache; Range honoured
     POST /listen/<study>/rating          one rating; answered only after it is on disk
+    GET  /listen/<study>/volume          the sound to set the volume by, the same for everyone
+    POST /listen/<study>/volume          the rater has set it
     POST /listen/<study>/questionnaire   what the rater says about themselves, if anything
     POST /listen/<study>/withdraw        delete all of this session
 
@@ -35,12 +37,12 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, Validat
 from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute
 
-from listening_test import enrolment, resend, trials
+from listening_test import enrolment, resend, trials, wording
 from listening_test.columns import clean_text
 from listening_test.crowd import MTURK_HOSTS
 from listening_test.enrolment import Refused
 from listening_test.hosting import Hosted, Studies
-from listening_test.methods import BANDS
+from listening_test.prepared import VOLUME_FILE, Texts
 from listening_test.questionnaire import MAX_TEXT
 from listening_test.rows import Answer, Heard
 from listening_test.store import NotSaved
@@ -51,7 +53,7 @@ log = logging.getLogger(__name__)
 PAGE = Path(__file__).parent / "page"
 _SCRIPTS = (
     "page.js", "net.js", "kept.js", "clips.js", "questions.js", "crowd.js", "strings.js",
-    "about.js", "withdraw.js",
+    "about.js", "withdraw.js", "volume.js",
 )  # fmt: skip
 _PAGE_FILES = {"page.css": "text/css"} | dict.fromkeys(_SCRIPTS, "text/javascript")
 # A rating is below 2 kB; four times the longest comment leaves room for escapes.
@@ -162,12 +164,14 @@ def router(studies: Studies) -> APIRouter:
             body = await _body(request, SessionBody)
             if not body.consent:
                 raise Refused(400, "no_consent", "Without your consent there is no session.")
-            now = time.time()
+            now, safe = time.time(), _safe(request)
+            rows = hosted.copy.rows() if hosted.copy else None
 
             def operation(db: sqlite3.Connection) -> dict[str, Any]:
                 if body.ticket and hosted.copy:
                     resend.readmit(db, hosted.study, key, body.ticket, now)
-                enrolment.start_session(db, hosted.study, key, body.ids, now)
+                    hosted.copy.check_caught_up(db, key, safe)
+                enrolment.start_session(db, hosted.study, key, body.ids, now, rows)
                 return _told(hosted, db, key, trials.current_trial(db, hosted.study, key, now))
 
             return await _run(hosted, operation)
@@ -177,9 +181,11 @@ def router(studies: Studies) -> APIRouter:
     @routes.get("/trial")
     async def trial(study_id: str, request: Request) -> Response:
         async def reply(hosted: Hosted, key: str) -> dict[str, Any]:
-            now = time.time()
+            now, safe = time.time(), _safe(request)
 
             def operation(db: sqlite3.Connection) -> dict[str, Any]:
+                if hosted.copy:
+                    hosted.copy.check_caught_up(db, key, safe)
                 return _told(hosted, db, key, trials.current_trial(db, hosted.study, key, now))
 
             return await _run(hosted, operation)
@@ -190,12 +196,13 @@ def router(studies: Studies) -> APIRouter:
     async def rating(study_id: str, request: Request) -> Response:
         async def reply(hosted: Hosted, key: str) -> dict[str, Any]:
             body = await _body(request, RatingBody)
-            answer, now = body.answer(), time.time()
+            answer, now, safe = body.answer(), time.time(), _safe(request)
 
             def operation(db: sqlite3.Connection) -> dict[str, Any]:
                 if hosted.copy is None:
                     state = trials.save_rating(db, hosted.study, key, answer, now)
                     return {"saved": answer.rating_id, "next": state}
+                hosted.copy.check_caught_up(db, key, safe)
                 state = resend.save(db, hosted.study, key, answer, body.receipt or "", now)
                 return {
                     "saved": answer.rating_id,
@@ -216,6 +223,18 @@ def router(studies: Studies) -> APIRouter:
             def operation(db: sqlite3.Connection) -> dict[str, Any]:
                 state = trials.save_profile(db, hosted.study, key, answers, now)
                 return _told(hosted, db, key, state)
+
+            return await _run(hosted, operation)
+
+        return await _answer(studies, study_id, request, reply)
+
+    @routes.post("/volume")
+    async def volume(study_id: str, request: Request) -> Response:
+        async def reply(hosted: Hosted, key: str) -> dict[str, Any]:
+            now = time.time()
+
+            def operation(db: sqlite3.Connection) -> dict[str, Any]:
+                return _told(hosted, db, key, trials.volume_set(db, hosted.study, key, now))
 
             return await _run(hosted, operation)
 
@@ -263,6 +282,17 @@ def _add_page_routes(routes: APIRouter, studies: Studies) -> None:
         html = (PAGE / "index.html").read_text(encoding="utf-8").replace("{study}", study_id)
         return Response(html, headers=_PAGE_HEADERS, media_type="text/html")
 
+    @routes.get("/volume")
+    async def volume_sound(study_id: str, request: Request) -> Response:
+        try:
+            path = _hosted(studies, study_id).study_dir / "serve" / VOLUME_FILE
+            data = await asyncio.to_thread(path.read_bytes)
+        except Refused as error:
+            return _refusal(error)
+        except OSError as error:
+            return _not_saved(error)
+        return _sound(data, request.headers.get("range"))
+
     for name, media_type in _PAGE_FILES.items():
         _add_file(routes, name, media_type)
 
@@ -277,29 +307,36 @@ def _add_page_routes(routes: APIRouter, studies: Studies) -> None:
             return _not_saved(error)
         return JSONResponse(
             {
-                "title": study.title,
-                "language": study.language,
-                "consent": study.consent,
-                "instructions": study.instructions,
+                **_words(study.texts_in(study.language)),
+                "languages": [_words(words) for words in study.texts.values()],
                 "method": study.method,
-                "questions": [
-                    {"text": question.text, "options": question.options}
-                    for question in study.questions
-                ],
                 "names": study.layout.names,
                 "in_turn": study.layout.in_turn,
-                "bands": BANDS,
                 "trials": study.trials_per_session,
                 "practice": len(study.items("practice")),
-                "screen": study.screen is not None,
+                "screen": bool(study.screens),
                 "platform": study.platform and study.platform.name,
                 "max_comment": MAX_COMMENT,
-                "questionnaire": [asked.model_dump() for asked in study.questionnaire],
                 "max_text": MAX_TEXT,
                 "closed": closed is not None,
             },
             headers=_NO_STORE,
         )
+
+
+def _words(words: Texts) -> dict[str, Any]:
+    """The study in one language, as its page shows it."""
+    return {
+        "language": words.language,
+        "title": words.title,
+        "consent": words.consent,
+        "instructions": words.instructions,
+        "payment": words.payment,
+        "questions": [{"text": one.text, "options": one.options} for one in words.questions],
+        "questionnaire": [asked.model_dump() for asked in words.questionnaire],
+        "bands": wording.bands(words.language),
+        "screens": wording.screen_words(words.language),
+    }
 
 
 def _add_file(routes: APIRouter, name: str, media_type: str) -> None:
@@ -327,6 +364,12 @@ def _told(
     return hosted.copy.tell(db, key, state) if hosted.copy else state
 
 
+def _safe(request: Request) -> int:
+    """The trials that the browser says are safe off the machine, by any server of the study."""
+    given = request.headers.get("x-safe", "")
+    return int(given) if re.fullmatch(r"[0-9]{1,5}", given) else 0
+
+
 async def _run(hosted: Hosted, operation: Callable[[sqlite3.Connection], T]) -> T:
     return await asyncio.wrap_future(hosted.store.run(operation))
 
@@ -342,7 +385,11 @@ async def _answer(
             raise Refused(401, "no_session", "The request has no session key (X-Session).")
         return JSONResponse(await reply(hosted, key), headers=_NO_STORE)
     except Refused as error:
-        log.info("refused %s %s: %s", request.method, request.url.path, error.code)
+        # Quoted: a path may hold line breaks. Raters' addresses are kept nowhere.
+        log.warning("refused %s %r: %s", request.method, request.url.path, error.code)
+        open_study = studies.get(study_id)
+        if error.code == "no_place" and open_study and open_study.copy:
+            open_study.copy.wake()  # it takes more places with each copy
         return _refusal(error)
     except NotSaved as error:
         return _not_saved(error)

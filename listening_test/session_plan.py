@@ -13,11 +13,15 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
-from listening_test.design import cycle_of_item, session_order
+from listening_test.design import balanced_rows, cycle_of_item, session_order
 from listening_test.methods import Value
 from listening_test.prepared import PreparedStudy
 
-TrialType = Literal["screen", "practice", "rating", "repeat", "trap", "gold", "null_pair"]
+_BLOCK_ROWS = 128
+
+TrialType = Literal[
+    "screen", "environment", "practice", "rating", "repeat", "trap", "gold", "null_pair"
+]
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,12 @@ def session_trials(study: PreparedStudy, row: int) -> list[Trial]:
         again = Trial("repeat", trial.item_id, trial.clips, trial.answer)
         trials = _put(trials, again, max(len(trials) // 2, trials.index(trial) + 2), rng)
     return _screens(study) + _practice(study, conditions) + trials
+
+
+def block_rows(study: PreparedStudy) -> int:
+    """Rows of a block that one server may hold: enough for a crowd that comes at once."""
+    items, conditions = len(study.items("rating")), len(_conditions(study))
+    return balanced_rows(items, conditions, study.items_per_rater, _BLOCK_ROWS)
 
 
 def _conditions(study: PreparedStudy) -> list[tuple[int, ...]]:
@@ -127,9 +137,12 @@ def _put(trials: list[Trial], extra: Trial, first: int, rng: random.Random) -> l
 
 
 def _screens(study: PreparedStudy) -> list[Trial]:
-    if study.screen is None:
-        return []
-    return [Trial("screen", "screen", (clip,), answer) for clip, answer in study.screen.trials]
+    """What comes before the practice; the text of such a trial is the kind of its screen."""
+    return [
+        Trial("environment" if screen.kind == "jnd" else "screen", screen.kind, (clip,), answer)
+        for screen in study.screens
+        for clip, answer in screen.trials
+    ]
 
 
 def _practice(study: PreparedStudy, conditions: list[tuple[int, ...]]) -> list[Trial]:

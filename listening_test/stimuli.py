@@ -21,19 +21,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import soundfile
 
 from listening_test import key, study_parts
 from listening_test.decode import decode_policies
 from listening_test.levelling import Levelled, Samples, StimulusError, level, low_passed
 from listening_test.methods import anchor_name
-from listening_test.prepared import Check, PreparedStudy, Screen, Stimulus
+from listening_test.prepared import VOLUME_FILE, Check, PreparedStudy, Screen, Stimulus
 from listening_test.screening import RATE as SCREEN_RATE
-from listening_test.screening import screen_clips
+from listening_test.screening import ScreenClip, room_clips, screen_clips
 from listening_test.study import Study
 from listening_test.study_parts import Item, Practice
+from listening_test.texts import end_of_day, texts
+from listening_test.voice import voice
 
 Kind = Literal["practice", "rating", "check"]
+_VOLUME_S = 6.0
 
 
 @dataclass(frozen=True)
@@ -81,11 +85,12 @@ def prepare(study: Study, out: Path, progress: Callable[[str], None] | None = No
     rows, prepared = _describe(study, clips, secret)
     key.check_same_sound(out, rows)
     wavs = {str(row["stimulus_id"]): clip[1].wav for row, clip in zip(rows, clips, strict=True)}
-    prepared, screens = _with_screen(study, prepared, secret)
+    prepared, screens = _with_screens(study, prepared, secret)
     wavs |= screens
     for name in sorted(wavs):  # so that the files' times say nothing either
         (part / "serve" / "audio" / f"{name}.wav").write_bytes(wavs[name])
     prepared.save(part / "serve")
+    (part / "serve" / VOLUME_FILE).write_bytes(volume_sound(study, rate))
     key.write(part / "key", study, rows)
     # The key first, file over file: whatever kills this, there is no sound without its key, and
     # the secret is never gone.
@@ -221,38 +226,64 @@ def _prepared(
 ) -> PreparedStudy:
     checks = [_check(study, secret, check, "trap") for check in study.traps]
     checks += [_check(study, secret, check, "gold") for check in study.gold]
+    first, *further = texts(study)
+    stop = study.stop_rule
     return PreparedStudy(
-        study_id=study.id, config_sha256=study.sha256, title=study.title, method=study.method,
-        questions=study.questions, consent=study.consent, instructions=study.instructions,
+        study_id=study.id, config_sha256=study.sha256, title=first.title, method=study.method,
+        questions=first.questions, consent=first.consent, instructions=first.instructions,
         language=study.language, seed=study.seed, arms=len(arms),
         reference_arm=None if study.reference is None else arms.index(study.reference),
         items_per_rater=study.items_per_rater, planned_sessions=study.planned_sessions,
         repeats=study.repeats, null_pairs=study.null_pairs, stimuli=stimuli, checks=tuple(checks),
-        platform=study.platform, questionnaire=study.questionnaire,
+        platform=study.platform, questionnaire=first.questionnaire, payment=first.payment,
+        further=tuple(further), stops_when_planned=bool(stop and stop.planned),
+        stops_at=end_of_day(stop.until) if stop and stop.until else None,
     )  # fmt: skip
 
 
-def _with_screen(
+def _with_screens(
     study: Study, prepared: PreparedStudy, secret: bytes
 ) -> tuple[PreparedStudy, dict[str, bytes]]:
-    """The design with the headphone screen, if any, and the screen's WAVs by stimulus id.
+    """The design with its screens, if any, and the screens' WAVs by stimulus id.
 
-    They are the only clips in stereo, and neither levelled nor in the key: no system made them.
+    They are the only clips in stereo, and not in the key: no system made them.
     """
-    if study.screening is None:
-        return prepared, {}
-    wavs, stimuli, trials = {}, [], []
-    for number, clip in enumerate(screen_clips(study.screening.headphones, study.seed)):
-        own = stimulus_id(secret, study.id, "", f"/screen/{number}")  # no name begins so
-        file = io.BytesIO()
-        soundfile.write(file, clip.samples, SCREEN_RATE, format="WAV", subtype="PCM_16")
-        wavs[own] = file.getvalue()
-        stimuli.append(Stimulus(own, "screen", 0, len(clip.samples) / SCREEN_RATE, "screen", 0))
-        trials.append((own, clip.answer))
     given = study.screening
-    out = given.on_fail == "screen_out"
-    screen = Screen(given.headphones, tuple(trials), given.passes, out)
-    return replace(prepared, stimuli=(*prepared.stimuli, *stimuli), screen=screen), wavs
+    if given is None:
+        return prepared, {}
+    wavs: dict[str, bytes] = {}
+    stimuli: list[Stimulus] = []
+    screens: list[Screen] = []
+
+    def add(clips: list[ScreenClip], passes: int, on_fail: str) -> None:
+        trials = []
+        for clip in clips:
+            # No name begins so.
+            own = stimulus_id(secret, study.id, "", f"/screen/{len(stimuli)}")
+            wavs[own] = _wav(clip.samples, SCREEN_RATE)
+            seconds = len(clip.samples) / SCREEN_RATE
+            stimuli.append(Stimulus(own, "screen", 0, seconds, "screen", 0))
+            trials.append((own, clip.answer))
+        screens.append(Screen(clips[0].kind, tuple(trials), passes, on_fail == "screen_out"))
+
+    for kind in given.screens:
+        add(screen_clips(kind, study.seed), given.passes, given.on_fail)
+    if room := given.environment:
+        add(room_clips(study.seed, study.loudness_lufs), room.passes, room.on_fail)
+    all_stimuli = (*prepared.stimuli, *stimuli)
+    return replace(prepared, stimuli=all_stimuli, screens=tuple(screens)), wavs
+
+
+def volume_sound(study: Study, rate: int) -> bytes:
+    """What raters set their volume by: as loud as the clips, and none of them."""
+    sound = level(voice(_VOLUME_S, rate, study.seed), rate, rate, study.loudness_lufs, "volume")
+    return _wav(sound.pcm, rate)
+
+
+def _wav(samples: npt.NDArray[Any], rate: int) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format="WAV", subtype="PCM_16")
+    return file.getvalue()
 
 
 def _check(

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 # Enough to share one disk flush among a crowd, few enough that nobody waits long for it.
 _MAX_BATCH = 256
 
-_SCHEMA = f"""
+SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS sessions (
     session_id TEXT PRIMARY KEY,
@@ -50,7 +50,10 @@ CREATE TABLE IF NOT EXISTS sessions (
     submission TEXT,
     headphones TEXT,
     headphones_right INTEGER,
-    headphones_passed INTEGER
+    headphones_passed INTEGER,
+    environment_right INTEGER,
+    environment_passed INTEGER,
+    volume_utc TEXT
 );
 CREATE INDEX IF NOT EXISTS sessions_by_row ON sessions (design_row, state, last_seen);
 CREATE TABLE IF NOT EXISTS clips (
@@ -89,6 +92,9 @@ CREATE TABLE IF NOT EXISTS ratings (
     UNIQUE (session_id, trial_index, dimension, stimulus_id)
 );
 """
+
+
+_LATER = {"environment_right": "INTEGER", "environment_passed": "INTEGER", "volume_utc": "TEXT"}
 
 
 class NotSaved(RuntimeError):
@@ -139,7 +145,11 @@ class Store:
         db.execute("PRAGMA synchronous=FULL")
         # What a rater withdraws is overwritten, not only marked as free.
         db.execute("PRAGMA secure_delete=ON")
-        db.executescript(_SCHEMA)
+        db.executescript(SCHEMA)
+        known = {row["name"] for row in db.execute("PRAGMA table_info(sessions)")}
+        for name, kind in _LATER.items():
+            if name not in known:  # made by an earlier version
+                db.execute(f"ALTER TABLE sessions ADD COLUMN {name} {kind}")
         return db
 
     def _claim(self, study_id: str, config_sha256: str) -> None:

@@ -48,20 +48,19 @@ from listening_test.study_parts import (
     Reporting,
     Screening,
     Slug,
+    Stop,
     System,
+    Words,
 )
 from listening_test.study_rules import check_consistent, twice_in
+from listening_test.wording import CONSENT, INSTRUCTIONS, in_language
 
-DEFAULT_CONSENT = (
-    "You will hear short clips of speech and say how they sound to you. We keep your scores, "
-    "your comments, and when and how long you listened, under a random number. We do not keep "
-    "your name or your network address. You may stop at any time by closing this page, or "
-    "withdraw: the button below each page then deletes all you gave."
-)
-DEFAULT_INSTRUCTIONS = (
-    "Use headphones if you can, in a quiet place. Play each clip to its end, as often as you "
-    "like, then choose the answer that fits best. There are no right answers."
-)
+DEFAULT_CONSENT = CONSENT["en"]
+DEFAULT_INSTRUCTIONS = INSTRUCTIONS["en"]
+Language = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]+)*$")]
+# Keys that came later: left out of the hash where they say nothing, so that a study without them
+# keeps the hash that is on its ratings.
+_LATER = ("report", "languages", "raters", "stop_rule", "payment")
 
 
 class StudyError(ValueError):
@@ -79,7 +78,9 @@ class Study(Part):
     labels: tuple[Line, ...] | None = None
     consent: Passage = DEFAULT_CONSENT
     instructions: Passage = DEFAULT_INSTRUCTIONS
-    language: Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]+)*$")] = "en"
+    language: Language = "en"
+    languages: dict[Language, Words] = Field(default_factory=dict)
+    payment: Line | None = None
     systems: Annotated[tuple[System, ...], Field(min_length=1, max_length=26)]
     reference: Name | None = None
     anchors: Annotated[tuple[Literal[3500, 7000], ...], Field(max_length=2)] = ()
@@ -91,6 +92,8 @@ class Study(Part):
     null_pairs: Annotated[int, Field(ge=0, le=10)] = 0
     trials_per_rater: Annotated[int, Field(ge=1, le=500)] | None = None
     ratings_per_stimulus: Annotated[int, Field(ge=1, le=1000)] = 8
+    raters: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    stop_rule: Stop | None = None
     exclusion: Exclusion = Exclusion()
     questionnaire: Annotated[tuple[PersonalQuestion, ...], Field(max_length=12)] = ()
     screening: Screening | None = None
@@ -146,26 +149,44 @@ class Study(Part):
 
     @property
     def planned_sessions(self) -> int:
-        """Sessions needed for `ratings_per_stimulus` ratings of every stimulus or pair."""
-        return -(-self.ratings_per_stimulus * len(self.items) // self.items_per_rater)
+        """Sessions for `ratings_per_stimulus` ratings of every stimulus or pair, or `raters`.
+
+        The larger of the two: both are wanted at least.
+        """
+        needed = -(-self.ratings_per_stimulus * len(self.items) // self.items_per_rater)
+        return max(self.raters or 1, needed)
 
     @property
     def questions(self) -> tuple[Question, ...]:
         """What the rater is asked in each trial: the standard's words, or the study's own."""
+        return self.questions_in(self.language, self.question, self.labels)
+
+    def questions_in(
+        self, language: str, question: str | None, labels: tuple[str, ...] | None
+    ) -> tuple[Question, ...]:
+        """What is asked in a language, with the study's own words for it where there are any."""
         asked = standard_questions(self.method, self.dimension)
-        if self.question is None and self.labels is None:
+        asked = tuple(in_language(one, language) for one in asked)
+        if question is None and labels is None:
             return asked
         (one,) = asked
-        labels = self.labels or tuple(label for _, label in one.options)
+        scale_id = one.scale_id if labels is None else self._own_scale(language, labels)
+        labels = labels or tuple(label for _, label in one.options)
         options = tuple(zip((value for value, _ in one.options), labels, strict=True))
-        scale_id = one.scale_id if self.labels is None else f"{self.id}-{len(labels)}"
-        return (replace(one, text=self.question or one.text, options=options, scale_id=scale_id),)
+        return (replace(one, text=question or one.text, options=options, scale_id=scale_id),)
+
+    def _own_scale(self, language: str, labels: tuple[str, ...]) -> str:
+        further = "" if language == self.language else f"-{language}"
+        return f"{self.id}-{len(labels)}{further}"
 
     @property
     def sha256(self) -> str:
         """Hash of the study's content: comments and layout of the YAML do not change it."""
-        # A study that fixes nothing for its report keeps the hash it had before there were any.
-        unused = {"report"} if self.report == Reporting() else None
+        fields = type(self).model_fields
+        unused = {
+            name for name in _LATER
+            if getattr(self, name) == fields[name].get_default(call_default_factory=True)
+        }  # fmt: skip
         content = self.model_dump(mode="json", exclude=unused)
         canonical = json.dumps(content, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
@@ -226,7 +247,7 @@ def _explain(path: Path, tree: Any, error: ValidationError) -> str:
                 "systems": System, "items": Item, "practice": Practice, "traps": Check,
                 "gold": Check, "exclusion": Exclusion, "screening": Screening,
                 "questionnaire": PersonalQuestion,
-                "report": Reporting,
+                "report": Reporting, "stop_rule": Stop, "languages": Words,
             }  # fmt: skip
             inner = str(problem["loc"][0]) if len(problem["loc"]) > 1 else ""
             known = parts.get(inner, Study).model_fields

@@ -5,6 +5,7 @@ Each is a validated value; what they mean together is checked in `study.py`.
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -94,15 +95,48 @@ class Exclusion(Part):
     incomplete_sessions: bool = False
 
 
-class Screening(Part):
-    """A headphone screen before the practice: six sounds made by code, a number of them right.
+OnFail = Literal["screen_out", "note"]
 
-    `screen_out` ends the session of who fails; `note` lets them go on and writes it down.
+
+class RoomCheck(Part):
+    """Four pairs of a voice under noise: who sits in a noisy room cannot tell them apart."""
+
+    passes: Annotated[int, Field(ge=1, le=4)] = 3
+    on_fail: OnFail = "note"
+
+
+class Screening(Part):
+    """Checks of headphones and room before the practice, by sounds made by code.
+
+    A headphone screen has six sounds, of which `passes` must be told right, `both` two such screens
+    one after the other, each to be passed. `screen_out` ends the session of who fails; `note` lets
+    them go on and writes it down.
     """
 
-    headphones: Literal["woods", "huggins"]
+    headphones: Literal["woods", "huggins", "both"] | None = None
     passes: Annotated[int, Field(ge=1, le=6)] = 5
-    on_fail: Literal["screen_out", "note"] = "note"
+    on_fail: OnFail = "note"
+    environment: RoomCheck | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> Screening:
+        if self.headphones is None and self.environment is None:
+            raise ValueError(
+                "give `headphones:` (woods, huggins or both), or `environment:` (`{passes: 3}`)"
+            )
+        if self.headphones is None and (self.passes, self.on_fail) != (5, "note"):
+            raise ValueError(
+                "`passes` and `on_fail` belong to `headphones:`; those of the room check go into "
+                "`environment: {}`"
+            )
+        return self
+
+    @property
+    def screens(self) -> tuple[Literal["woods", "huggins"], ...]:
+        """The headphone screens, in the order taken."""
+        if self.headphones is None:
+            return ()
+        return ("woods", "huggins") if self.headphones == "both" else (self.headphones,)
 
 
 class PersonalQuestion(Part):
@@ -119,6 +153,41 @@ class PersonalQuestion(Part):
     def _distinct(self) -> PersonalQuestion:
         if self.choices and len(set(self.choices)) < len(self.choices):
             raise ValueError(f"{self.id} lists a choice twice; each must be different")
+        return self
+
+
+class TranslatedQuestion(Part):
+    """A question about the rater in another language; as many choices as the original has."""
+
+    question: Line
+    choices: tuple[Line, ...] | None = None
+
+
+class Words(Part):
+    """The study's own words in a further language: all that it has in its first one."""
+
+    title: Line
+    consent: Passage | None = None
+    instructions: Passage | None = None
+    question: Line | None = None
+    labels: tuple[Line, ...] | None = None
+    payment: Line | None = None
+    questionnaire: dict[str, TranslatedQuestion] = {}
+
+
+class Stop(Part):
+    """When the study closes by itself: its end is fixed, whatever the scores say.
+
+    `planned`: with the last planned session; `until`: at the end of that day (UTC).
+    """
+
+    planned: bool = False
+    until: date | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> Stop:
+        if not self.planned and self.until is None:
+            raise ValueError("give `planned: true`, `until: 2027-01-31`, or both")
         return self
 
 

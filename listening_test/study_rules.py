@@ -25,7 +25,10 @@ def check_consistent(study: Study) -> None:
             f"{twice} is listed under two of items, practice, traps and gold; take another "
             "text for practice, and another id for a check"
         )
-    for rule in (_check_method, _check_practice, _check_prompts, _check_answers, _check_trials):
+    for rule in (
+        _check_method, _check_practice, _check_prompts, _check_answers, _check_trials,
+        _check_languages,
+    ):  # fmt: skip
         rule(study)
 
 
@@ -114,3 +117,42 @@ def _check_trials(study: Study) -> None:
         )
     if study.repeats > study.items_per_rater * n // 2:
         raise ValueError(f"repeats is {study.repeats}; at most half the trials can come again")
+
+
+def _check_languages(study: Study) -> None:
+    """A further language has all of the study's own words, or a rater would read two."""
+    if study.language in study.languages:
+        raise ValueError(
+            f"{study.language} is the study's `language:` already; leave it out of `languages:`"
+        )
+    for name, words in study.languages.items():
+        for key in ("consent", "instructions", "question", "labels", "payment"):
+            own, theirs = getattr(study, key), getattr(words, key)
+            # By value: a study read from its record has every key given.
+            standard = own == type(study).model_fields[key].default
+            if own is None and theirs is not None:
+                raise ValueError(f"{key} stands in languages: {name}: only; give it above as well")
+            if not standard and own is not None and theirs is None:
+                raise ValueError(f"{key} is the study's own; give it under languages: {name}: too")
+        if study.labels and words.labels and len(words.labels) != len(study.labels):
+            raise ValueError(f"labels under languages: {name}: must be {len(study.labels)}")
+        _check_translated(study, name)
+
+
+def _check_translated(study: Study, name: str) -> None:
+    given = study.languages[name].questionnaire
+    asked = {question.id: question for question in study.questionnaire}
+    if unknown := set(given) - set(asked):
+        raise ValueError(
+            f"{', '.join(sorted(unknown))} under languages: {name}: is no question of the "
+            "questionnaire"
+        )
+    for question in study.questionnaire:
+        own, theirs = question.choices, given.get(question.id)
+        if theirs is None:
+            raise ValueError(f"question {question.id} is missing under languages: {name}:")
+        if len(own or ()) != len(theirs.choices or ()):
+            raise ValueError(
+                f"question {question.id} has {len(own or ())} choices, and under languages: "
+                f"{name}: {len(theirs.choices or ())}; give as many, in the same order"
+            )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,10 +34,12 @@ class Target(Protocol):
     Attributes:
         place: what people call it.
         pause_s: the least time between two commits, in seconds.
+        settle_s: how long after a `swap` another server may overwrite it unseen, in seconds.
     """
 
     place: str
     pause_s: float
+    settle_s: float
 
     def names(self, prefix: str) -> set[str]:
         """Names of all segments that begin with `prefix`."""
@@ -50,6 +53,24 @@ class Target(Protocol):
     def forget_history(self) -> None:
         """Drop what was removed from the past versions too, where there are any."""
 
+    def shared(self, name: str) -> tuple[bytes | None, str]:
+        """A file of lines that several servers write, None if it is not there; its version."""
+
+    def swap(self, name: str, data: bytes, version: str) -> bool:
+        """Write that file if it is of that version still; False if another was quicker."""
+
+
+# File systems of one machine: a file that was made exclusively is seen by all at once.
+_LOCAL = {"btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "zfs"}
+# A mounted bucket has no exclusive creation: the last writer wins. hf-mount shows the others a
+# change after 30 s at the latest, so a writer that did not see it has written within those, and
+# is seen itself within 30 s more.
+_MOUNT_SETTLE_S = 75.0
+# Longer than the writing of a small file can take.
+_WRITING_S = 60.0
+# Versions of a shared file that are kept.
+_VERSIONS = 20
+
 
 class FolderTarget:
     """A mounted folder (a Space's bucket, a network share) that outlives the machine's own disk.
@@ -61,6 +82,7 @@ class FolderTarget:
     pause_s = 1.0
 
     def __init__(self, folder: Path) -> None:
+        self.settle_s = 0.0 if _file_system(folder) in _LOCAL else _MOUNT_SETTLE_S
         if not folder.is_dir():
             raise BadTarget(
                 f"{COPY_VARIABLE}: there is no folder {folder}. Mount it, or make it, first."
@@ -101,6 +123,66 @@ class FolderTarget:
     def forget_history(self) -> None:
         """A folder has no past versions."""
 
+    def shared(self, name: str) -> tuple[bytes | None, str]:
+        """See `Target`. Each version is a file of its own, `<name>-<number>`."""
+        if not self._folder.is_dir():
+            raise OSError(f"the folder {self._folder} is gone")
+        versions = self._versions(name)
+        for number in reversed(versions):
+            path = self._version(name, number)
+            if (data := path.read_bytes()).endswith(b"\n"):
+                return data, str(versions[-1])
+            if time.time() - path.stat().st_mtime < _WRITING_S:
+                raise OSError(f"{name} is being written just now")
+            # Whoever wrote it died over it: the version before it holds.
+        return None, str(versions[-1] if versions else 0)
+
+    def swap(self, name: str, data: bytes, version: str) -> bool:
+        """See `Target`. The next version is created, which only one can do."""
+        number = int(version) + 1
+        path = self._version(name, number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(path, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except FileExistsError:
+            return False
+        versions = self._versions(name)
+        if number <= versions[-1] - _VERSIONS:
+            # A latecomer, at a number that was cleared away already.
+            path.unlink(missing_ok=True)
+            return False
+        for old in versions[:-1]:
+            if old <= versions[-1] - _VERSIONS:
+                self._version(name, old).unlink(missing_ok=True)
+        return True
+
+    def _version(self, name: str, number: int) -> Path:
+        return self._folder / f"{name}-{number:08d}"
+
+    def _versions(self, name: str) -> list[int]:
+        path = self._folder / name
+        return sorted(
+            int(found.name.rpartition("-")[2])
+            for found in path.parent.glob(f"{path.name}-" + "[0-9]" * 8)
+        )
+
+
+def _file_system(folder: Path) -> str:
+    """What kind of file system a folder is on, empty if this machine does not say."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    kinds = {}
+    for line in lines:  # ... mount point as the fifth field, and the kind after a lone dash
+        fields = line.split()
+        kinds[Path(fields[4].replace("\\040", " "))] = fields[fields.index("-") + 1]
+    where = folder.resolve()
+    return next((kinds[path] for path in (where, *where.parents) if path in kinds), "")
+
 
 class HubTarget:
     """A private dataset on the Hugging Face Hub; made if it is absent.
@@ -112,6 +194,7 @@ class HubTarget:
 
     # The Hub takes about 128 commits an hour from one user.
     pause_s = 30.0
+    settle_s = 0.0
 
     def __init__(self, repo: str, api: Any) -> None:
         self._repo = {"repo_id": repo, "repo_type": "dataset"}
@@ -160,6 +243,35 @@ class HubTarget:
     def forget_history(self) -> None:
         """See `Target`: the branch becomes one commit."""
         self._api.super_squash_history(**self._repo)
+
+    def shared(self, name: str) -> tuple[bytes | None, str]:
+        """See `Target`. Its version is the head of the branch."""
+        self._check()
+        head = str(self._api.repo_info(**self._repo).sha)
+        with tempfile.TemporaryDirectory() as folder:
+            self._api.snapshot_download(
+                **self._repo, revision=head, allow_patterns=[name], local_dir=folder
+            )
+            path = Path(folder) / name
+            return (path.read_bytes() if path.exists() else None), head
+
+    def swap(self, name: str, data: bytes, version: str) -> bool:
+        """See `Target`. The Hub refuses the commit if the branch has moved on."""
+        from huggingface_hub import CommitOperationAdd
+        from huggingface_hub.errors import HfHubHTTPError
+
+        try:
+            self._api.create_commit(
+                **self._repo,
+                operations=[CommitOperationAdd(name, data)],
+                commit_message="Leases",
+                parent_commit=version,
+            )
+        except HfHubHTTPError as error:
+            if error.response.status_code in (409, 412):
+                return False
+            raise
+        return True
 
 
 def target_from(environment: Mapping[str, str]) -> Target | None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from listening_test import crowd
 from listening_test.columns import RATING_COLUMNS
-from listening_test.enrolment import Refused, session_of
+from listening_test.enrolment import Refused, session_of, stop_if_due
 from listening_test.methods import Question
 from listening_test.prepared import PreparedStudy
 from listening_test.questionnaire import checked
@@ -25,7 +25,8 @@ from listening_test.session_plan import Trial
 from listening_test.withdraw import forget
 
 # Trials that lead up to the test and count on their own.
-_BEFORE = ("screen", "practice")
+_SCREENS = ("screen", "environment")
+_BEFORE = (*_SCREENS, "practice")
 # The browser's clock of played sound is coarse (it counts in animation frames).
 HEARD_SLACK_MS = 150
 
@@ -53,6 +54,17 @@ def save_profile(
     db.execute(
         "INSERT OR IGNORE INTO profiles VALUES (?, ?, ?)",
         (session["session_id"], json.dumps(kept, ensure_ascii=False), utc(now)),
+    )
+    return current_trial(db, study, key, now)
+
+
+def volume_set(
+    db: sqlite3.Connection, study: PreparedStudy, key: str, now: float
+) -> dict[str, Any]:
+    """Keep that the rater has set a comfortable volume, and when first."""
+    db.execute(
+        "UPDATE sessions SET volume_utc = coalesce(volume_utc, ?) WHERE session_id = ?",
+        (utc(now), session_of(db, key)["session_id"]),
     )
     return current_trial(db, study, key, now)
 
@@ -93,7 +105,9 @@ def _standing(
     now: float,
 ) -> dict[str, Any]:
     if session["state"] == "screened_out":
-        return {"state": "screened_out", **crowd.way_back(study.platform, "screened_out")}
+        back = crowd.way_back(study.platform, "screened_out")
+        room = {"check": "environment"} if session["environment_passed"] == 0 else {}
+        return {"state": "screened_out", **room, **back}
     if _unasked(db, study, session):
         return {"state": "questionnaire"}
     index = session["n_done"] + 1
@@ -110,22 +124,22 @@ def _standing(
         "total": stages.count(stage),
         "clips": _tokens(db, session["session_id"], index, _shown(study, order[index - 1]), now),
     }
-    if stage == "screen":
+    if stage in _SCREENS:
         question = _asked(study, order[index - 1])[0]
         state["question"] = {"text": question.text, "options": question.options}
     return state
 
 
 def _asked(study: PreparedStudy, trial: Trial) -> tuple[Question, ...]:
-    """The questions of a trial: the study's, or the headphone screen's one."""
-    if trial.trial_type == "screen" and study.screen is not None:
-        return (SCREEN_QUESTIONS[study.screen.kind],)
+    """The questions of a trial: the study's, or a screen's one."""
+    if trial.trial_type in _SCREENS:
+        return (SCREEN_QUESTIONS[trial.item_id],)
     return study.questions
 
 
 def _shown(study: PreparedStudy, trial: Trial) -> tuple[str, ...]:
     """The clips on the page: the trial's, with the open reference of a MUSHRA test before them."""
-    if study.layout.conditions != "all" or trial.trial_type == "screen":
+    if study.layout.conditions != "all" or trial.trial_type in _SCREENS:
         return trial.clips
     assert study.reference_arm is not None
     return (study.places[trial.item_id, study.reference_arm], *trial.clips)
@@ -192,8 +206,8 @@ def save_rating(
     if not heard:
         _check_heard(db, study, session["session_id"], shown, answer, now)
     state = "complete" if answer.trial_index == len(order) else "started"
-    if trial.trial_type == "screen":
-        if _ends_session(db, study, session["session_id"], trial, answer, now):
+    if trial.trial_type in _SCREENS:
+        if _ends_session(db, study, session, order, answer, now):
             state = "screened_out"
     else:
         for row in rating_rows(study, session, trial, shown, answer, now):
@@ -210,38 +224,54 @@ def save_rating(
             secrets.token_hex(4).upper() if state == "complete" else None, session["session_id"],
         ),
     )  # fmt: skip
+    if state == "complete":
+        stop_if_due(db, study, now)
     return _standing(db, study, session_of(db, key), order, now)
 
 
 def _ends_session(
     db: sqlite3.Connection,
     study: PreparedStudy,
-    session_id: str,
-    trial: Trial,
+    session: sqlite3.Row,
+    order: list[Trial],
     answer: Answer,
     now: float,
 ) -> bool:
     """Keep one screening answer; whether it was the last, too few were right, and that ends it."""
-    assert study.screen is not None
+    trial = order[answer.trial_index - 1]
+    screen = next(screen for screen in study.screens if screen.kind == trial.item_id)
     db.execute(
         "INSERT INTO screens VALUES (?, ?, ?, ?, ?, ?)",
         (
-            answer.rating_id, session_id, answer.trial_index, answer.answers[0],
+            answer.rating_id, session["session_id"], answer.trial_index, answer.answers[0],
             int(answer.answers[0] == trial.answer), utc(now),
         ),
     )  # fmt: skip
+    own = [number for number, other in enumerate(order, 1) if other.item_id == screen.kind
+           and other.trial_type == trial.trial_type]  # fmt: skip
     n, right = db.execute(
-        "SELECT count(*), sum(passed) FROM screens WHERE session_id = ?", (session_id,)
+        "SELECT count(*), sum(passed) FROM screens "
+        "WHERE session_id = ? AND trial_index BETWEEN ? AND ?",
+        (session["session_id"], own[0], own[-1]),
     ).fetchone()
-    if n < len(study.screen.trials):
+    if n < len(screen.trials):
         return False
-    passed = right >= study.screen.passes
+    passed = right >= screen.passes
+    if screen.kind == "jnd":
+        found = {"environment_right": right, "environment_passed": int(passed)}
+    else:  # of two headphone screens both count
+        kinds = [session["headphones"], screen.kind]
+        before = session["headphones_passed"]
+        found = {
+            "headphones": "+".join(filter(None, kinds)),
+            "headphones_right": right + (session["headphones_right"] or 0),
+            "headphones_passed": int(passed and before != 0),
+        }
     db.execute(
-        "UPDATE sessions SET headphones = ?, headphones_right = ?, headphones_passed = ? "
-        "WHERE session_id = ?",
-        (study.screen.kind, right, int(passed), session_id),
+        f"UPDATE sessions SET {', '.join(f'{name} = ?' for name in found)} WHERE session_id = ?",
+        [*found.values(), session["session_id"]],
     )
-    return study.screen.screens_out and not passed
+    return screen.screens_out and not passed
 
 
 def _kept_already(

@@ -32,6 +32,9 @@ from scipy import stats
 
 from listening_test.hosting import Hosted
 from listening_test.levelling import EDGE_S
+from listening_test.prepared import VOLUME_FILE
+from listening_test.stimuli import volume_sound
+from listening_test.study import Study
 from tests.listening import Rater
 
 SURE = 1e-6
@@ -206,11 +209,20 @@ def folder_leaks(study_dir: Path) -> list[str]:
     found = []
     for path in sorted(path for path in (study_dir / "serve").rglob("*") if path.is_file()):
         name = path.relative_to(study_dir / "serve").as_posix()
-        if name != "design.json" and not re.fullmatch(r"audio/[0-9a-f]{16}\.wav", name):
+        if name == VOLUME_FILE:
+            if path.read_bytes() != _volume(study_dir, int(rows[0]["sample_rate"])):
+                found.append(f"serve/{name} is not the sound that code makes")
+        elif name != "design.json" and not re.fullmatch(r"audio/[0-9a-f]{16}\.wav", name):
             found.append(f"serve/{name} is no file of a served study")
         text = (name + path.read_bytes().decode("latin-1")).lower()
         found += [f"serve/{name} holds {secret}" for secret in secrets if secret.lower() in text]
     return found
+
+
+def _volume(study_dir: Path, rate: int) -> bytes:
+    """The sound to set the volume by: it follows from seed, rate and loudness, from no clip."""
+    record = json.loads((study_dir / "key" / "study.json").read_text(encoding="utf-8"))
+    return volume_sound(Study.model_validate(record["config"]), rate)
 
 
 def _names(rows: list[dict[str, str]]) -> set[str]:

@@ -4,20 +4,25 @@ browser that does what `page/kept.js` does.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import shutil
+import threading
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
+import httpx
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import HfHubHTTPError
 
 from listening_test import enrolment, resend, trials
 from listening_test.enrolment import Refused
 from listening_test.offsite import Copy
 from listening_test.rows import Answer, Heard
+from listening_test.session_plan import block_rows
 from listening_test.store import Store
 from listening_test.targets import HubTarget, Target
 from tests.test_listening_store import tiny_study
@@ -49,10 +54,15 @@ class FakeHub:
 
     "before": a commit fails, nothing was done. "after": it was done, but its answer is lost.
     "always": every call fails.
+
+    Every commit has an id; one that names a parent which is not the head is refused, as the Hub
+    does, and only such a commit may change a file that is there.
     """
 
     def __init__(self, private: bool = True) -> None:
         self.versions: list[dict[str, bytes]] = [{}]
+        self.refused = 0
+        self.lock = threading.RLock()
         self.exists = False
         self.private = private
         self.fails = ""
@@ -60,6 +70,17 @@ class FakeHub:
     @property
     def files(self) -> dict[str, bytes]:
         return self.versions[-1]
+
+    @property
+    def segments(self) -> dict[str, bytes]:
+        """The copies, without the ledger of leases."""
+        return {name: data for name, data in self.files.items() if name.endswith(".jsonl")}
+
+    @property
+    def sha(self) -> str:
+        """The head's id."""
+        told = repr((len(self.versions), sorted(self.files.items()))).encode()
+        return hashlib.sha1(told).hexdigest()
 
     @as_hf_api
     def create_repo(self, private: bool, exist_ok: bool, **_: Any) -> None:
@@ -69,7 +90,7 @@ class FakeHub:
 
     @as_hf_api
     def repo_info(self, **_: Any) -> Any:
-        return SimpleNamespace(private=self.private)
+        return SimpleNamespace(private=self.private, sha=self.sha)
 
     @as_hf_api
     def list_repo_files(self, **_: Any) -> list[str]:
@@ -78,29 +99,39 @@ class FakeHub:
 
     @as_hf_api
     def snapshot_download(self, allow_patterns: list[str], local_dir: str, **_: Any) -> str:
-        for name in allow_patterns:
+        for name in set(allow_patterns) & set(self.files):  # what is not there is passed over
             path = Path(local_dir) / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(self.files[name])
         return local_dir
 
     @as_hf_api
-    def create_commit(self, operations: list[Any], commit_message: str, **_: Any) -> None:
+    def create_commit(
+        self, operations: list[Any], commit_message: str, parent_commit: str = "", **_: Any
+    ) -> None:
         assert self.exists
         assert commit_message
         if self.fails == "before":
             raise HubDown("the connection broke")
+        with self.lock:
+            if parent_commit not in ("", self.sha):
+                self.refused += 1
+                told = httpx.Response(412, request=httpx.Request("POST", "https://hub.example"))
+                raise HfHubHTTPError("412 Client Error: Precondition Failed", response=told)
+            self.versions.append(self._changed(operations, bool(parent_commit)))
+        if self.fails == "after":
+            raise HubDown("the answer was lost")
+
+    def _changed(self, operations: list[Any], may_replace: bool) -> dict[str, bytes]:
         files = dict(self.files)
         for operation in operations:
             if isinstance(operation, CommitOperationDelete):
                 del files[operation.path_in_repo]
             else:
                 assert isinstance(operation, CommitOperationAdd)
-                assert operation.path_in_repo not in files  # only ever added
+                assert may_replace or operation.path_in_repo not in files  # only ever added
                 files[operation.path_in_repo] = bytes(operation.path_or_fileobj)
-        self.versions.append(files)
-        if self.fails == "after":
-            raise HubDown("the answer was lost")
+        return files
 
     @as_hf_api
     def super_squash_history(self, **_: Any) -> None:
@@ -118,7 +149,9 @@ class Server:
 
     def open(self) -> None:
         self.store = Store(self.folder, "tiny", "0" * 64)
-        self.copy = Copy(self.store, self.target, PREFIX)
+        self.copy = Copy(
+            self.store, self.target, PREFIX, block_rows(self.study), clock=lambda: self.now
+        )
         self.copy.begin()
 
     def wipe(self) -> None:
@@ -155,7 +188,8 @@ class Browser:
         def operation(db: Any) -> dict[str, Any]:
             if ticket:
                 resend.readmit(db, server.study, self.key, ticket, server.now)
-            enrolment.start_session(db, server.study, self.key, {}, server.now)
+            rows = server.copy.rows()
+            enrolment.start_session(db, server.study, self.key, {}, server.now, rows)
             state = trials.current_trial(db, server.study, self.key, server.now)
             return server.copy.tell(db, self.key, state)
 

@@ -159,7 +159,7 @@ def test_stop_ends_a_run_and_enter_takes_nothing_from_it(page):
     prompt = page.get_by_label("Ask, or give it a sentence")
     page.get_by_role("button", name=re.compile("^Settings")).click()
     page.get_by_label("Replays that time").first.fill("20")  # it would run for a long time
-    ask(page, "hello there")
+    ask(page, EXAMPLE)
     stop, generate = (page.get_by_role("button", name=n) for n in ("Stop", "Generate all three"))
     expect(stop).to_be_enabled()
     expect(generate).to_be_disabled()
@@ -229,7 +229,10 @@ def test_blind_mode_tells_nothing_until_the_answer(page):
 def test_a_link_restores_prompt_settings_and_seed(page, address):
     page.get_by_label("Ask, or give it a sentence").fill("say hello & goodbye")
     page.get_by_role("button", name=re.compile("^Settings")).click()
+    expect(page.locator("#seed input")).to_have_value("1")  # set by Gradio, after it is drawn
     page.locator("#seed input").fill("42")
+    page.locator("#seed input").press("Tab")
+    expect(page.locator("#seed input")).to_have_value("42")
     page.get_by_role("button", name="Copy link").click()
     expect(page.locator("#address textarea, #address input")).to_have_value(re.compile("seed=42"))
     link = page.locator("#address textarea, #address input").input_value()

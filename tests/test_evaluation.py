@@ -336,6 +336,9 @@ def test_a_fixed_exit_is_called_by_its_measured_depth() -> None:
     assert readme.beside_the_paper(summary)["fixed"].startswith(
         f"half depth instead of the same depth: {label}: right as heard"
     )
-    (row,) = [row for row in report.goals(summary) if row[0].startswith(label)]
+    row, errors = [row for row in report.goals(summary) if row[0].startswith(label)]
     assert "+0.0 points, 95 % -" in row[1]
     assert row[2] == "clearly worse: upper end below 0"
+    assert errors[0].endswith("WER of speech")
+    assert errors[1] == "+0.0 points, 95 % +0.0 to +0.0"
+    assert errors[2] == "clearly worse: lower end above 0"

@@ -88,7 +88,8 @@ def transformers_model(folder: Path, dtype: torch.dtype) -> GlmForCausalLM:
 
 @pytest.mark.parametrize(
     # bf16 has steps of 2^-8: both round in other places on the way.
-    ("dtype", "relative", "bound"), [(torch.float32, 1e-5, 1e-5), (torch.bfloat16, 2**-6, 0.05)]
+    ("dtype", "relative", "bound"),
+    [(torch.float32, 1e-5, 1e-5), (torch.bfloat16, 2**-6, 0.05)],
 )
 @torch.inference_mode()
 def test_logits_are_transformers_of_the_same_checkpoint(
@@ -233,9 +234,7 @@ def test_text_is_split_as_transformers_converter_splits_it(
     assert words.decode(words.encode(text)) == text
 
 
-def test_spoken_prompts_have_a_system_text_of_their_own(
-    lm: SpokenLM, reference: Tokenizer
-) -> None:
+def test_spoken_prompts_have_a_system_text_of_their_own(lm: SpokenLM, reference: Tokenizer) -> None:
     codes = (MARKS["<|begin_of_audio|>"], CODE, CODE + 1, MARKS["<|end_of_audio|>"])
     asked = dialogue(lm).encode([Turn("user", heard=(Heard(codes),))])
     written = f"[gMASK]<sop><|system|>\n{SYSTEM_SPEECH}<|user|>\n"
@@ -268,9 +267,7 @@ def test_nobody_ends_a_turn_by_typing_a_mark(lm: SpokenLM) -> None:
     assert FIRST_SPEECH + 3 not in ids
 
 
-def test_a_second_turn_follows_the_first_one(
-    lm: SpokenLM, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_turn_follows_the_first_one(lm: SpokenLM, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(lm, outside_mass=False)
     for script in ([TEXT, CODE, CODE, CODE, USER], [TEXT, CODE, CODE]):
         with monkeypatch.context() as patch:

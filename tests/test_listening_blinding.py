@@ -275,6 +275,11 @@ def key_served(target: Target) -> None:
     shutil.copy(target.study_dir / "key" / "stimuli.csv", target.study_dir / "serve")
 
 
+def volume_of_a_system(target: Target) -> None:
+    clip = next((target.study_dir / "serve" / "audio").iterdir())
+    shutil.copy(clip, target.study_dir / "serve" / "volume.wav")
+
+
 def folder_served(target: Target) -> None:
     target.app.mount("/key", StaticFiles(directory=target.study_dir / "key"))
 
@@ -431,6 +436,10 @@ FORMAT: Group = {
 }
 SERVED: Group = {
     "key in the served folder": (key_served, "serve/stimuli.csv is no file of a served study"),
+    "a system sets the volume": (
+        volume_of_a_system,
+        "serve/volume.wav is not the sound that code makes",
+    ),
     "key over HTTP": (folder_served, f"a probe of /key/stimuli.csv holds {SYSTEMS[0]}"),
     "open results": (results_open, f"a probe of /results holds {SYSTEMS[0]}"),
     "clips by their ids": (clips_by_id, "{base}/audio/{stimulus}.wav serves sound without a token"),

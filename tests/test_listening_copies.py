@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 from listening_test import changes
 from listening_test.changes import ForeignCopy
 from listening_test.enrolment import Refused
+from listening_test.leases import CLOCKS_S, LEASE_S
 from listening_test.offsite import Copy, NotCopied
 from listening_test.rows import utc
 from listening_test.segments import decoded
+from listening_test.session_plan import block_rows
 from listening_test.targets import FolderTarget
 from tests.copies import PREFIX, Browser, FakeHub, Server, finish, hub_target, scores
 
@@ -86,9 +88,15 @@ def test_a_session_that_was_never_copied_comes_back_by_its_ticket(server: Server
     same = ("session_id", "rater_id", "design_row", "trials", "consent_utc", "key_sha256")
     assert {name: back[name] for name in same} == {name: session[name] for name in same}
     assert scores(server) == rated
-    other = Browser()
-    assert other.begin(server)["state"] == "practice"
-    assert {r["design_row"] for r in server.rows("sessions")} == {0, 1}
+    # The places of the server that died are its own until its lease is over.
+    assert Browser().begin(server)["state"] == "practice"
+    assert {r["design_row"] for r in server.rows("sessions")} == {1, block_rows(server.study)}
+    server.now += LEASE_S + CLOCKS_S + 1
+    browser.rate(server, 5)  # is at work: nobody else gets its place
+    server.copy.cycle()
+    Browser().begin(server)
+    Browser().begin(server)
+    assert [r["design_row"] for r in server.rows("sessions")][2:] == [0, 2]
 
 
 # ---- what nobody can make up
@@ -269,7 +277,7 @@ def test_the_same_segment_twice_changes_nothing(server: Server, hub: FakeHub) ->
     browser.rate(server, 4)
     server.copy.cycle()
     before = {t: server.rows(t) for t in ("ratings", "sessions", "meta", "changes")}
-    segments = {name: decoded(data) for name, data in hub.files.items()}
+    segments = {name: decoded(data) for name, data in hub.segments.items()}
     assert server.run(lambda db: changes.restore(db, segments)) == 0  # known by name
     renamed = {f"{name}x": segment for name, segment in segments.items()}
     assert server.run(lambda db: changes.restore(db, renamed)) == len(segments)
@@ -285,7 +293,7 @@ def test_many_segments_become_few(
     for score in (1, 2, 3, 4, 5):
         browser.rate(server, score)
         server.copy.cycle()
-        assert len(hub.files) <= 4
+        assert len(hub.segments) <= 4
     rated = scores(server)
     server.wipe()
     assert scores(server) == rated
@@ -321,9 +329,9 @@ def test_what_the_old_server_copies_last_reaches_the_new_one(tmp_path: Path, hub
     # The old server copies that session too, as far as it knows it.
     old.run(lambda db: db.execute("UPDATE sessions SET submission = 's' WHERE n_done = 1"))
     old.copy.cycle()
-    segments = len(hub.files)
+    segments = len(hub.segments)
     new.copy.cycle()
-    assert len(hub.files) == segments  # what was taken in is not copied again
+    assert len(hub.segments) == segments  # what was taken in is not copied again
     assert len(new.rows()) == 4
     assert stays.come_back(new)["trial_index"] == 3
     assert moves.look(new)["trial_index"] == 3  # the old server's view did not set it back
@@ -341,7 +349,7 @@ def test_another_servers_ratings_are_refused(tmp_path: Path, hub: FakeHub) -> No
     one.copy.cycle()
     two = Server(tmp_path / "two", hub_target(FakeHub()))
     Browser().begin(two)
-    copy = Copy(two.store, hub_target(hub), PREFIX)
+    copy = Copy(two.store, hub_target(hub), PREFIX, 8)
     with pytest.raises(ForeignCopy, match="place of its own"):
         copy.begin()
     for server in (one, two):
@@ -490,7 +498,7 @@ def test_the_copies_hold_what_a_person_can_read(server: Server, hub: FakeHub) ->
     browser.begin(server)
     browser.rate(server, 4)
     server.copy.cycle()
-    lines = [json.loads(line) for data in hub.files.values() for line in data.splitlines()]
+    lines = [json.loads(line) for data in hub.segments.values() for line in data.splitlines()]
     (rating,) = [line["row"] for line in lines if line.get("table") == "ratings"]
     assert (rating["score"], rating["label_shown"], rating["trial_index"]) == (4, "Good", 1)
     assert not any(line.get("table") == "clips" for line in lines)

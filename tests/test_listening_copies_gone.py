@@ -21,14 +21,14 @@ def test_what_is_deleted_is_nowhere_any_more_and_stays_deleted(
         browser.rate(server, 3)
         server.copy.cycle()
     gone = leaving.acknowledged[1][0]
-    assert any(gone in data.decode() for data in hub.files.values())
+    assert any(gone in data.decode() for data in hub.segments.values())
     server.run(lambda db: db.execute("DELETE FROM ratings WHERE rating_id = ?", (gone,)))
     hub.fails = "after"
     server.copy.cycle()
     hub.fails = ""
     server.copy.cycle()
     assert len(hub.versions) == 1  # no history either
-    rows = [row for data in hub.files.values() for row in decoded(data).rows]
+    rows = [row for data in hub.segments.values() for row in decoded(data).rows]
     assert [row["rating_id"] for table, row in rows if table == "ratings"] == [
         staying.acknowledged[1][0]
     ]
@@ -41,7 +41,7 @@ def test_what_is_deleted_is_nowhere_any_more_and_stays_deleted(
 def nothing_left(server: Server, hub: FakeHub, session_id: str) -> None:
     """Of a session, in the database or in a copy, but that it is gone."""
     assert server.rows("sessions") == server.rows() == server.rows("profiles") == []
-    for data in hub.files.values():
+    for data in hub.segments.values():
         rows = decoded(data).rows
         assert not [row for _, row in rows if session_id in row.values()]
 

@@ -71,9 +71,13 @@ def test_a_whole_session_by_keyboard_only(page: Page, url: str, study_dir: Path)
     before = len(stored(study_dir))
     page.goto(url)
     expect(page.get_by_role("button", name="I agree")).to_be_visible()
-    for _ in range(2):  # consent, then instructions: one Tab to the button, Enter
+    # Consent, then the sound to set the volume by, then on: one Tab to each button, Enter.
+    for name in ("I agree", "Play the sound", "Begin"):
         page.keyboard.press("Tab")
+        expect(page.get_by_role("button", name=name)).to_be_focused()
         page.keyboard.press("Enter")
+        if name == "Play the sound":
+            expect(page.locator("#volume.playing")).to_be_visible()
     heading(page, "Practice clip")
     radios = page.get_by_role("radio")
     expect(radios).to_have_count(5)

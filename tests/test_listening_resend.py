@@ -110,13 +110,13 @@ def test_who_withdraws_is_deleted_from_the_copies_at_once(study_dir: Path) -> No
         rater = Rater(client)
         body, reply = rated(rater, rater.start(), 4)
         hosted.copy.cycle()
-        assert any(body["rating_id"].encode() in data for data in hub.files.values())
+        assert any(body["rating_id"].encode() in data for data in hub.segments.values())
         assert hosted.copy._pause() > 60
         gone = {"confirmed": True, "ticket": reply["next"]["ticket"]}
         assert rater.post("withdraw", gone).json() == {"withdrawn": 1}
         assert hosted.copy._pause() <= 30  # not with the next copy in two minutes
         hosted.copy.cycle()
-        for data in hub.files.values():
+        for data in hub.segments.values():
             assert f'"rating_id": "{body["rating_id"]}"'.encode() not in data
         assert rater.post("withdraw", gone).json()["error"] == "no_session"
         again = {"consent": True, "ticket": reply["next"]["ticket"]}
@@ -276,7 +276,7 @@ def test_a_session_that_cannot_come_back_begins_with_consent(machine: Machine) -
         heading(page, "Practice clip")
         rate(page, "3")
         heading(page, "Clip 1 of 4")
-        for copy in machine.bucket.rglob("*.jsonl"):  # the salt is gone too: nothing is believed
+        for copy in machine.bucket.rglob("*.json*"):  # the salt is gone too: nothing is believed
             copy.unlink()
         machine.lose()
         page.reload()

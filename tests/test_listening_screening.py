@@ -91,8 +91,7 @@ def answer_screen(
     client: TestClient, monkeypatch: pytest.MonkeyPatch, study_dir: Path, wrong: int
 ) -> tuple[Rater, dict[str, Any], list[Any]]:
     """Take the screen with so many wrong answers; the state after it, and what was sent."""
-    screen = load_prepared(study_dir).screen
-    assert screen is not None
+    (screen,) = load_prepared(study_dir).screens
     rater = Rater(client)
     state = rater.start()
     sent = []

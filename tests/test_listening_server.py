@@ -77,7 +77,7 @@ def test_a_session_over_http(client: TestClient, rater: Rater, study_dir: Path) 
 
 
 def test_what_is_out_of_turn_is_refused_with_a_reason(
-    client: TestClient, rater: Rater, study_dir: Path
+    client: TestClient, rater: Rater, study_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     state, other = rater.start(), Rater(client)
     theirs = other.start()
@@ -103,6 +103,7 @@ def test_what_is_out_of_turn_is_refused_with_a_reason(
         assert (reply.status_code, reply.json()["error"]) == (status, code), body
         assert reply.json()["message"].endswith(".")
         assert len(reply.content) < MAX_BODY
+        assert caplog.messages[-1] == f"refused POST '/listen/small/rating': {code}"
     reply = client.post("/listen/small/rating", content=b"{not json", headers=rater.headers)
     assert reply.json()["error"] == "bad_request"
     reply = client.post("/listen/small/rating", json=rater.body(state, 3))

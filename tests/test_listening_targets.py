@@ -28,7 +28,7 @@ from tests.listening import prepared_study
 # ---- opening
 def test_a_study_does_not_open_before_its_copies_are_there(tmp_path: Path, hub: FakeHub) -> None:
     store = Store(tmp_path, "tiny", "0" * 64)
-    copy = Copy(store, hub_target(hub), PREFIX)
+    copy = Copy(store, hub_target(hub), PREFIX, 8)
     hub.fails, pauses = "always", []
 
     def pause(seconds: float) -> None:
@@ -93,7 +93,7 @@ def test_serving_with_a_target_that_cannot_be_used_ends_with_a_sentence(
 def test_a_public_dataset_is_refused(tmp_path: Path) -> None:
     store = Store(tmp_path, "tiny", "0" * 64)
     with pytest.raises(BadTarget, match="is public"):
-        Copy(store, hub_target(FakeHub(private=False)), PREFIX).begin()
+        Copy(store, hub_target(FakeHub(private=False)), PREFIX, 8).begin()
     store.close()
 
 
@@ -125,7 +125,7 @@ def test_copies_are_made_every_so_often_and_soon_after_a_session_is_complete(
     server = Server(tmp_path, hub_target(hub))
     target = hub_target(hub)
     target.pause_s = 0.05  # type: ignore[misc]
-    server.copy = Copy(server.store, target, PREFIX, every_s=0.4)
+    server.copy = Copy(server.store, target, PREFIX, 8, every_s=0.4)
     server.copy.begin()
     server.copy.start()
     browser = Browser()
@@ -160,7 +160,7 @@ def assert_soon(condition: Any, seconds: float = 20) -> None:
 
 def test_tries_come_later_and_later_but_never_end(tmp_path: Path, hub: FakeHub) -> None:
     store = Store(tmp_path, "tiny", "0" * 64)
-    copy = Copy(store, hub_target(hub), PREFIX)
+    copy = Copy(store, hub_target(hub), PREFIX, 8)
     copy.begin()
     assert copy._pause() == 120
     copy.wake()

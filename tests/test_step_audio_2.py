@@ -62,7 +62,8 @@ def transformers_model(folder: Path, dtype: torch.dtype) -> Qwen2ForCausalLM:
 
 @pytest.mark.parametrize(
     # bf16 has steps of 2^-8: both round in other places on the way.
-    ("dtype", "relative", "bound"), [(torch.float32, 1e-5, 1e-5), (torch.bfloat16, 2**-6, 0.05)]
+    ("dtype", "relative", "bound"),
+    [(torch.float32, 1e-5, 1e-5), (torch.bfloat16, 2**-6, 0.05)],
 )
 @torch.inference_mode()
 def test_logits_are_transformers_of_the_same_checkpoint(
@@ -282,9 +283,7 @@ def test_where_the_model_leaves_the_layout_the_next_step_trusts_nothing(
     assert trace.steps[8].slot is Slot.TEXT
 
 
-def test_pads_fillers_and_the_end_of_speech(
-    lm: SpokenLM, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pads_fillers_and_the_end_of_speech(lm: SpokenLM, monkeypatch: pytest.MonkeyPatch) -> None:
     pad, end, eot = MARKS["<tts_pad>"], MARKS["<tts_end>"], MARKS["<|EOT|>"]
     script = [TEXT, *[CODE] * 4, pad, CODE, FILLER, FILLER, FILLER, end, TEXT, eot, TEXT]
     scripted(monkeypatch, lambda index, ids: script[index])

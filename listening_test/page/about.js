@@ -12,7 +12,7 @@ function element(tag, properties, ...children) {
 
 function choice(asked) {
   // An answer can be taken back: radios alone could not be emptied.
-  const rows = [...asked.choices.map((text) => [text, text]), ["", say("no_answer")]];
+  const rows = [...asked.choices.map((text, i) => [asked.values[i], text]), ["", say("no_answer")]];
   const labels = rows.map(([value, text]) => element("label", {},
     element("input", { type: "radio", name: asked.id, value }),
     element("span", { textContent: text })));

@@ -31,12 +31,14 @@ export function keepAboutUntilSafe(answers, state) {
 export function noteSafe(state) {
   if (state.safe === undefined) return;
   store.set("ticket", state.ticket);
+  store.set("safe", String(state.safe));
   if (state.safe > 0) store.remove("about");
   keep(kept().filter((body) => body.trial_index > state.safe));
 }
 
 export function forget() {
   store.remove("ticket");
+  store.remove("safe");
   store.remove("about");
   keep([]);
 }

@@ -47,6 +47,7 @@ export function uuid() {  // version 4; crypto.randomUUID is missing on plain ht
 // ---- talking to the server
 export async function ask(path, body) {
   const key = store.get("session");
+  const safe = store.get("safe");  // a server that knows less than this has to catch up first
   let response;
   let reply = null;
   try {
@@ -54,7 +55,7 @@ export async function ask(path, body) {
       method: body ? "POST" : "GET",
       cache: "no-store",
       headers: {
-        ...(key && { "X-Session": key }), ...(body && { "Content-Type": "application/json" }),
+        ...(key && { "X-Session": key }), ...(safe && { "X-Safe": safe }), ...(body && { "Content-Type": "application/json" }),
       },
       body: body && JSON.stringify(body),
       signal: AbortSignal.timeout?.(ANSWER_MS),  // old browsers wait on

@@ -10,6 +10,7 @@ import { forget, keepAboutUntilSafe, keepUntilSafe, noteSafe, standing } from ".
 import { ask, insist, pause, randomHex, store, uuid } from "./net.js";
 import { Questions } from "./questions.js";
 import { say, speak } from "./strings.js";
+import { stopVolume, volumeHeard, volumeWords } from "./volume.js";
 import { offerWithdrawal, withdrawing } from "./withdraw.js";
 
 const $ = (id) => document.getElementById(id);
@@ -47,7 +48,7 @@ function trouble(text) {
 
 // ---- one trial
 const LABELS = {
-  screen: "screen_of", one: "practice", practice: "practice_of", trial: "clip_of",
+  screen: "screen_of", environment: "room_of", one: "practice", practice: "practice_of", trial: "clip_of",
 };
 let trial = null;
 let clips = null;
@@ -60,12 +61,14 @@ function showTrial(state) {
   trial = state;
   times = { shownAt: performance.now(), firstPlay: null, hidden: 0, hiddenAt: null };
   const practice = state.state === "practice";
-  const screen = state.state === "screen";
+  const room = state.state === "environment";
+  const screen = room || state.state === "screen";
   const label = say(LABELS[practice && state.total === 1 ? "one" : state.state], state);
   $("heading").textContent = label;
   document.title = `${label} – ${study.title}`;
   $("practice-note").hidden = !practice;
-  $("screen-note").hidden = !screen;
+  $("screen-note").hidden = state.state !== "screen";
+  $("room-note").hidden = !room;
   $("more").hidden = screen;
   $("form").reset();
   $("more").open = false;
@@ -73,11 +76,17 @@ function showTrial(state) {
   clips = new Clips($("clips"), state.clips,
     { names: screen ? [""] : names(state.clips.length), inTurn: study.in_turn && !screen,
       onChange: opened, onTrouble: notPlayed });
-  const asked = screen ? { ...study, questions: [state.question] } : study;
+  const asked = screen ? { ...study, questions: [translated(state.question)] } : study;
   questions = new Questions($("questions"), asked, clips, opened);
   questions.enable(false);
   clips.changed();
   show("trial");
+}
+
+// A screen's question in the page's language.
+function translated({ text, options }) {
+  const own = (english) => study.screens[english] ?? english;
+  return { text: own(text), options: options.map(([value, label]) => [value, own(label)]) };
 }
 
 function names(n) {
@@ -134,7 +143,7 @@ function rating() {
     changed_n: Math.max(0, questions.changes - questions.answers.length),
     comment: $("comment").value,
     client_utc: new Date().toISOString(),
-    ui_lang: document.documentElement.lang,
+    ui_lang: study.language,
   };
 }
 
@@ -189,7 +198,8 @@ function keep(body) {
 
 function notSaved(error) {
   savedLine(say("not_saved_yet"), true);
-  const why = { not_saved: "why_disk", late: "why_late" }[error.code] ?? "why_gone";
+  const why = { not_saved: "why_disk", late: "why_late", behind: "why_late" }[error.code]
+    ?? "why_gone";
   const text = say("keep_open", { why: say(why) });
   if ($("trial").hidden) waiting(text); else trouble(text);
 }
@@ -234,6 +244,7 @@ function enter(state) {
     show("thanks");
   } else if (state.state === "screened_out") {
     clips?.stop();
+    $("screened-text").textContent = say(state.check ? "screened_room" : "screened_text");
     document.title = `${say("screened_title")} – ${study.title}`;
     wayBack($("screened-back"), state);
     show("screened");
@@ -245,12 +256,16 @@ function enter(state) {
   }
 }
 
+// Why it takes longer: the server says that it goes on by itself, or cannot be reached.
+const delayed = (error) => waiting(
+  say(["no_place", "behind", "too_many"].includes(error.code) ? "delayed" : "trying"));
+
 const ids = () => JSON.parse(store.get("ids") ?? "{}");
 
 async function resume(instructed = trial !== null) {
   if (left) return;
   try {
-    const state = await standing(ids(), () => waiting(say("trying")));
+    const state = await standing(ids(), delayed);
     // The questionnaire came before the instructions: they may not have been seen yet.
     if (study.questionnaire.length && state.trial_index === 1 && !instructed) {
       noteSafe(state);
@@ -264,12 +279,40 @@ async function resume(instructed = trial !== null) {
   }
 }
 
+// The languages of the study, named in themselves; the browser's own comes first.
+function offerLanguages() {
+  const codes = study.languages.map((words) => words.language);
+  const wished = [store.get("language"), ...navigator.languages, codes[0]].filter(Boolean);
+  const first = (tag) => tag.toLowerCase().split("-")[0];
+  const code = wished.flatMap((tag) => [codes.find((one) => one === tag),
+    codes.find((one) => first(one) === first(tag))]).find(Boolean);
+  $("language").replaceChildren(...codes.map((one) => Object.assign(
+    document.createElement("option"), { value: one, lang: one, textContent:
+      new Intl.DisplayNames([one], { type: "language" }).of(one) })));
+  $("language").value = code;
+  $("languages").hidden = codes.length < 2;
+  $("language").addEventListener("change", () => {
+    store.set("language", $("language").value);
+    choose($("language").value);
+    fill();
+  });
+  choose(code);
+}
+
+function choose(code) {
+  const canonical = study.languages[0].questionnaire;
+  const words = study.languages.find((one) => one.language === code);
+  // An answer is kept in the study's first language, whatever the page shows.
+  study = { ...study, ...words, questionnaire: words.questionnaire.map(
+    (asked, i) => ({ ...asked, values: canonical[i].choices })) };
+}
+
 function fill() {
   speak(study.language);
   document.title = study.title;
   $("place").textContent = study.title;
   for (const element of document.querySelectorAll("[data-text]")) {
-    element.textContent = study[element.dataset.text];
+    element.textContent = study[element.dataset.text] ?? "";
   }
   const minutes = Math.max(1, Math.round(study.trials / 6));
   $("length").textContent = say(minutes === 1 ? "length_one" : "length",
@@ -278,6 +321,7 @@ function fill() {
     study.screen ? "volume_screen" : study.practice ? "volume_practice" : "volume");
   $("comment").maxLength = study.max_comment;
   fillQuestionnaire($("about-questions"), study);
+  volumeWords();
 }
 
 function welcome() {
@@ -303,15 +347,18 @@ async function begin() {
   if (!store.get("session")) store.set("session", randomHex(24));
   try {
     const body = { consent: true, ids: ids() };
-    enter(await insist("session", body, () => waiting(say("trying"))));
+    enter(await insist("session", body, delayed));
   } catch (error) { waiting(error.code === "closed" ? say("closed") : error.message); }
 }
 
 $("agree").addEventListener("click", () => {
   if (study.questionnaire.length) begin(); else show("instructions");
 });
-$("begin").addEventListener("click", () => {
-  if (store.get("ticket")) { waiting(say("moment")); resume(true); } else begin();
+$("begin").addEventListener("click", async () => {
+  stopVolume();
+  if (store.get("ticket")) { waiting(say("moment")); await resume(true); } else await begin();
+  // Only a note beside the session: nothing waits for it, and nothing hangs on it.
+  if (volumeHeard() && store.get("session")) ask("volume", {}).catch(() => {});
 });
 
 $("about-form").addEventListener("submit", async (event) => {
@@ -349,6 +396,7 @@ offerWithdrawal(() => clips?.stop(), () => {
 
 async function start() {
   try { study = await loadStudy(); } catch (error) { waiting(error.message); return; }
+  offerLanguages();
   fill();
   keepIds(study.platform);
   const pending = store.get("pending");

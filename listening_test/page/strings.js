@@ -3,6 +3,13 @@
 // A language that is not here is shown in English. `one` forms are for a count of 1.
 
 const EN = {
+  language: "Language",
+  volume_sound: "Play this sound and set your volume until it is comfortable; then leave it.",
+  volume_play: "Play the sound",
+  room_of: "Room check {number} of {total}",
+  room_note: "A voice made by a computer, twice, under faint noise. Choose what you hear.",
+  screened_room: "This study needs a quiet place, and the check did not find one. You can close "
+    + "this page; nothing you did counts against you.",
   title: "Listening test",
   moment: "One moment …",
   agree: "I agree, go on",
@@ -72,6 +79,8 @@ const EN = {
   why_disk: "The server could not write it",
   why_late: "The server does not answer in time",
   why_gone: "The server cannot be reached",
+  delayed: "The server needs a moment to go on with you. This page goes on by itself; please keep "
+    + "it open.",
   trying: "The server cannot be reached. Trying again …",
   preparing: "The clips of this study are still being prepared. This page goes on by itself.",
   late_answer: "The server did not answer within {seconds} seconds.",
@@ -83,6 +92,12 @@ const EN = {
 };
 
 const ZH = {
+  language: "语言",
+  volume_sound: "请播放这段声音，把音量调到舒适的程度，之后不要再改动。",
+  volume_play: "播放声音",
+  room_of: "环境检查 {number}／{total}",
+  room_note: "同一段计算机生成的声音播放两次，伴有微弱噪声。请按听到的选择。",
+  screened_room: "本研究需要安静的环境，而检查没有通过。您可以关闭本页面，这不会对您有任何不利影响。",
   title: "听音测试",
   moment: "请稍候……",
   agree: "我同意，继续",
@@ -144,6 +159,7 @@ const ZH = {
   why_disk: "服务器无法写入",
   why_late: "服务器没有及时应答",
   why_gone: "无法连接服务器",
+  delayed: "服务器还需要一点时间才能继续。本页面会自动继续，请不要关闭。",
   trying: "无法连接服务器，正在重试……",
   preparing: "本研究的录音仍在准备中，本页面会自动继续。",
   late_answer: "服务器在 {seconds} 秒内没有应答。",
@@ -154,6 +170,12 @@ const ZH = {
 };
 
 const AR = {
+  language: "اللغة",
+  volume_sound: "شغّل هذا الصوت واضبط المستوى حتى يصبح مريحًا، ثم اتركه كما هو.",
+  volume_play: "تشغيل الصوت",
+  room_of: "فحص المكان {number} من {total}",
+  room_note: "صوت من صنع الحاسوب يُسمع مرتين مع ضجيج خافت. اختر ما تسمعه.",
+  screened_room: "تحتاج هذه الدراسة إلى مكان هادئ، ولم ينجح الفحص. يمكنك إغلاق هذه الصفحة، ولن يُحسب ذلك عليك.",
   title: "اختبار استماع",
   moment: "لحظة من فضلك …",
   agree: "أوافق، متابعة",
@@ -216,6 +238,7 @@ const AR = {
   why_disk: "تعذّر على الخادم الكتابة",
   why_late: "لم يُجب الخادم في الوقت المناسب",
   why_gone: "تعذّر الوصول إلى الخادم",
+  delayed: "يحتاج الخادم إلى لحظة ليتابع معك. ستتابع هذه الصفحة تلقائيًا؛ يُرجى إبقاؤها مفتوحة.",
   trying: "تعذّر الوصول إلى الخادم. تُعاد المحاولة …",
   preparing: "ما زالت مقاطع هذه الدراسة قيد الإعداد. تتابع هذه الصفحة بنفسها.",
   late_answer: "لم يُجب الخادم خلال {seconds} ثانية.",

@@ -124,6 +124,15 @@ def _gap(figures: dict[str, Any] | None) -> str:
     return f"{100 * gap['value']:+.1f} points, 95 % {low:+.1f} to {high:+.1f}, n = {gap['n']}"
 
 
+def _wer_gap(figures: dict[str, Any] | None) -> str:
+    """The difference in word errors to full depth in words."""
+    gap = (figures or {}).get("against_full", {}).get("wer")
+    if not gap:
+        return "not measured"
+    low, high = (100 * end for end in gap["ci95"])
+    return f"{100 * gap['value']:+.1f} points, 95 % {low:+.1f} to {high:+.1f}"
+
+
 def _verdict(figures: dict[str, Any] | None) -> str:
     verdict = (figures or {}).get("non_inferior")
     return {True: "kept", False: "not kept", None: "not decided"}[verdict]
@@ -175,6 +184,11 @@ def goals(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
             f"{depth_label(summary)} minus full depth, right as heard, all answers",
             _gap(fixed),
             "clearly worse: upper end below 0",
+        ),
+        (
+            f"{depth_label(summary)} minus full depth, WER of speech",
+            _wer_gap(fixed),
+            "clearly worse: lower end above 0",
         ),
     ]
 

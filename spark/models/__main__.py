@@ -1,6 +1,6 @@
 """Fetches a large model's files into the hub's cache, with progress; what is there stays.
 
-    python -m spark.models step-audio-2-mini
+python -m spark.models step-audio-2-mini
 """
 
 from __future__ import annotations

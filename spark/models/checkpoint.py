@@ -241,8 +241,7 @@ def _opened(path: Path) -> Any:
         return safe_open(str(path), framework="pt")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path.name} is cut off or damaged ({error}): "
-            f"{_again(path.parent, 'delete it and ')}"
+            f"{path.name} is cut off or damaged ({error}): {_again(path.parent, 'delete it and ')}"
         ) from error
 
 

@@ -107,8 +107,7 @@ def place(
     assert free is not None
     raise TooLarge(
         f"{title} needs {least / GIB:.1f} GiB on {_WHERE.get(where.type, where.type)} and "
-        f"{free / GIB:.1f} GiB are free: "
-        + _remedy(shape, where, free, bits, tokens, speech_rows)
+        f"{free / GIB:.1f} GiB are free: " + _remedy(shape, where, free, bits, tokens, speech_rows)
     )
 
 
