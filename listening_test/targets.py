@@ -68,6 +68,8 @@ _LOCAL = {"btrfs", "ext2", "ext3", "ext4", "f2fs", "overlay", "tmpfs", "xfs", "z
 _MOUNT_SETTLE_S = 75.0
 # Longer than the writing of a small file can take.
 _WRITING_S = 60.0
+# A reader waits so long for one that is being written, before it says so.
+_PATIENCE_S = 5.0
 # Versions of a shared file that are kept.
 _VERSIONS = 20
 
@@ -125,6 +127,17 @@ class FolderTarget:
 
     def shared(self, name: str) -> tuple[bytes | None, str]:
         """See `Target`. Each version is a file of its own, `<name>-<number>`."""
+        patience = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return self._newest(name)
+            except BlockingIOError:  # whoever writes needs milliseconds, as a rule
+                if time.monotonic() > patience:
+                    raise
+                time.sleep(0.02)
+
+    def _newest(self, name: str) -> tuple[bytes | None, str]:
+        """The newest whole version and the newest number; BlockingIOError while it is written."""
         if not self._folder.is_dir():
             raise OSError(f"the folder {self._folder} is gone")
         versions = self._versions(name)
@@ -133,7 +146,7 @@ class FolderTarget:
             if (data := path.read_bytes()).endswith(b"\n"):
                 return data, str(versions[-1])
             if time.time() - path.stat().st_mtime < _WRITING_S:
-                raise OSError(f"{name} is being written just now")
+                raise BlockingIOError(f"{name} is being written just now")
             # Whoever wrote it died over it: the version before it holds.
         return None, str(versions[-1] if versions else 0)
 

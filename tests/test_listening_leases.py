@@ -244,12 +244,24 @@ def test_a_version_that_was_never_finished_holds_nobody_up_for_long(
     assert target.swap("a/f.json", b"one\n", "0")
     assert not target.swap("a/f.json", b"two\n", "0")
     (bucket / "a" / "f.json-00000002").write_bytes(b"tw")  # its writer died
+    monkeypatch.setattr("listening_test.targets._PATIENCE_S", 0.1)
     with pytest.raises(OSError, match="being written"):
         target.shared("a/f.json")
     monkeypatch.setattr("listening_test.targets._WRITING_S", -1.0)
     assert target.shared("a/f.json") == (b"one\n", "2")
     assert target.swap("a/f.json", b"three\n", "2")
     assert target.shared("a/f.json") == (b"three\n", "3")
+
+
+def test_a_reader_waits_for_a_version_that_is_being_written(bucket: Path) -> None:
+    target = FolderTarget(bucket)
+    assert target.swap("f.json", b"one\n", "0")
+    path = bucket / "f.json-00000002"
+    path.write_bytes(b"")
+    writer = threading.Timer(0.3, path.write_bytes, [b"two\n"])
+    writer.start()
+    assert target.shared("f.json") == (b"two\n", "2")
+    writer.join()
 
 
 def test_old_versions_are_cleared_away_and_a_latecomer_loses(bucket: Path) -> None:
