@@ -128,6 +128,7 @@ def results_page(studies: Studies, demo: gr.Blocks) -> None:
     demo.load(
         lambda: _with_visibility(show_results(studies)),
         outputs=[note, systems, means, pairs, gaps, raters, shown],
+        show_progress="hidden",  # else the page's words fade to a fifth while they come in
         api_visibility="private",
     )
     download.click(

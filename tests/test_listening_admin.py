@@ -383,7 +383,9 @@ def test_the_admin_page_in_a_browser(site: Any, browser: Browser, scheme: Any) -
 
 
 def _clean(page: Any) -> None:
-    expect(page.get_by_text("Loading...")).to_have_count(0)  # Gradio's own, while a part comes in
+    # Gradio's own words and fading, while a part comes in.
+    expect(page.get_by_text("Loading...")).to_have_count(0)
+    expect(page.locator(".pending")).to_have_count(0)
     found = Axe().run(page).response["violations"]
     told = [(v["id"], [node["html"][:120] for node in v["nodes"]][:3]) for v in found]
     assert not told, json.dumps(told, indent=1)
