@@ -101,7 +101,7 @@ def test_the_mixture_never_draws_a_held_out_pair_or_phrasing(writer: Writer) -> 
     source.rng = random.Random(4)
     kinds = ("sum", "difference")  # the others' answers do not name the pair
     held_out = {f.answer for f in questions.facts() if f.held_out and f.kind in kinds}
-    questions_drawn = [source._question() for _ in range(5000)]
+    questions_drawn = [source._question(practice=0.5) for _ in range(5000)]
     assert not held_out & {answer for _, answer in questions_drawn}
     outside = set(map(normalise, questions.outside()))
     assert not outside & {prompt for prompt, _ in questions_drawn}
@@ -111,6 +111,18 @@ def test_the_mixture_never_draws_a_held_out_pair_or_phrasing(writer: Writer) -> 
     for prompt, answer in questions_drawn:
         for fact in facts.get(answer, []):
             assert not questions.is_held_out_phrasing(prompt, fact), prompt
+
+
+def test_practice_goes_beyond_what_is_known_and_its_sums_are_right() -> None:
+    value = {questions.number_words(str(n)): n for n in range(81)}
+    held_out = {(f.kind, f.slots) for f in questions.facts() if f.held_out}
+    drawn = {(fact.kind, fact.slots): fact.key for fact in questions.practice()}
+    assert not held_out & drawn.keys()
+    assert len(drawn) == 2 * 41 * 41 - sum(kind in ("sum", "difference") for kind, _ in held_out)
+    for (kind, (x, y)), key in drawn.items():
+        sign = 1 if kind == "sum" else -1
+        size = value[key.removeprefix("minus ")]
+        assert value[x] + sign * value[y] == (-size if key.startswith("minus ") else size)
 
 
 def test_codes_survive_their_file(tmp_path: Path) -> None:

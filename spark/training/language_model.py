@@ -33,6 +33,9 @@ PEAK_RATE = 1.5e-3
 WARM_UP = 100  # steps
 WEIGHT_DECAY = 0.15  # of matrices: a sum that training never saw needs rules, not memory
 TEXT_WEIGHT = 3.0  # of a text or control target's loss: few among codes, and any slip is heard
+# Exits that the early-exit loss looks at. The models of the paper never learnt to be left half-way,
+# and an exit there is to show what that does: so only the deep candidates are helped.
+HELPED_EXITS = tuple(exit_layer for exit_layer in embedded.EXIT_LAYERS if exit_layer > 9)
 DECAY = 0.3  # the last share of the time, in which the rate falls to nearly nothing
 
 
@@ -219,8 +222,8 @@ class Trainer:
         return self.settings.peak_rate * min(1.0, (self.step + 1) / WARM_UP) * falling
 
     def exit_layer(self) -> int:
-        """The exit that this step's early-exit loss looks at: each candidate in turn."""
-        return embedded.EXIT_LAYERS[self.step % len(embedded.EXIT_LAYERS)]
+        """The exit that this step's early-exit loss looks at: each of HELPED_EXITS in turn."""
+        return HELPED_EXITS[self.step % len(HELPED_EXITS)]
 
     def train_on(self, batch: Sequence[Exchange], progress: float) -> float:
         """One step; the mean loss of this worker's targets, hints and early exits included."""

@@ -23,6 +23,7 @@ LIST_SHARE = 0.5  # of written copies are lists of words instead of sentences
 # Asked so many times more than their number says: long tables, and names of several pieces.
 HARD = {"sum": 2, "difference": 2, "capital": 4, "author": 3, "baby": 3, "opposite": 3}
 LEAST = 4.0  # weight of a kind of one fact: greetings and the like are what visitors try first
+PRACTICE_SHARE = 0.5  # of questions answered in writing are sums and differences
 CUT_SHARE = 0.25  # of spoken answers end with their text: the answer is learnt at half the price
 
 
@@ -87,10 +88,14 @@ class Mixture:
         self.weights = [max(len(f) ** 0.7 * HARD.get(f[0].kind, 1), LEAST) for f in self.kinds]
         self.unknown = questions.unknown_fact()
 
-    def _question(self) -> tuple[str, str]:
-        """A prompt and its answer; never one of the held-out phrasings, however it came about."""
+    def _question(self, practice: float = 0.0) -> tuple[str, str]:
+        """A prompt and its answer; never one of the held-out phrasings, however it came about.
+
+        A share `practice` of them are sums and differences beyond what the model is meant to know.
+        """
         while True:
-            fact, prompt = self._asked()
+            practises = self.rng.random() < practice
+            fact, prompt = self._practised() if practises else self._asked()
             if self.rng.random() < LOOSE_SHARE:
                 prompt = questions.loosen(prompt, fact.slots, sentences.common(), self.rng)
             if not questions.is_held_out_phrasing(prompt, fact):
@@ -101,6 +106,10 @@ class Mixture:
         if self.rng.random() < UNKNOWN_SHARE:
             return self.unknown, questions.ask_unknown(self.rng, sentences.examples())
         fact = self.rng.choice(self.rng.choices(self.kinds, self.weights)[0])
+        return fact, questions.ask(fact, self.rng)
+
+    def _practised(self) -> tuple[Fact, str]:
+        fact = self.rng.choice(questions.practice())
         return fact, questions.ask(fact, self.rng)
 
     def draw(self) -> Exchange:
@@ -114,12 +123,12 @@ class Mixture:
             listed = rng.random() < LIST_SHARE
             text = sentences.word_list(rng) if listed else rng.choice(sentences.examples())
             return writer.written(questions.ask_aloud(text, rng), text)
-        prompt, answer = self._question()
         if luck < 1 - shares.answer_written:
+            prompt, answer = self._question()
             spoken = self.answers[answer]
             cut = len(writer.slots(spoken)) + 1 if rng.random() < CUT_SHARE else None
             return writer.spoken(prompt, spoken, cut)
-        return writer.written(prompt, answer)
+        return writer.written(*self._question(PRACTICE_SHARE))
 
     def batches(self, tokens: int) -> Iterator[list[Exchange]]:
         """Batches of similar length, each at most `tokens` ids with padding."""

@@ -21,6 +21,7 @@ from ruamel.yaml import YAML
 from spark.text import normalise, number_words
 
 LARGEST = 20  # operands run from nought to twenty
+PRACTISED = 40  # and up to here in writing: too many pairs to learn one by one, so a rule is found
 HELD_OUT_SHARE = 0.08  # of the number pairs of each kind
 _NUMBERS = ("sum", "difference", "larger", "smaller")
 _ADDED, _DROPPED = 0.08, 0.12  # chance, for each word, that one comes before it or that it goes
@@ -54,12 +55,12 @@ def _phrasings() -> Any:
     return _read("phrasings.yaml")
 
 
-def _number_facts() -> list[tuple[str, tuple[str, ...], str]]:
-    """(kind, slots, key) of every number pair."""
-    words = [number_words(str(n)) for n in range(2 * LARGEST + 1)]
+def _number_facts(largest: int = LARGEST) -> list[tuple[str, tuple[str, ...], str]]:
+    """(kind, slots, key) of every number pair up to `largest`."""
+    words = [number_words(str(n)) for n in range(2 * largest + 1)]
     rows: list[tuple[str, tuple[str, ...], str]] = []
-    for a in range(LARGEST + 1):
-        for b in range(LARGEST + 1):
+    for a in range(largest + 1):
+        for b in range(largest + 1):
             below = "minus " + words[b - a] if b > a else words[a - b]
             rows.append(("sum", (words[a], words[b]), words[a + b]))
             rows.append(("difference", (words[a], words[b]), below))
@@ -92,19 +93,38 @@ def _is_held_out(kind: str, slots: tuple[str, ...]) -> bool:
     return kind in _NUMBERS and zlib.crc32(name.encode()) % 1000 < 1000 * HELD_OUT_SHARE
 
 
+def _of_kind(kind: str, slots: tuple[str, ...], key: str, held_out: bool) -> Fact:
+    entry = _phrasings()["kinds"][kind]
+    values = dict(zip(("x", "y"), slots, strict=False))
+    answer = entry["answer"].format(**{"y": key, "z": key, **values})
+    return Fact(kind, entry["family"], slots, answer, key, held_out)
+
+
 @cache
 def facts() -> tuple[Fact, ...]:
     """Everything the model is meant to know, held-out number pairs included."""
-    kinds = _phrasings()["kinds"]
-    found = []
-    for kind, slots, key in _number_facts() + _word_facts():
-        values = dict(zip(("x", "y"), slots, strict=False))
-        answer = kinds[kind]["answer"].format(**{"y": key, "z": key, **values})
-        family = kinds[kind]["family"]
-        found.append(Fact(kind, family, slots, answer, key, _is_held_out(kind, slots)))
+    found = [
+        _of_kind(kind, slots, key, _is_held_out(kind, slots))
+        for kind, slots, key in _number_facts() + _word_facts()
+    ]
     for kind, entry in _phrasings()["dialogue"].items():
         found.append(Fact(kind, "dialogue", (), entry["answer"], entry["answer"]))
     return tuple(found)
+
+
+@cache
+def practice() -> tuple[Fact, ...]:
+    """Sums and differences of operands up to PRACTISED, without the pairs that are held out.
+
+    For training in writing only. Not among `facts()`: the model is not meant to know them all.
+    """
+    within = {number_words(str(n)) for n in range(LARGEST + 1)}
+    return tuple(
+        _of_kind(kind, slots, key, held_out=False)
+        for kind, slots, key in _number_facts(PRACTISED)
+        if kind in ("sum", "difference")
+        and not (within.issuperset(slots) and _is_held_out(kind, slots))
+    )
 
 
 def unknown_fact() -> Fact:
@@ -123,11 +143,7 @@ def counting() -> tuple[Fact, ...]:
     words = [number_words(str(n)) for n in range(2 * LARGEST + 1)]
     pairs = list(itertools.pairwise(words))
     rows = [("next", a, b) for a, b in pairs] + [("previous", b, a) for a, b in pairs]
-    kinds = _phrasings()["kinds"]
-    return tuple(
-        Fact(kind, "factual", (here,), kinds[kind]["answer"].format(x=here, y=there), there)
-        for kind, here, there in rows
-    )
+    return tuple(_of_kind(kind, (here,), there, held_out=False) for kind, here, there in rows)
 
 
 def answers(held_out: bool) -> list[str]:
