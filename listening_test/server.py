@@ -59,6 +59,8 @@ _PAGE_FILES = {"page.css": "text/css"} | dict.fromkeys(_SCRIPTS, "text/javascrip
 # A rating is below 2 kB; four times the longest comment leaves room for escapes.
 MAX_BODY = 16_384
 MAX_COMMENT = 1000
+# Of the 20 s that a page waits for an answer.
+SETTLE_S = 15.0
 # As many systems as a study can have, the open reference and two anchors.
 MAX_CLIPS = 29
 _NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -251,6 +253,8 @@ def router(studies: Studies) -> APIRouter:
                 return trials.withdraw(db, key, now)
 
             withdrawn = await _run(hosted, operation)
+            # Deleted is told once it is so in the file too; one that cannot be written is an alarm.
+            await asyncio.to_thread(hosted.store.settle, SETTLE_S)
             if hosted.copy:
                 hosted.copy.wake()  # the copies still hold what was deleted
             return {"withdrawn": withdrawn}
@@ -300,7 +304,8 @@ def _add_page_routes(routes: APIRouter, studies: Studies) -> None:
     async def texts(study_id: str) -> Response:
         try:
             hosted = _hosted(studies, study_id)
-            study, closed = hosted.study, await _run(hosted, enrolment.closed_utc)
+            study = hosted.study
+            closed = await asyncio.to_thread(hosted.store.read, enrolment.closed_utc)
         except Refused as error:
             return _refusal(error)
         except NotSaved as error:
