@@ -269,7 +269,7 @@ def router(studies: Studies) -> APIRouter:
             stimulus_id = await _run(hosted, lambda db: trials.serve_clip(db, token, now))
             data = await asyncio.to_thread(hosted.audio_path(stimulus_id).read_bytes)
         except Refused as error:
-            return _refusal(error)
+            return _refusal(request, error)
         except (NotSaved, OSError) as error:
             return _not_saved(error)
         return _sound(data, request.headers.get("range"))
@@ -292,7 +292,7 @@ def _add_page_routes(routes: APIRouter, studies: Studies) -> None:
             path = _hosted(studies, study_id).study_dir / "serve" / VOLUME_FILE
             data = await asyncio.to_thread(path.read_bytes)
         except Refused as error:
-            return _refusal(error)
+            return _refusal(request, error)
         except OSError as error:
             return _not_saved(error)
         return _sound(data, request.headers.get("range"))
@@ -301,13 +301,13 @@ def _add_page_routes(routes: APIRouter, studies: Studies) -> None:
         _add_file(routes, name, media_type)
 
     @routes.get("/study")
-    async def texts(study_id: str) -> Response:
+    async def texts(study_id: str, request: Request) -> Response:
         try:
             hosted = _hosted(studies, study_id)
             study = hosted.study
             closed = await asyncio.to_thread(hosted.store.read, enrolment.closed_utc)
         except Refused as error:
-            return _refusal(error)
+            return _refusal(request, error)
         except NotSaved as error:
             return _not_saved(error)
         return JSONResponse(
@@ -390,17 +390,17 @@ async def _answer(
             raise Refused(401, "no_session", "The request has no session key (X-Session).")
         return JSONResponse(await reply(hosted, key), headers=_NO_STORE)
     except Refused as error:
-        # Quoted: a path may hold line breaks. Raters' addresses are kept nowhere.
-        log.warning("refused %s %r: %s", request.method, request.url.path, error.code)
         open_study = studies.get(study_id)
         if error.code == "no_place" and open_study and open_study.copy:
             open_study.copy.wake()  # it takes more places with each copy
-        return _refusal(error)
+        return _refusal(request, error)
     except NotSaved as error:
         return _not_saved(error)
 
 
-def _refusal(error: Refused) -> Response:
+def _refusal(request: Request, error: Refused) -> Response:
+    # Quoted: a path may hold line breaks. Raters' addresses are kept nowhere.
+    log.warning("refused %s %r: %s", request.method, request.url.path[:200], error.code)
     return JSONResponse(
         {"error": error.code, "message": str(error)}, error.status, headers=_NO_STORE
     )

@@ -135,6 +135,23 @@ def test_odd_text_is_stored_safely(client: TestClient, rater: Rater, study_dir: 
     assert '"a \u4f60b"' in ratings(study_dir)
 
 
+def test_sound_that_is_refused_is_logged_as_other_refusals_are(
+    client: TestClient, rater: Rater, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = rater.start()["clips"][0]
+    assert client.get(f"/listen/small/clip/{token}").status_code == 200
+    assert caplog.messages == []
+    for path, code in [
+        ("small/clip/guessed", "no_clip"),
+        (f"soon/clip/{token}", "preparing"),
+        (f"none/clip/{token}", "no_study"),
+        ("broken/volume", "failed"),
+    ]:
+        reply = client.get(f"/listen/{path}")
+        assert reply.json()["error"] == code
+        assert caplog.messages[-1] == f"refused GET '/listen/{path}': {code}"
+
+
 def test_sound_is_served_without_a_trace(client: TestClient, rater: Rater) -> None:
     state = rater.start()
     path = f"/listen/small/clip/{state['clips'][0]}"
