@@ -14,8 +14,9 @@ from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 from fastapi.testclient import TestClient
 
+from listening_test.bodies import MAX_BODY
 from listening_test.hosting import Studies
-from listening_test.server import MAX_BODY, attach
+from listening_test.server import attach
 from tests.listening import SYSTEMS, Rater, prepared_study
 
 
