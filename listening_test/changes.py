@@ -5,8 +5,9 @@ acknowledged can be overlooked. `take` reads the noted rows as they stand, `sett
 off once they are safe, `restore` puts rows of segments back. All durable tables are copied,
 those that are added later too; the tokens of open clips are not, since they die with the machine.
 
-Every function takes the open transaction and runs inside `Store.run`. Nothing here knows where
-the copies lie.
+Every function takes the open transaction and runs inside `Store.run`; those that only look (`take`,
+which may look at every row there is, `waiting`, `known_segments`) inside `Store.read`, so that no
+rating waits for them. Nothing here knows where the copies lie.
 """
 
 from __future__ import annotations
@@ -160,8 +161,15 @@ def note_all(db: sqlite3.Connection) -> None:
         )
 
 
-def take(db: sqlite3.Connection) -> Batch | None:
-    """What waits to be copied; None if nothing does.
+def next_order(db: sqlite3.Connection) -> int:
+    """The number of the next segments: larger than that of every one this database knows of."""
+    order = int(_value(db, "order") or 0) + 1
+    _set(db, "order", order)
+    return order
+
+
+def take(db: sqlite3.Connection, order: int) -> Batch | None:
+    """What waits to be copied, as segments of number `order`; None if nothing does.
 
     A session's rows are all in one segment: wherever a copy breaks off, no session is half in it.
     """
@@ -188,8 +196,6 @@ def take(db: sqlite3.Connection) -> Batch | None:
         found = db.execute(f'SELECT {chosen} FROM "{table}" {noted} ORDER BY rowid')
         rows += [(table, dict(row)) for row in found]
     gone = [(row[0], row[1]) for row in db.execute("SELECT * FROM gone")] if whole else []
-    order = int(_value(db, "order") or 0) + 1
-    _set(db, "order", order)
     return Batch(_cut(order, rows, gone), int(upto), frozenset(known) if whole else frozenset())
 
 

@@ -132,13 +132,13 @@ class Studies:
         return state.status if state else None
 
     def state(self, study_id: str) -> StudyState | None:
-        """One study's state, counted now (waits for the store)."""
+        """One study's state, counted now beside the store's writer."""
         state, hosted = self._states.get(study_id), self._hosted.get(study_id)
         if state is None or hosted is None:
             return state
-        counts, closed = hosted.store.run(
+        counts, closed = hosted.store.read(
             lambda db: (trials.progress(db), enrolment.closed_utc(db))
-        ).result()
+        )
         study = hosted.study
         return replace(
             state,

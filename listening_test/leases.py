@@ -159,7 +159,7 @@ class Leases:
     def _advanced(self, ledger: Ledger) -> Ledger:
         def free(rows: tuple[range, ...]) -> int:
             now = self._clock()
-            return self._store.run(lambda db: enrolment.free_rows(db, rows, now)).result()
+            return self._store.read(lambda db: enrolment.free_rows(db, rows, now))
 
         return advanced(ledger, self._server, self._clock(), free)
 
@@ -186,7 +186,7 @@ class Leases:
 
     def _read(self, data: bytes | None) -> Ledger:
         if data is None:
-            salt = self._store.run(changes.salt).result()
+            salt = self._store.read(changes.salt)
             return Ledger(salt=salt, rows_per_block=self._rows_per_block)
         try:
             ledger = Ledger.model_validate_json(data)

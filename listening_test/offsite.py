@@ -136,7 +136,7 @@ class Copy:
             self._store.run(lambda db: changes.watch(db, place)).result()
             self._leases.look()
             names = self._target.names(self._prefix)
-            known = self._store.run(changes.known_segments).result()
+            known = self._store.read(changes.known_segments)
             if known - names:
                 log.warning("%s copies are gone from %s", len(known - names), self._target.place)
                 self._store.run(changes.note_all).result()
@@ -220,10 +220,10 @@ class Copy:
         return {**state, **told}
 
     def status(self) -> CopyStatus:
-        """How it goes (waits for the store)."""
-        waiting, places = self._store.run(
+        """How it goes."""
+        waiting, places = self._store.read(
             lambda db: (changes.waiting(db), enrolment.free_rows(db, self.rows(), self._clock()))
-        ).result()
+        )
         with self._state:
             return CopyStatus(
                 place=self._target.place,
@@ -250,7 +250,7 @@ class Copy:
 
     # ---- the work
     def _take_in(self, names: set[str]) -> None:
-        known = self._store.run(changes.known_segments).result()
+        known = self._store.read(changes.known_segments)
         with self._state:
             unseen = names - known - self._damaged
         segments: dict[str, Segment] = {}
@@ -264,9 +264,10 @@ class Copy:
         self._store.run(lambda db: changes.restore(db, segments)).result()
 
     def _push(self, names: set[str]) -> None:
-        if not self._leases.agreed:
+        if not self._leases.agreed or not self._store.read(changes.waiting):
             return
-        batch: Batch | None = self._store.run(changes.take).result()
+        order = self._store.run(changes.next_order).result()
+        batch: Batch | None = self._store.read(lambda db: changes.take(db, order))
         if batch is None:
             return
         add = {

@@ -3,11 +3,11 @@
 One writer thread owns the database. Operations queue up, those waiting are run in one
 transaction (group commit), and their futures resolve only after the commit is on disk (WAL,
 synchronous=FULL): what was acknowledged survives a `kill -9` or a power cut. The CSV is appended
-after each commit and rebuilt at start and after a withdrawal, so it never holds a row that the
-database lacks.
+after each commit, and mended beside the writer (`shadow.py`). Whoever only looks reads on a
+connection of their own (`Store.read`), and no rating waits for it.
 
-The store knows tables and files. The rules of a session (order, listening, replays) are in
-`trials.py`, which passes functions to `Store.run`.
+The store knows files and transactions, and no table but for its own identity. The rules of a
+session (order, listening, replays) are in `trials.py`, which passes functions to `Store.run`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from listening_test.columns import RATING_COLUMNS, csv_text
+from listening_test.database import BUSY_S, reading, writing
+from listening_test.shadow import Shadow, rows_after, withdrawals
 
 T = TypeVar("T")
 _Job = tuple[Callable[..., Any], Future[Any]]
@@ -31,70 +32,8 @@ log = logging.getLogger(__name__)
 
 # Enough to share one disk flush among a crowd, few enough that nobody waits long for it.
 _MAX_BATCH = 256
-
-SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS sessions (
-    session_id TEXT PRIMARY KEY,
-    key_sha256 TEXT NOT NULL UNIQUE,
-    rater_id TEXT NOT NULL,
-    platform TEXT NOT NULL,
-    design_row INTEGER NOT NULL,
-    trials TEXT NOT NULL,
-    n_done INTEGER NOT NULL DEFAULT 0,
-    state TEXT NOT NULL DEFAULT 'started',
-    consent_utc TEXT NOT NULL,
-    last_seen REAL NOT NULL,
-    completion_code TEXT,
-    person TEXT UNIQUE,
-    submission TEXT,
-    headphones TEXT,
-    headphones_right INTEGER,
-    headphones_passed INTEGER,
-    environment_right INTEGER,
-    environment_passed INTEGER,
-    volume_utc TEXT
-);
-CREATE INDEX IF NOT EXISTS sessions_by_row ON sessions (design_row, state, last_seen);
-CREATE TABLE IF NOT EXISTS clips (
-    token TEXT PRIMARY KEY,
-    session_id TEXT NOT NULL,
-    trial_index INTEGER NOT NULL,
-    place INTEGER NOT NULL,
-    stimulus_id TEXT NOT NULL,
-    first_served REAL,
-    UNIQUE (session_id, trial_index, place)
-);
-CREATE TABLE IF NOT EXISTS screens (
-    rating_id TEXT PRIMARY KEY,
-    session_id TEXT NOT NULL,
-    trial_index INTEGER NOT NULL,
-    answer INTEGER NOT NULL,
-    passed INTEGER NOT NULL,
-    server_utc TEXT NOT NULL,
-    UNIQUE (session_id, trial_index)
-);
-CREATE TABLE IF NOT EXISTS profiles (
-    session_id TEXT PRIMARY KEY,
-    answers TEXT NOT NULL,
-    server_utc TEXT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS withdrawals (
-    note_id TEXT PRIMARY KEY,
-    day TEXT NOT NULL,
-    ratings INTEGER NOT NULL,
-    asked_by TEXT NOT NULL
-);
-CREATE TABLE IF NOT EXISTS ratings (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    {", ".join(f'"{name}"' for name in RATING_COLUMNS)},
-    UNIQUE (rating_id),
-    UNIQUE (session_id, trial_index, dimension, stimulus_id)
-);
-"""
-
-
-_LATER = {"environment_right": "INTEGER", "environment_passed": "INTEGER", "volume_utc": "TEXT"}
+# A reader holds the log for as long as it reads: then it is tried again.
+_LOG_AGAIN_S = 1.0
 
 
 class NotSaved(RuntimeError):
@@ -119,38 +58,23 @@ class Store:
 
     def __init__(self, folder: Path, study_id: str, config_sha256: str) -> None:
         self.csv_path = folder / "ratings.csv"
-        self.csv_error: str | None = None
-        self._csv_inode: int | None = None
-        self._csv_withdrawals = 0
+        self._path = folder / "ratings.sqlite3"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._db = self._open(folder / "ratings.sqlite3")
+            self._db = writing(self._path)
             self._claim(study_id, config_sha256)
-            self._rebuild_csv()
         except (OSError, sqlite3.Error) as error:
             raise NotSaved(
                 f"{folder} cannot keep ratings ({error}). It must be a folder on a local disk "
                 "with room, that this user may write to."
             ) from error
+        self._shadow = Shadow(self.csv_path, self._path)
+        self._left = withdrawals(self._db)
+        self._log_tells = False
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name=f"store-{study_id}", daemon=True)
         self._thread.start()
-
-    @staticmethod
-    def _open(path: Path) -> sqlite3.Connection:
-        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
-        db.row_factory = sqlite3.Row
-        db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=FULL")
-        # What a rater withdraws is overwritten, not only marked as free.
-        db.execute("PRAGMA secure_delete=ON")
-        db.executescript(SCHEMA)
-        known = {row["name"] for row in db.execute("PRAGMA table_info(sessions)")}
-        for name, kind in _LATER.items():
-            if name not in known:  # made by an earlier version
-                db.execute(f"ALTER TABLE sessions ADD COLUMN {name} {kind}")
-        return db
 
     def _claim(self, study_id: str, config_sha256: str) -> None:
         identity = f"{study_id} {config_sha256}"
@@ -178,18 +102,43 @@ class Store:
             self._queue.put((operation, future))
         return future
 
+    def read(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        """What `operation` finds in the database as it was last committed.
+
+        On a connection of its own, in the calling thread: the writer neither does it nor waits.
+
+        Raises:
+            NotSaved: the database cannot be read.
+        """
+        try:
+            with closing(reading(self._path)) as db:
+                db.execute("BEGIN")  # one moment for all that the operation asks
+                return operation(db)
+        except sqlite3.Error as error:
+            raise NotSaved(f"{self._path} cannot be read ({error})") from error
+
+    @property
+    def csv_error(self) -> str | None:
+        """Why `ratings.csv` is behind the database; None if it is not."""
+        return self._shadow.error
+
+    def settle(self, timeout: float | None = None) -> bool:
+        """Wait until `ratings.csv` holds what the database does, or could not be mended."""
+        return self._shadow.settle(timeout)
+
     def close(self) -> None:
         """Finish what is queued and close the database."""
         if not self._closed:
             self._closed = True
             self._queue.put(None)
             self._thread.join()
+            self._shadow.close()
             self._db.close()
 
     def _work(self) -> None:
         running = True
         while running:
-            batch = [self._queue.get()]
+            batch = [self._next()]
             with suppress(queue.Empty):
                 while len(batch) < _MAX_BATCH:
                     batch.append(self._queue.get_nowait())
@@ -199,6 +148,14 @@ class Store:
             if jobs:
                 self._commit_or_undo(jobs)
 
+    def _next(self) -> _Job | None:
+        """The next job; until one comes, what was withdrawn is got out of the log."""
+        while self._log_tells:
+            with suppress(queue.Empty):
+                return self._queue.get(timeout=_LOG_AGAIN_S)
+            self._log_tells = not self._shorten_log()
+        return self._queue.get()
+
     def _commit_or_undo(self, jobs: list[_Job]) -> None:
         """Whatever goes wrong, every caller is told and the only writer lives on."""
         try:
@@ -207,6 +164,8 @@ class Store:
             log.error("ratings not saved: %s", error, exc_info=not isinstance(error, sqlite3.Error))
             with suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
+            # On a full disk the log may take room that the database does not need.
+            self._shorten_log()
             for _, future in jobs:
                 if not future.done():
                     future.set_exception(NotSaved(str(error)))
@@ -217,14 +176,14 @@ class Store:
         before = self._last_seq()  # inside: another process may write to the same database
         for operation, future in jobs:
             outcomes.append((future, *self._attempt(operation)))
-        new = self._rows_after(before)
-        withdrawn = self._withdrawals() != self._csv_withdrawals
+        new = rows_after(self._db, before)
         self._db.execute("COMMIT")
-        if withdrawn:
-            with suppress(sqlite3.Error):  # busy: the log is overwritten a little later
-                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        if new or withdrawn:
-            self._append_csv(new)
+        left, self._left = self._left, withdrawals(self._db)
+        if self._left != left:
+            # Until the log is empty it still tells what was withdrawn.
+            self._log_tells = not self._shorten_log()
+        if new or self._left != left:
+            self._shadow.follow(new, lambda: withdrawals(self._db))
         for future, result, problem in outcomes:
             if problem is None:
                 future.set_result(result)
@@ -247,38 +206,13 @@ class Store:
     def _last_seq(self) -> int:
         return int(self._db.execute("SELECT coalesce(max(seq), 0) FROM ratings").fetchone()[0])
 
-    def _rows_after(self, seq: int) -> list[dict[str, Any]]:
-        rows = self._db.execute("SELECT * FROM ratings WHERE seq > ? ORDER BY seq", (seq,))
-        return [dict(row) for row in rows]
-
-    def _withdrawals(self) -> int:
-        return int(self._db.execute("SELECT count(*) FROM withdrawals").fetchone()[0])
-
-    def _rebuild_csv(self) -> None:
-        """Write the CSV anew from the database, replacing the file in one step."""
-        part = self.csv_path.with_suffix(f".csv.{os.getpid()}.part")
-        withdrawals = -1
-        # Again if meanwhile another process let somebody withdraw: the rows just read are stale.
-        while withdrawals != (withdrawals := self._withdrawals()):
-            with open(part, "w", encoding="utf-8", newline="") as file:
-                file.write(csv_text(self._rows_after(0), RATING_COLUMNS))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, self.csv_path)
-        self._csv_inode = self.csv_path.stat().st_ino
-        self._csv_withdrawals = withdrawals
-        self.csv_error = None
-
-    def _append_csv(self, rows: list[dict[str, Any]]) -> None:
-        """Bring the CSV up to date; its failure is told, but loses nothing (SQLite has it)."""
+    def _shorten_log(self) -> bool:
+        """Bring the log's pages into the database and empty it; False while a reader is in it."""
         try:
-            present = self.csv_path.exists() and self.csv_path.stat().st_ino == self._csv_inode
-            if not self.csv_error and present and self._withdrawals() == self._csv_withdrawals:
-                with open(self.csv_path, "a", encoding="utf-8", newline="") as file:
-                    file.write(csv_text(rows, RATING_COLUMNS, header=False))
-                if self._withdrawals() == self._csv_withdrawals:
-                    return
-            self._rebuild_csv()
-        except (OSError, sqlite3.Error) as error:
-            self.csv_error = f"ratings.csv is behind the database: {error}"
-            log.error(self.csv_error)
+            self._db.execute("PRAGMA busy_timeout = 0")
+            (busy, *_) = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error:
+            return False
+        finally:
+            self._db.execute(f"PRAGMA busy_timeout = {round(1000 * BUSY_S)}")
+        return not busy

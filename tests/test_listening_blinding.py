@@ -23,7 +23,7 @@ from fastapi import FastAPI, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 
-from listening_test import enrolment, resend, server, session_plan, trials
+from listening_test import calls, enrolment, replies, resend, server, session_plan, trials
 from listening_test.hosting import Hosted, Studies
 from listening_test.server import attach
 from listening_test.stimuli import prepare
@@ -111,7 +111,7 @@ def found_in(
         plant(Target(study_dir, app, patch))
     hosted: Hosted = opened.open(study_dir)
     attach(app, opened)
-    patch.setattr(server, "time", clock)
+    patch.setattr(calls, "time", clock)
     client = InProcess(app)
     found = leaks(client, hosted, clock.wait)
     client.close()
@@ -145,7 +145,7 @@ def test_a_ticket_that_tells_the_order_is_caught(
 
 def in_header(target: Target, name: str, value: Callable[[str, bytes], str]) -> None:
     """A header of each clip, from its system and bytes."""
-    whole, owners = server._sound, target.by_sound()
+    whole, owners = replies.sound, target.by_sound()
 
     def sound(data: bytes, range_header: str | None) -> Response:
         reply = whole(data, range_header)
@@ -154,11 +154,11 @@ def in_header(target: Target, name: str, value: Callable[[str, bytes], str]) -> 
         reply.headers[name] = value(owners[data], data)
         return reply
 
-    target.patch.setattr(server, "_sound", sound)
+    target.patch.setattr(replies, "sound", sound)
 
 
 def redirected(target: Target) -> None:
-    owners, whole = target.by_sound(), server._sound
+    owners, whole = target.by_sound(), replies.sound
     sounds = {f"/sound/{owner}-{n}.wav": data for n, (data, owner) in enumerate(owners.items())}
     paths = {data: path for path, data in sounds.items()}
 
@@ -166,17 +166,17 @@ def redirected(target: Target) -> None:
     def sound(name: str) -> Response:
         return whole(sounds[f"/sound/{name}"], None)
 
-    target.patch.setattr(server, "_sound", lambda data, asked: RedirectResponse(paths[data]))
+    target.patch.setattr(replies, "sound", lambda data, asked: RedirectResponse(paths[data]))
 
 
 def slow(target: Target) -> None:
-    whole, owners = server._sound, target.by_sound()
+    whole, owners = replies.sound, target.by_sound()
 
     def sound(data: bytes, range_header: str | None) -> Response:
         time.sleep(0.06 * (owners[data] == SYSTEMS[1]))
         return whole(data, range_header)
 
-    target.patch.setattr(server, "_sound", sound)
+    target.patch.setattr(replies, "sound", sound)
 
 
 def in_token(target: Target, token: Callable[[str, str, Any], str]) -> None:

@@ -263,7 +263,7 @@ def test_a_csv_that_is_behind_is_told_on_results(
     _, studies = closed
     hosted = studies.get("small")
     assert hosted is not None
-    monkeypatch.setattr(hosted.store, "csv_error", "ratings.csv is behind the database: full")
+    monkeypatch.setattr(hosted.store._shadow, "error", "ratings.csv is behind the database: full")
     note, *_ = ui.show_results(studies)
     assert "**Warning:** ratings.csv is behind the database: full" in note
 

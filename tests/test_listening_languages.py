@@ -122,9 +122,9 @@ def finish(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> str:
                 break
             rater.fetch(state)
             later = real() + 5
-            patched.setattr("listening_test.server.time.time", lambda later=later: later)
+            patched.setattr("time.time", lambda later=later: later)
             state = rater.post("rating", rater.body(state, 3)).json()["next"]
-            patched.setattr("listening_test.server.time.time", real)
+            patched.setattr("time.time", real)
     return str(state["state"])
 
 

@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from listening_test import changes, enrolment, leases, offsite
 from listening_test.changes import ForeignCopy
+from listening_test.database import SCHEMA
 from listening_test.design import balanced_rows, session_order, williams
 from listening_test.enrolment import Refused
 from listening_test.leases import CLOCKS_S, LEASE_S, Block, Leases, Ledger, advanced
-from listening_test.store import SCHEMA, Store
+from listening_test.store import Store
 from listening_test.targets import FolderTarget, Target
 from tests.copies import PREFIX, Browser, FakeHub, Server, finish, hub_target
 
@@ -379,6 +380,10 @@ class Memory:
         done: Future[Any] = Future()
         done.set_result(operation(self.db))
         return done
+
+    def read(self, operation: Callable[[sqlite3.Connection], Any]) -> Any:
+        """As `Store.read`."""
+        return operation(self.db)
 
 
 @settings(max_examples=50)

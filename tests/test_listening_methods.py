@@ -84,7 +84,7 @@ def take(
         rater.fetch(state)
         with monkeypatch.context() as patched:
             later = time.time() + 3
-            patched.setattr("listening_test.server.time.time", lambda later=later: later)
+            patched.setattr("time.time", lambda later=later: later)
             given = answers_to(shown, len(state["clips"]), number + step * len(bodies))
             body = rater.body(state, *given, listened_ms=440)
             reply = rater.post("rating", body)
@@ -297,7 +297,7 @@ def test_every_clip_of_a_trial_must_be_heard(
         rater.fetch(state)
         body = rater.body(state, "a", listened_ms=440)
         later = time.time() + 3
-        monkeypatch.setattr("listening_test.server.time.time", lambda: later)
+        monkeypatch.setattr("time.time", lambda: later)
         for change, code in cases:
             reply = rater.post("rating", {**body, "clips": change(body["clips"])})
             assert reply.json()["error"] == code

@@ -65,7 +65,7 @@ def take(
             body = rater.body(state, given, listened_ms=4600)
             with monkeypatch.context() as patched:
                 later = time.time() + 6
-                patched.setattr("listening_test.server.time.time", lambda later=later: later)
+                patched.setattr("time.time", lambda later=later: later)
                 reply = rater.post("rating", body)
             assert reply.status_code == 200, reply.text
             state = reply.json()["next"]

@@ -104,7 +104,7 @@ def answer_screen(
         assert rater.post("rating", body).json()["error"] == "not_heard"
         with monkeypatch.context() as patched:
             later = time.time() + 5
-            patched.setattr("listening_test.server.time.time", lambda later=later: later)
+            patched.setattr("time.time", lambda later=later: later)
             reply = rater.post("rating", body)
             assert rater.post("rating", body).json() == reply.json()  # a retry changes nothing
         assert reply.status_code == 200, reply.text

@@ -14,8 +14,9 @@ from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse
 from fastapi.testclient import TestClient
 
+from listening_test.bodies import MAX_BODY
 from listening_test.hosting import Studies
-from listening_test.server import MAX_BODY, attach
+from listening_test.server import attach
 from tests.listening import SYSTEMS, Rater, prepared_study
 
 
@@ -133,6 +134,23 @@ def test_odd_text_is_stored_safely(client: TestClient, rater: Rater, study_dir: 
         "saved"
     ]
     assert '"a \u4f60b"' in ratings(study_dir)
+
+
+def test_sound_that_is_refused_is_logged_as_other_refusals_are(
+    client: TestClient, rater: Rater, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = rater.start()["clips"][0]
+    assert client.get(f"/listen/small/clip/{token}").status_code == 200
+    assert caplog.messages == []
+    for path, code in [
+        ("small/clip/guessed", "no_clip"),
+        (f"soon/clip/{token}", "preparing"),
+        (f"none/clip/{token}", "no_study"),
+        ("broken/volume", "failed"),
+    ]:
+        reply = client.get(f"/listen/{path}")
+        assert reply.json()["error"] == code
+        assert caplog.messages[-1] == f"refused GET '/listen/{path}': {code}"
 
 
 def test_sound_is_served_without_a_trace(client: TestClient, rater: Rater) -> None:

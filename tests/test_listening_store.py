@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from listening_test import enrolment, trials
+from listening_test import enrolment, shadow, trials
 from listening_test.columns import RATING_COLUMNS, cell, clean_text, csv_text, uncell
 from listening_test.design import session_order
 from listening_test.enrolment import Refused
@@ -106,6 +106,14 @@ def rated(order: str) -> list[str]:
     """Stimulus ids of a session's stored trials, practice left out."""
     trials = json.loads(order)
     return [trial["clips"][0] for trial in trials if trial["trial_type"] != "practice"]
+
+
+def mended(store: Store) -> bool:
+    """Whether the CSV is as it should be within some seconds, after as many tries as it takes."""
+    deadline = time.monotonic() + 10
+    while not store.settle(1) and time.monotonic() < deadline:
+        pass
+    return store.settle(0)
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -329,18 +337,23 @@ def test_a_full_disk_is_told_and_later_ratings_are_kept(clock: Clock, tmp_path: 
     assert len(rows(tmp_path)) == 1
 
 
-def test_a_csv_that_was_moved_or_blocked_is_rebuilt(clock: Clock, tmp_path: Path) -> None:
+def test_a_csv_that_was_moved_or_blocked_is_rebuilt(
+    clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shadow, "RETRY_S", 0.05)
     state = clock.start("key")
     clock.serve(state["clips"][0])
     clock.now += 1
     (tmp_path / "ratings.csv").unlink()
     (tmp_path / "ratings.csv").mkdir()  # as bad as it gets: cannot be written at all
     state = clock.rate("key", state, "r1")  # acknowledged all the same: SQLite has it
+    assert not clock.store.settle(5)
     assert clock.store.csv_error
     (tmp_path / "ratings.csv").rmdir()
     clock.serve(state["clips"][0])
     clock.now += 1
     clock.rate("key", state, "r2")
+    assert mended(clock.store)
     assert clock.store.csv_error is None
     assert [row["rating_id"] for row in rows(tmp_path)] == ["r1", "r2"]
 
@@ -479,7 +492,7 @@ def test_a_defect_of_the_store_itself_is_told_and_survived(
 ) -> None:
     store = opened(tmp_path)
     with monkeypatch.context() as broken:
-        broken.setattr(store, "_rows_after", lambda seq: [][0])
+        broken.setattr("listening_test.store.rows_after", lambda db, seq: [][0])
         with pytest.raises(NotSaved):
             store.run(lambda db: db.execute("INSERT INTO meta VALUES ('lost', 'x')")).result(5)
     names = store.run(lambda db: [r[0] for r in db.execute("SELECT name FROM meta")]).result(5)
@@ -504,7 +517,7 @@ def test_two_processes_on_one_folder_write_each_its_own_rows(
         return found
 
     monkeypatch.setattr(one.store, "_last_seq", slow)
-    monkeypatch.setattr(one.store, "_append_csv", appended.extend)
+    monkeypatch.setattr(one.store._shadow, "follow", lambda new, left: appended.extend(new))
     with ThreadPoolExecutor(1) as pool:
         mine = pool.submit(one.rate, "a", first, "r1")
         assert asked.wait(5)

@@ -13,7 +13,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Route, expect
 
-from listening_test import enrolment, trials, withdraw
+from listening_test import enrolment, shadow, trials, withdraw
 from listening_test.enrolment import Refused
 from listening_test.export import export
 from listening_test.store import Store
@@ -23,13 +23,15 @@ from tests.listening import SYSTEMS, Rater, prepared_study, serving
 from tests.test_listening_crowd import PROLIFIC, ids, start, study_of
 from tests.test_listening_methods import served
 from tests.test_listening_page import begin, heading, rate
-from tests.test_listening_store import Clock, opened, rows, tiny_study
+from tests.test_listening_store import Clock, mended, opened, rows, tiny_study
 
 COMMENT = "my-neighbour-called-Ottoline"
 
 
 def leave(clock: Clock, key: str) -> int:
-    return clock.store.run(lambda db: trials.withdraw(db, key, clock.now)).result()
+    n = clock.store.run(lambda db: trials.withdraw(db, key, clock.now)).result()
+    clock.store.settle(10)  # the file follows
+    return n
 
 
 def counts(store: Store) -> dict[str, int]:
@@ -167,6 +169,7 @@ def test_ratings_and_withdrawals_at_once_keep_who_stays_and_nobody_else(
 
     with ThreadPoolExecutor(12) as pool:
         list(pool.map(take, keys))
+    assert clock.store.settle(10)
     kept = rows(tmp_path)
     assert {row["session_id"] for row in kept} == {sessions[k] for k in keys if k not in leaving}
     assert len(kept) == len({row["rating_id"] for row in kept}) == 14 * 7
@@ -182,22 +185,27 @@ def test_a_withdrawal_in_another_process_is_noticed_by_the_server(
     for key in ("stays", "leaves"):
         clock.start(key)
     other = Clock(opened(tmp_path), tiny_study())
-    append = clock.store._append_csv
+    follow = clock.store._shadow.follow
 
-    def late(new: Any) -> None:
+    def late(new: Any, left: Any) -> None:
         leave(other, "leaves")
-        append(new)
+        follow(new, left)
 
-    monkeypatch.setattr(clock.store, "_append_csv", late)
+    monkeypatch.setattr(clock.store._shadow, "follow", late)
     one_rating(clock, "leaves", "gone")
+    assert clock.store.settle(10)
     assert rows(tmp_path) == []
-    monkeypatch.setattr(clock.store, "_append_csv", append)
+    monkeypatch.setattr(clock.store._shadow, "follow", follow)
     one_rating(clock, "stays", "kept")
+    assert clock.store.settle(10)
     assert [row["rating_id"] for row in rows(tmp_path)] == ["kept"]
     other.store.close()
 
 
-def test_a_csv_that_cannot_be_written_is_told_and_made_good(clock: Clock, tmp_path: Path) -> None:
+def test_a_csv_that_cannot_be_written_is_told_and_made_good(
+    clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shadow, "RETRY_S", 0.05)
     for key in ("stays", "leaves"):
         clock.start(key)
         one_rating(clock, key, key)
@@ -207,6 +215,7 @@ def test_a_csv_that_cannot_be_written_is_told_and_made_good(clock: Clock, tmp_pa
     assert clock.store.csv_error
     (tmp_path / "ratings.csv").rmdir()
     one_rating(clock, "stays", "again")
+    assert mended(clock.store)
     assert clock.store.csv_error is None
     assert [row["rating_id"] for row in rows(tmp_path)] == ["stays", "again"]
 

@@ -1,0 +1,46 @@
+"""How the raters' routes answer: stored nowhere on the way, and telling nothing of the system."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+from fastapi import Request, Response
+from fastapi.responses import JSONResponse
+
+from listening_test.enrolment import Refused
+
+log = logging.getLogger(__name__)
+
+NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
+
+def refusal(request: Request, error: Refused) -> Response:
+    """A refusal as the page reads it; it is logged, and whose it was is not."""
+    # Quoted: a path may hold line breaks. Raters' addresses are kept nowhere.
+    log.warning("refused %s %r: %s", request.method, request.url.path[:200], error.code)
+    return JSONResponse(
+        {"error": error.code, "message": str(error)}, error.status, headers=NO_STORE
+    )
+
+
+def not_saved(error: Exception) -> Response:
+    """What the page is told while the disk refuses: it keeps the answer, and tries again."""
+    log.error("not saved: %s", error)
+    message = "Not saved yet: the server's disk refused. Keep this page open; it tries again."
+    return JSONResponse({"error": "not_saved", "message": message}, 503, headers=NO_STORE)
+
+
+def sound(data: bytes, range_header: str | None) -> Response:
+    """WAV bytes, whole or the asked range (Safari plays nothing without 206)."""
+    headers = {**NO_STORE, "Accept-Ranges": "bytes"}
+    match = re.fullmatch(r"bytes=(\d{0,12})-(\d{0,12})", (range_header or "").strip())
+    if match is None or match[0] == "bytes=-":
+        return Response(data, headers=headers, media_type="audio/wav")
+    size = len(data)
+    first = int(match[1]) if match[1] else max(size - int(match[2]), 0)
+    last = min(int(match[2]), size - 1) if match[1] and match[2] else size - 1
+    if first >= size or first > last:
+        return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{size}"})
+    headers["Content-Range"] = f"bytes {first}-{last}/{size}"
+    return Response(data[first : last + 1], 206, headers, "audio/wav")
