@@ -4,21 +4,30 @@ A session is one row of the design. The rater hears `items_per_rater` texts, eac
 every system, in blocks of one trial a system. The order of systems in a block is a row of a
 Williams Latin square (E. J. Williams, 1949), so that over the rows each system stands equally
 often at each place and follows each other system equally often. The same text never comes twice
-in a row. Texts are taken in turn, so that after any number of rows their counts differ by at
-most one. Nothing here knows of files, raters or system names: items and systems are integers.
+in a row. Texts are taken in turn. After any number of rows, full cycles or not, the counts of the
+ratings of a stimulus differ by at most one, and so do those of the systems at a place of the
+session. Nothing here knows of files, raters or system names: items and systems are integers.
 """
 
 from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+# Random ways to give the trials their texts, before one is taken that is less mixed.
+_TRIES = 40
+# Texts that a trial chooses among: so that very long sessions are drawn in no time either.
+_CANDIDATES = 64
 
 
 def williams(n: int) -> list[list[int]]:
     """Rows of a Williams design of 0..n-1: `n` rows for even n, `2n` for odd (1 for n = 1).
 
     Over all rows each symbol stands equally often in each column, and each ordered pair of
-    different symbols is adjacent equally often.
+    different symbols is adjacent equally often. Each run of `n` rows, from the first on, is a
+    Latin square, row `k` of which is its first row plus `k` (modulo n).
     """
     if n == 1:
         return [[0]]
@@ -38,30 +47,30 @@ def williams(n: int) -> list[list[int]]:
 def session_order(
     n_items: int, n_systems: int, items_per_rater: int, seed: int, row: int
 ) -> list[tuple[int, int]]:
-    """Trials of design row `row` (from 0) as (item, system), in the order heard."""
+    """Trials of design row `row` (from 0) as (item, system), in the order heard.
+
+    Raises:
+        ValueError: more texts for a rater than there are, or one text under several systems.
+    """
     if not 1 <= items_per_rater <= n_items:
         raise ValueError(f"items_per_rater must be 1 to {n_items}, not {items_per_rater}")
-    items = _items_of_row(n_items, items_per_rater, seed, row)
-    squares = williams(n_systems)
-    random.Random(f"{seed}/squares").shuffle(squares)
-    for attempt in range(600):
-        # Blocks walk through the square, and each row starts one further. The first attempt is
-        # the balanced one; later ones only serve tiny studies, where it can be impossible.
-        rng = random.Random(f"{seed}/{row}/{attempt}")
-        if attempt < 40:
-            blocks = [squares[(row + b) % len(squares)] for b in range(items_per_rater)]
-        else:
-            blocks = [rng.choice(squares) for _ in range(items_per_rater)]
-        order = _place_items(items, [s for block in blocks for s in block], n_systems, rng)
-        if order is not None:
-            return order
-    raise ValueError(
-        f"no order of {items_per_rater} texts under {n_systems} systems keeps the same text from "
-        "coming twice in a row; give each rater more texts"
-    )
+    if items_per_rater == 1 and n_systems > 1:
+        raise ValueError(
+            f"one text under {n_systems} systems comes {n_systems} times in a row; give each "
+            "rater more texts"
+        )
+    items = items_of_row(n_items, items_per_rater, seed, row)
+    shifts, known = _blocks(n_systems, items_per_rater, seed)
+    systems = _systems(n_systems, shifts, row)
+    rng = random.Random(f"{seed}/{row}")
+    tries = (_place(systems, items_per_rater, rng) for _ in range(_TRIES))
+    places = next(filter(None, tries), known[row // n_systems % len(known)])
+    items = rng.sample(items, len(items))
+    names = random.Random(f"{seed}/systems").sample(range(n_systems), n_systems)
+    return [(items[place], names[system]) for place, system in zip(places, systems, strict=True)]
 
 
-def _items_of_row(n_items: int, per_rater: int, seed: int, row: int) -> list[int]:
+def items_of_row(n_items: int, per_rater: int, seed: int, row: int) -> list[int]:
     """The row's texts: a window that walks round one seeded circle of all texts."""
     circle = list(range(n_items))
     random.Random(f"{seed}/items").shuffle(circle)
@@ -69,38 +78,124 @@ def _items_of_row(n_items: int, per_rater: int, seed: int, row: int) -> list[int
     return [circle[(start + j) % n_items] for j in range(per_rater)]
 
 
-def cycle_of_item(n_items: int, per_rater: int, seed: int, row: int, item: int) -> int:
-    """How often `item` was heard in the rows before `row`: its orders alternate by this."""
-    circle = list(range(n_items))
-    random.Random(f"{seed}/items").shuffle(circle)
-    place = circle.index(item)
-    return (row * per_rater - place + n_items - 1) // n_items
+def turns_of_row(n_items: int, per_rater: int, seed: int, row: int, n: int) -> dict[int, int]:
+    """Which of `n` orders of its clips each text of the row comes in: 0 to n - 1.
+
+    The orders take turns over the row's texts, and those of one text over the rows: among any `n`
+    hearings of a text in turn, each order comes once.
+    """
+    # Where `n` and the number of texts have a divisor in common, a text would meet some orders
+    # only: after each such span its turns go on by one, until all have come.
+    common = math.gcd(n_items, n)
+    span = n_items * n // common
+    return {
+        item: (place + place // span % common) % n
+        for place, item in enumerate(items_of_row(n_items, per_rater, seed, row), row * per_rater)
+    }
 
 
-def balanced_rows(n_items: int, n_systems: int, items_per_rater: int, least: int) -> int:
+def clip_order(n: int, seed: int, turn: int) -> list[int]:
+    """Order `turn` (0 to n - 1) of `n` clips that stand on one page: a row of a Latin square.
+
+    Over all turns each clip stands once at each place.
+    """
+    names = random.Random(f"{seed}/clips").sample(range(n), n)
+    return [names[clip] for clip in williams(n)[turn]]
+
+
+def balanced_rows(
+    n_items: int, n_systems: int, items_per_rater: int, orders: int, least: int
+) -> int:
     """The smallest number of rows, `least` or more, that is balanced in itself.
 
-    Over so many rows from any on, each text is heard equally often, in each of the orders of a
-    pair and of ABX's X (four in all), and the rows of the Latin square are used equally often.
+    Over so many rows from any on, each text is heard equally often in each of its `orders` of
+    clips, and the rows of the Latin square are used equally often.
     """
-    turns = 4 * n_items // math.gcd(4 * n_items, items_per_rater)
+    turns = orders * n_items // math.gcd(orders * n_items, items_per_rater)
     period = math.lcm(turns, len(williams(n_systems)))
     return period * -(-least // period)
 
 
-def _place_items(
-    items: list[int], systems: list[int], n_systems: int, rng: random.Random
-) -> list[tuple[int, int]] | None:
-    """Give every trial a text, each text once a system, no text twice in a row; None if stuck."""
-    left = {system: rng.sample(items, len(items)) for system in range(n_systems)}
-    order: list[tuple[int, int]] = []
-    for system in systems:
-        # Texts heard longest ago first: repeats of a text are spread over the session.
-        last_heard = {item: place for place, (item, _) in enumerate(order)}
-        free = [item for item in left[system] if not order or item != order[-1][0]]
-        if not free:
-            return None
-        item = min(free, key=lambda candidate: last_heard.get(candidate, -1))
-        left[system].remove(item)
-        order.append((item, system))
+def _systems(n: int, shifts: Sequence[int], row: int) -> list[int]:
+    """The systems of a session's trials, block by block.
+
+    Block `b` takes row `row + shifts[b]` of the square that all rows of this cycle share, so at
+    each place `n` rows from a cycle's begin hold `n` different systems.
+    """
+    squares = williams(n)
+    first = row // n * n % len(squares)
+    square = squares[first : first + n]
+    return [system for shift in shifts for system in square[(row + shift) % n]]
+
+
+@lru_cache(maxsize=64)
+def _blocks(n: int, per_rater: int, seed: int) -> tuple[tuple[int, ...], list[list[int]]]:
+    """Each block's shift, and a way to give the trials their texts under each of the squares.
+
+    A row differs from the next of its square by the systems' names only, so what serves one row
+    serves all.
+    """
+    cycles = len(williams(n)) // n
+    for shifts in _shifts(n, per_rater, seed):
+        rng = random.Random(f"{seed}/texts")
+        known = []
+        for cycle in range(cycles):
+            systems = _systems(n, shifts, cycle * n)
+            tries = (_place(systems, per_rater, rng) for _ in range(_TRIES))
+            known.append(next(filter(None, tries), []))
+        if all(known):
+            return shifts, known
+    raise AssertionError(f"no order of {per_rater} texts under {n} systems")  # tested: there is
+
+
+def _shifts(n: int, per_rater: int, seed: int) -> Iterator[tuple[int, ...]]:
+    """Shifts to try: all different as far as they go; at last such as always have an order.
+
+    Few texts under many systems leave little choice. Two must alternate throughout, which a row
+    and its mirror image allow, or, of an odd number of systems, a row and itself.
+    """
+    rng = random.Random(f"{seed}/blocks")
+    for _ in range(60):
+        rounds = (rng.sample(range(n), n) for _ in range(-(-per_rater // n)))
+        yield tuple([shift for one in rounds for shift in one][:per_rater])
+    yield tuple(0 if n % 2 else n // 2 * (block % 2) for block in range(per_rater))
+
+
+def _place(systems: Sequence[int], n_texts: int, rng: random.Random) -> list[int] | None:
+    """A text (0 to n_texts - 1) for each trial: each once a system, none twice in a row.
+
+    The text heard longest ago comes first, so that the repeats of a text are spread. None if
+    this try got stuck.
+    """
+    left = {system: rng.sample(range(n_texts), n_texts) for system in set(systems)}
+    last_heard: dict[int, int] = {}
+    order: list[int] = []
+    for place, system in enumerate(systems):
+        near = left[system][:_CANDIDATES]
+        free = [text for text in near if place == 0 or text != order[-1]]
+        if free:
+            text = min(free, key=lambda candidate: last_heard.get(candidate, -1))
+            left[system].remove(text)
+        else:
+            swapped = _swap(order, systems, system, rng)
+            if swapped is None:
+                return None
+            text = swapped
+        last_heard[text] = place
+        order.append(text)
     return order
+
+
+def _swap(order: list[int], systems: Sequence[int], system: int, rng: random.Random) -> int | None:
+    """Put the text just heard, the system's last one, at an earlier trial; returns what was there.
+
+    None if it would stand beside itself everywhere.
+    """
+    text = order[-1]
+    earlier = [place for place in range(len(order) - 1) if systems[place] == system]
+    for place in rng.sample(earlier, len(earlier)):
+        beside = order[max(place - 1, 0) : place + 2]
+        if text not in beside:
+            there, order[place] = order[place], text
+            return there
+    return None

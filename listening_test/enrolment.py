@@ -10,10 +10,10 @@ import hashlib
 import hmac
 import json
 import sqlite3
+import sys
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import count
 from typing import Any
 
 from listening_test import crowd
@@ -49,10 +49,10 @@ def start_session(
 ) -> None:
     """Begin the session of the browser that holds `key`, or do nothing if it has one already.
 
-    It gets the lowest design row that nobody completed or is at work on: rows of raters who
-    quit are filled first. Where other servers serve the study too, it is one of `rows`. Asking
-    twice, as a retry does, takes one place only. A person whom a platform vouches for has one
-    session, and takes it along to another browser.
+    It gets a design row that nobody completed or is at work on: rows of raters who quit are filled
+    first, the least filled before the others. Where other servers serve the study too, it is one
+    of `rows`. Asking twice, as a retry does, takes one place only. A person whom a platform vouches
+    for has one session, and takes it along to another browser.
 
     Raises:
         Refused: the platform's ids (`ids`, from the address) are lacking, the person is done, or
@@ -138,12 +138,26 @@ def _moved(db: sqlite3.Connection, person: str, key: str, now: float) -> bool:
 
 
 def _free_row(db: sqlite3.Connection, rows: Sequence[range] | None, now: float) -> int:
-    """The lowest design row that nobody completed or is at work on."""
+    """The design row of the next rater: one that nobody completed or is at work on.
+
+    First come the lists that were begun and dropped, the least filled before the others; then the
+    lowest one that is new. So the complete lists have as few gaps as can be.
+    """
     taken = _taken(db, now)
-    candidates: Iterable[int] = count() if rows is None else (n for part in rows for n in part)
-    for row in candidates:
-        if row not in taken:
-            return row
+    filled = dict(
+        db.execute("SELECT design_row, sum(n_done) FROM sessions GROUP BY design_row").fetchall()
+    )
+    mine = (range(sys.maxsize),) if rows is None else rows
+    begun = {row: n for row, n in filled.items() if any(row in part for part in mine)}
+    reached = max(begun, default=-1)  # a list below this was dropped, even if nothing is left of it
+    free = [row for part in mine for row in range(part.start, min(part.stop, reached + 1))
+            if row not in taken]  # fmt: skip
+    if free:
+        return min(free, key=lambda row: (begun.get(row, 0), row))
+    for part in mine:
+        new = max(part.start, reached + 1)
+        if new in part:
+            return new
     raise Refused(503, "no_place", "All places are taken just now. This page tries again.")
 
 

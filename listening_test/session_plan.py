@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
-from listening_test.design import balanced_rows, cycle_of_item, session_order
+from listening_test.design import balanced_rows, clip_order, session_order, turns_of_row
 from listening_test.methods import Value
 from listening_test.prepared import PreparedStudy
 
@@ -44,11 +44,13 @@ def session_trials(study: PreparedStudy, row: int) -> list[Trial]:
     items = study.items("rating")
     conditions = _conditions(study)
     order = session_order(len(items), len(conditions), study.items_per_rater, study.seed, row)
-    trials = []
-    for item, number in order:
-        cycle = cycle_of_item(len(items), study.items_per_rater, study.seed, row, item)
-        turn = cycle + item + number
-        trials.append(_trial(study, items[item], conditions[number], turn, row))
+    turns = turns_of_row(
+        len(items), study.items_per_rater, study.seed, row, _orders(study, conditions)
+    )
+    trials = [
+        _trial(study, items[item], conditions[number], turns[item] + number)
+        for item, number in order
+    ]
     rng = random.Random(f"{study.seed}/{row}/extras")
     extras = [_checked(study, number) for number in range(len(study.checks))]
     extras += _null_pairs(study, [items[item] for item, _ in order], rng)
@@ -63,8 +65,9 @@ def session_trials(study: PreparedStudy, row: int) -> list[Trial]:
 
 def block_rows(study: PreparedStudy) -> int:
     """Rows of a block that one server may hold: enough for a crowd that comes at once."""
-    items, conditions = len(study.items("rating")), len(_conditions(study))
-    return balanced_rows(items, conditions, study.items_per_rater, _BLOCK_ROWS)
+    items, conditions = study.items("rating"), _conditions(study)
+    orders = _orders(study, conditions)
+    return balanced_rows(len(items), len(conditions), study.items_per_rater, orders, _BLOCK_ROWS)
 
 
 def _conditions(study: PreparedStudy) -> list[tuple[int, ...]]:
@@ -81,8 +84,17 @@ def _conditions(study: PreparedStudy) -> list[tuple[int, ...]]:
     return [tuple(arms)]
 
 
-def _trial(study: PreparedStudy, item: str, arms: tuple[int, ...], turn: int, row: int) -> Trial:
-    """A condition's clips of one text; `turn` counts its uses, so that orders alternate."""
+def _orders(study: PreparedStudy, conditions: list[tuple[int, ...]]) -> int:
+    """In how many orders a condition's clips come: of a pair two, of ABX four."""
+    if study.layout.conditions == "all":
+        return len(conditions[0])
+    if study.layout.conditions == "pair":
+        return 4 if study.method == "abx" else 2
+    return 1
+
+
+def _trial(study: PreparedStudy, item: str, arms: tuple[int, ...], turn: int) -> Trial:
+    """A condition's clips of one text, in the order whose turn it is."""
     clips = [study.places[item, arm] for arm in arms]
     answer: Value | None = None
     kind = study.layout.conditions
@@ -93,7 +105,7 @@ def _trial(study: PreparedStudy, item: str, arms: tuple[int, ...], turn: int, ro
         clips.append(clips[x])
         answer = "ab"[x]
     if kind == "all":
-        random.Random(f"{study.seed}/{row}/{item}").shuffle(clips)
+        clips = [clips[place] for place in clip_order(len(clips), study.seed, turn % len(clips))]
     return Trial(_type(study, clips), item, tuple(clips), answer)
 
 
@@ -155,6 +167,6 @@ def _practice(study: PreparedStudy, conditions: list[tuple[int, ...]]) -> list[T
             condition = next(c for c in conditions if c[1] in arms and c[1] != study.reference_arm)
         else:
             condition = conditions[number % len(conditions)]
-        trial = _trial(study, item, condition, number, 0)
+        trial = _trial(study, item, condition, number)
         trials.append(Trial("practice", item, trial.clips, trial.answer))
     return trials

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from listening_test.design import session_order, williams
+from listening_test.design import clip_order, session_order, turns_of_row, williams
 
 
 @given(st.integers(1, 12))
@@ -60,6 +60,49 @@ def test_texts_are_heard_equally_often_after_any_number_of_rows(
     for row in range(rows):
         counts.update({item for item, _ in session_order(n_items, 2, per_rater, seed, row)})
     assert max(counts.values()) - min(counts.values()) <= 1
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    n_items=st.integers(2, 12), n_systems=st.integers(2, 9), rows=st.integers(1, 40),
+    seed=st.integers(0, 999), data=st.data(),
+)  # fmt: skip
+def test_systems_stand_equally_often_at_a_place_after_any_number_of_rows(
+    n_items: int, n_systems: int, rows: int, seed: int, data: st.DataObject
+) -> None:
+    per_rater = data.draw(st.integers(2, n_items))
+    counts = Counter(
+        {(place, s): 0 for place in range(n_systems * per_rater) for s in range(n_systems)}
+    )
+    for row in range(rows):
+        order = session_order(n_items, n_systems, per_rater, seed, row)
+        counts.update((place, system) for place, (_, system) in enumerate(order))
+        assert all(one[0] != two[0] for one, two in pairwise(order))
+    assert max(counts.values()) - min(counts.values()) <= 1
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    n_items=st.integers(1, 12), n=st.integers(1, 8), rows=st.integers(1, 60), data=st.data()
+)  # fmt: skip
+def test_orders_of_clips_take_turns_within_a_rater_and_over_a_texts_hearings(
+    n_items: int, n: int, rows: int, data: st.DataObject
+) -> None:
+    per_rater = data.draw(st.integers(1, n_items))
+    turns: dict[int, list[int]] = {item: [] for item in range(n_items)}
+    of_all = Counter(dict.fromkeys(range(n), 0))
+    for row in range(rows):
+        found = turns_of_row(n_items, per_rater, 1, row, n)
+        for item, turn in found.items():
+            turns[item].append(turn)
+        of_all.update(found.values())
+        within = Counter(dict.fromkeys(range(n), 0) | Counter(found.values()))
+        assert max(within.values()) - min(within.values()) <= (1 if n <= 2 else 2)
+        assert max(of_all.values()) - min(of_all.values()) <= 1
+    for heard in turns.values():
+        assert all(len(set(heard[at : at + n])) == n for at in range(len(heard) - n + 1))
+    orders = [clip_order(n, 3, turn) for turn in range(n)]
+    assert all({order[place] for order in orders} == set(range(n)) for place in range(n))
 
 
 @pytest.mark.parametrize("n_systems", [2, 3, 4])

@@ -445,7 +445,7 @@ def cells(orders: list[list[tuple[int, int]]]) -> Counter[tuple[int, int]]:
     ("items", "systems", "each"), [(6, 3, 4), (7, 2, 3), (5, 4, 5), (10, 3, 7)]
 )
 def test_a_block_is_balanced_in_itself(items: int, systems: int, each: int) -> None:
-    size = balanced_rows(items, systems, each, 10)
+    size = balanced_rows(items, systems, each, 1, 10)
     assert size >= 10
     assert size % len(williams(systems)) == 0
     for block in (0, 3):
@@ -476,8 +476,10 @@ def test_each_servers_cells_differ_by_one_at_most_though_a_third_quits(
         done = [s for s in server.rows("sessions") if s["state"] == "complete"]
         rows = sorted(s["design_row"] for s in done)
         assert rows == list(range(rows[0], rows[0] + 15))
-        heard = cells([session_order(3, 2, study.items_per_rater, study.seed, row) for row in rows])
-        assert max(heard.values()) - min(heard.values()) <= 1
+        orders = [session_order(3, 2, study.items_per_rater, study.seed, row) for row in rows]
+        places = [[(place, arm) for place, (_, arm) in enumerate(order)] for order in orders]
+        for counts in (cells(orders), cells(places)):
+            assert max(counts.values()) - min(counts.values()) <= 1
         server.store.close()
 
 

@@ -85,9 +85,12 @@ class Clock:
             lambda db: trials.save_rating(db, self.study, key, answer, self.now)
         ).result()
 
-    def finish(self, key: str) -> dict[str, Any]:
+    def finish(self, key: str, n_trials: int | None = None) -> dict[str, Any]:
+        """Rate to the end, or only so many trials after the practice."""
         state = self.trial(key)
-        while state["state"] != "done":
+        while state["state"] != "done" and not (
+            state["state"] == "trial" and state["number"] - 1 == n_trials
+        ):
             for clip in state["clips"]:
                 self.serve(clip)
             self.now += 1
@@ -259,36 +262,64 @@ def test_rows_of_the_design_are_filled_in_turn_and_refilled(clock: Clock) -> Non
     assert Counter(rows_of_design().values()) == {0: 1, 1: 2, 2: 2, 3: 1}
 
 
-def test_a_hundred_starts_at_once_with_dropouts_stay_balanced(tmp_path: Path) -> None:
-    store, study = opened(tmp_path), tiny_study(items=4, arms=3)
-    clock = Clock(store, study)
-    quitters = {f"k{n}" for n in random.Random(1).sample(range(100), 30)}
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(clock.start, [f"k{n}" for n in range(100)]))
-    for n in range(100):
-        if f"k{n}" not in quitters:
-            clock.finish(f"k{n}")
-    clock.now += enrolment.IDLE_S + 1
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(clock.start, [f"late{n}" for n in range(30)]))
-    for n in range(30):
-        clock.finish(f"late{n}")
+def spread(counts: Counter[Any]) -> int:
+    return max(counts.values()) - min(counts.values())
+
+
+@pytest.mark.parametrize(
+    ("items", "arms", "each"),
+    [(4, 3, 3), (6, 4, 2)],
+    ids=["odd square", "even square, few texts"],
+)
+def test_a_hundred_starts_at_once_with_dropouts_leave_cells_that_differ_by_one_at_most(
+    tmp_path: Path, items: int, arms: int, each: int
+) -> None:
+    store = opened(tmp_path)
+    study = replace(tiny_study(items, arms), items_per_rater=each, planned_sessions=100)
+    clock, rng = Clock(store, study), random.Random(items)
+    keys = [f"k{n}" for n in range(100)]
+    with ThreadPoolExecutor(100) as pool:
+        list(pool.map(clock.start, keys))
+    quitters = set(rng.sample(keys, 30))
+    while quitters:
+        for key in keys:
+            clock.finish(key, rng.randrange(each * arms) if key in quitters else None)
+        clock.now += enrolment.IDLE_S + 1
+        # For each who quit another comes, at once again, and of those some quit too.
+        keys = [f"{key}+" for key in sorted(quitters)]
+        with ThreadPoolExecutor(30) as pool:
+            list(pool.map(clock.start, keys))
+        quitters = set(rng.sample(keys, 3 * len(keys) // 10))
+    for key in keys:
+        clock.finish(key)
     complete = store.run(
         lambda db: db.execute(
             "SELECT design_row, trials FROM sessions WHERE state = 'complete'"
         ).fetchall()
     ).result()
-    assert sorted(row[0] for row in complete) == list(range(100))
-    arms = {s.stimulus_id: s.arm for s in study.stimuli}
-    cells = Counter(
-        (place % 3, arms[stimulus])
-        for _, order in complete
-        for place, stimulus in enumerate(rated(order))
-    )
-    assert max(cells.values()) - min(cells.values()) <= 4  # of 400 a cell: 100 rows are no cycle
-    heard = Counter(stimulus for _, order in complete for stimulus in rated(order))
-    assert set(heard.values()) == {100}
+    assert sorted(row for row, _ in complete) == list(range(100))
+    arm = {s.stimulus_id: s.arm for s in study.stimuli}
+    heard = Counter(dict.fromkeys((s.stimulus_id for s in study.stimuli if s.kind == "rating"), 0))
+    places = Counter({(place, a): 0 for place in range(each * arms) for a in range(arms)})
+    for _, order in complete:
+        heard.update(rated(order))
+        places.update((place, arm[stimulus]) for place, stimulus in enumerate(rated(order)))
+    assert spread(heard) <= 1
+    assert spread(places) <= 1
     store.close()
+
+
+def test_the_least_filled_of_the_dropped_lists_goes_to_the_next_rater(clock: Clock) -> None:
+    for key, n_trials in (("a", 3), ("b", 1), ("c", 2), ("d", None)):
+        clock.start(key)
+        clock.finish(key, n_trials)
+    clock.now += enrolment.IDLE_S + 1
+    for key in ("e", "f", "g", "h"):
+        clock.start(key)
+    found = clock.store.run(
+        lambda db: db.execute("SELECT design_row FROM sessions ORDER BY rowid").fetchall()
+    ).result()
+    assert [row for (row,) in found] == [0, 1, 2, 3, 1, 2, 0, 4]
 
 
 def test_another_study_is_refused(tmp_path: Path) -> None:
