@@ -81,7 +81,11 @@ def build(lm: SpokenLM, studies: Studies, example: Comparison | None = None) -> 
         _navbar()
         page = ComparePage(shelf, example)
         demo.load(
-            page.load, None, page.load_outputs(), show_progress="hidden", api_visibility="private"
+            page.share.load,
+            None,
+            page.share.load_outputs(),
+            show_progress="hidden",
+            api_visibility="private",
         )
     with demo.route("Listen", "/listen"):
         _navbar()

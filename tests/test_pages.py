@@ -51,15 +51,16 @@ def form(page, **changes):
         "prompt": "hello there", "model": "tiny", "schedule": plain.schedule, "exit_layer": 3,
         "head": plain.head, "measure": plain.measure, "threshold": plain.threshold,
         "temperature": plain.temperature, "top_p": plain.top_p, "seed": 1, "replays": 0,
-        "blind": False, "seconds": False,
+        "blind": False,
     }  # fmt: skip
-    return {getattr(page, name): value for name, value in {**values, **changes}.items()}
+    asked = {getattr(page.form, name): value for name, value in {**values, **changes}.items()}
+    return {**asked, page.board.seconds: False}
 
 
 def run(page, **changes):
     """All updates of a run, and the page's last state of each component."""
-    page.begin(REQUEST)
-    updates = list(page.run(form(page, **changes), REQUEST))
+    page.runs.begin(REQUEST)
+    updates = list(page.runs.run(form(page, **changes), REQUEST))
     last = {}
     for update in updates:
         last.update(update)
@@ -192,11 +193,11 @@ def test_a_broken_link_keeps_what_can_be_read(page):
     request = SimpleNamespace(
         session_hash="v", query_params={"prompt": "hi", "seed": "many", "threshold": "7"}
     )
-    updates = page.load(request)
-    assert updates[page.prompt] == "hi"
-    assert page.seed not in updates
-    assert "seed" in updates[page.status]
-    assert "between 0 and 1" in updates[page.status]
+    updates = page.share.load(request)
+    assert updates[page.form.prompt] == "hi"
+    assert page.form.seed not in updates
+    assert "seed" in updates[page.board.status]
+    assert "between 0 and 1" in updates[page.board.status]
 
 
 @pytest.mark.parametrize(
@@ -216,11 +217,11 @@ def test_a_link_gives_no_control_a_value_it_rejects(page, name, value, says):
     query = {name: value, "prompt": "hi"}
     if name != "seed":
         query["seed"] = "7"
-    updates = page.load(SimpleNamespace(session_hash="v", query_params=query))
-    assert says in updates[page.status]
-    assert getattr(page, name) not in updates
-    assert updates[page.prompt] == "hi"
-    assert updates.get(page.seed) == (None if name == "seed" else 7)  # the rest is taken over
+    updates = page.share.load(SimpleNamespace(session_hash="v", query_params=query))
+    assert says in updates[page.board.status]
+    assert getattr(page.form, name) not in updates
+    assert updates[page.form.prompt] == "hi"
+    assert updates.get(page.form.seed) == (None if name == "seed" else 7)  # the rest is taken over
 
 
 def test_a_link_to_another_model_is_checked_against_that_model(lm):
@@ -232,22 +233,22 @@ def test_a_link_to_another_model_is_checked_against_that_model(lm):
         page = ComparePage(shelf)
 
     def opened(**query):
-        return page.load(SimpleNamespace(session_hash="v", query_params=query))
+        return page.share.load(SimpleNamespace(session_hash="v", query_params=query))
 
     updates = opened(model="deep", exit_layer="5")
-    assert page.status not in updates
-    assert updates[page.model] == "deep"
-    assert updates[page.exit_layer]["value"] == 5
-    assert updates[page.exit_layer]["choices"] == list(deep.candidate_exits)
+    assert page.board.status not in updates
+    assert updates[page.form.model] == "deep"
+    assert updates[page.form.exit_layer]["value"] == 5
+    assert updates[page.form.exit_layer]["choices"] == list(deep.candidate_exits)
     updates = opened(model="deep", exit_layer="6")
-    assert "6 is none of 1, 2, 3, 4, 5" in updates[page.status]
-    assert updates[page.exit_layer]["value"] == deep.default_exit
+    assert "6 is none of 1, 2, 3, 4, 5" in updates[page.board.status]
+    assert updates[page.form.exit_layer]["value"] == deep.default_exit
     updates = opened(model="big", exit_layer="3", seed="4")
-    assert "Big model cannot run here: it needs a GPU" in updates[page.status]
-    assert updates[page.seed] == 4
-    assert page.model not in updates
-    assert page.exit_layer not in updates
-    assert "there is no model “none”" in opened(model="none")[page.status]
+    assert "Big model cannot run here: it needs a GPU" in updates[page.board.status]
+    assert updates[page.form.seed] == 4
+    assert page.form.model not in updates
+    assert page.form.exit_layer not in updates
+    assert "there is no model “none”" in opened(model="none")[page.board.status]
 
 
 def test_an_example_is_in_the_page_from_its_first_byte(lm, comparison):
@@ -255,24 +256,24 @@ def test_an_example_is_in_the_page_from_its_first_byte(lm, comparison):
         page = ComparePage(Shelf(lm, []), comparison)
     values = {c["id"]: c["props"].get("value") for c in demo.get_config_file()["components"]}
     for place, reply in enumerate(comparison.replies):
-        assert cards.player(reply) == values[page.players[place]._id]
-    assert values[page.depth._id]["type"] == "plotly"
-    assert comparison.prompt in values[page.status._id]
+        assert cards.player(reply) == values[page.board.players[place]._id]
+    assert values[page.board.depth._id]["type"] == "plotly"
+    assert comparison.prompt in values[page.board.status._id]
 
 
 def test_a_page_opened_without_a_link_is_left_alone(page):
-    assert list(page.load(REQUEST)) == [page.status]
-    assert page.load(REQUEST)[page.status] == gr.skip()
+    assert list(page.share.load(REQUEST)) == [page.board.status]
+    assert page.share.load(REQUEST)[page.board.status] == gr.skip()
 
 
 def test_a_run_fills_the_cards_one_after_the_other(page):
     updates, last = run(page)
-    players = [i for i, u in enumerate(updates) for p in page.players if u.get(p)]
+    players = [i for i, u in enumerate(updates) for p in page.board.players if u.get(p)]
     assert players == sorted(players)
     assert len(players) == 3  # each set once: a sound that plays is not torn away
-    assert "Done" in last[page.status]
-    assert last[page.shown].comparison.prompt == "hello there"
-    assert last[page.run_button]["interactive"] is True
+    assert "Done" in last[page.board.status]
+    assert last[page.board.shown].comparison.prompt == "hello there"
+    assert last[page.form.run_button]["interactive"] is True
 
 
 def test_nothing_of_an_earlier_run_stands_under_a_new_one(page):
@@ -280,10 +281,10 @@ def test_nothing_of_an_earlier_run_stands_under_a_new_one(page):
     state, between = {}, 0
     for update in updates:
         state |= update
-        shown = state.get(page.results)
-        if shown and shown["visible"] and page.shown in state and state[page.shown] is None:
-            assert not any(state[part] for part in (page.table, page.tokens, page.histogram))
-            assert state[page.finding] == ""
+        shown, board = state.get(page.board.results), page.board
+        if shown and shown["visible"] and board.shown in state and state[board.shown] is None:
+            assert not any(state[part] for part in (board.table, board.tokens, board.histogram))
+            assert state[board.finding] == ""
             between += 1
     assert between
 
@@ -302,15 +303,15 @@ def test_nothing_of_an_earlier_run_stands_under_a_new_one(page):
 def test_what_cannot_be_run_is_answered_and_the_form_left_alone(page, changes, message):
     updates, last = run(page, **changes)
     assert len(updates) == 1
-    assert message in last[page.status]
-    assert "role='alert'" in last[page.status]
-    assert page.prompt not in last
-    assert last[page.run_button]["interactive"] is True
+    assert message in last[page.board.status]
+    assert "role='alert'" in last[page.board.status]
+    assert page.form.prompt not in last
+    assert last[page.form.run_button]["interactive"] is True
 
 
 def test_a_model_that_cannot_run_stays_in_the_menu_with_its_reason(page):
-    assert ("Big model (cannot run here)", "big") in page.shelf.choices()
-    assert "run the lab on one" in page.choose_model("big")[page.status]
+    assert ("Big model (cannot run here)", "big") in page.form.shelf.choices()
+    assert "run the lab on one" in page.choose_model("big")[page.board.status]
 
 
 def test_a_gpu_is_lent_only_to_a_model_on_one(lm, monkeypatch):
@@ -326,31 +327,31 @@ def test_a_gpu_is_lent_only_to_a_model_on_one(lm, monkeypatch):
 
 
 def test_stop_keeps_what_is_there(page):
-    page.begin(REQUEST)
+    page.runs.begin(REQUEST)
     last = {}
-    for update in page.run(form(page, prompt="hello there", seed=4), REQUEST):
+    for update in page.runs.run(form(page, prompt="hello there", seed=4), REQUEST):
         last.update(update)
-        if update.get(page.players[0]):
-            page.stop(REQUEST)
-    assert "Stopped" in last[page.status]
-    assert "<audio" in last[page.players[0]]
-    assert "not run" in last[page.heads[2]]
-    assert last[page.shown].comparison.stopped
+        if update.get(page.board.players[0]):
+            page.runs.stop(REQUEST)
+    assert "Stopped" in last[page.board.status]
+    assert "<audio" in last[page.board.players[0]]
+    assert "not run" in last[page.board.heads[2]]
+    assert last[page.board.shown].comparison.stopped
 
 
 def test_enter_during_a_run_takes_nothing_from_stop(page):
-    page.begin(REQUEST)
+    page.runs.begin(REQUEST)
     last = {}
-    for number, update in enumerate(page.run(form(page, seed=4), REQUEST)):
+    for number, update in enumerate(page.runs.run(form(page, seed=4), REQUEST)):
         last.update(update)
         if number == 0:
-            assert page.begin(REQUEST) == {page.status: gr.skip()}
-            page.stop(REQUEST)
-    assert last[page.shown].comparison.stopped
-    assert len(last[page.shown].comparison.replies) < 3
+            assert page.runs.begin(REQUEST) == {page.board.status: gr.skip()}
+            page.runs.stop(REQUEST)
+    assert last[page.board.shown].comparison.stopped
+    assert len(last[page.board.shown].comparison.replies) < 3
     updates, last = run(page)  # the next run has a Stop of its own
-    assert updates[0][page.stop_button]["interactive"] is True
-    assert not last[page.shown].comparison.stopped
+    assert updates[0][page.form.stop_button]["interactive"] is True
+    assert not last[page.board.shown].comparison.stopped
 
 
 def test_an_error_nobody_expected_leaves_a_page_that_works(page, monkeypatch, caplog):
@@ -360,21 +361,21 @@ def test_an_error_nobody_expected_leaves_a_page_that_works(page, monkeypatch, ca
     with monkeypatch.context() as patched:
         patched.setattr(compare, "stream", broken)
         _, last = run(page)
-    assert "role='alert'" in last[page.status]
-    assert "Nothing you typed is lost" in last[page.status]
-    assert last[page.run_button]["interactive"] is True
-    assert last[page.stop_button]["interactive"] is False
+    assert "role='alert'" in last[page.board.status]
+    assert "Nothing you typed is lost" in last[page.board.status]
+    assert last[page.form.run_button]["interactive"] is True
+    assert last[page.form.stop_button]["interactive"] is False
     assert "Traceback" in caplog.text
-    assert "Done" in run(page)[1][page.status]
+    assert "Done" in run(page)[1][page.board.status]
 
 
 def test_a_run_that_gradio_refuses_leaves_a_page_that_works(page):
-    page.begin(REQUEST)
-    page.stop(REQUEST)
-    updates = page.failed(REQUEST)
-    assert "try again" in updates[page.status]
-    assert updates[page.run_button]["interactive"] is True
-    assert not run(page)[1][page.shown].comparison.stopped  # its Stop went with it
+    page.runs.begin(REQUEST)
+    page.runs.stop(REQUEST)
+    updates = page.runs.failed(REQUEST)
+    assert "try again" in updates[page.board.status]
+    assert updates[page.form.run_button]["interactive"] is True
+    assert not run(page)[1][page.board.shown].comparison.stopped  # its Stop went with it
 
 
 def test_a_blind_run_stopped_within_a_reply_opens_no_vote(page, monkeypatch):
@@ -384,54 +385,54 @@ def test_a_blind_run_stopped_within_a_reply_opens_no_vote(page, monkeypatch):
         for event in real(*given, stop=stop, **more):
             yield event
             if isinstance(event, compare.Progress) and event.policy == "confidence":
-                page.stop(REQUEST)
+                page.runs.stop(REQUEST)
 
     monkeypatch.setattr(compare, "stream", stopped_in_the_third)
     _, last = run(page, blind=True, seed=4)
-    shown = last[page.shown]
+    shown = last[page.board.shown]
     assert len(shown.comparison.replies) == 3
     assert shown.comparison.replies[2].trace.finish == "interrupted"
     assert not shown.blind
-    assert last[page.vote]["visible"] is False
-    assert "Stopped" in last[page.status]
+    assert last[page.board.vote]["visible"] is False
+    assert "Stopped" in last[page.board.status]
     for place, name in enumerate(("full", "spark")):
-        assert f"data-policy='{name}'" in last[page.players[place]]  # kept, as it says
+        assert f"data-policy='{name}'" in last[page.board.players[place]]  # kept, as it says
 
 
 def test_a_stop_while_waiting_runs_nothing(page):
-    page.begin(REQUEST)
-    page.stop(REQUEST)
+    page.runs.begin(REQUEST)
+    page.runs.stop(REQUEST)
     last = {}
-    for update in page.run(form(page), REQUEST):
+    for update in page.runs.run(form(page), REQUEST):
         last.update(update)
-    assert last[page.shown].comparison.replies == []
-    assert "Stopped" in last[page.status]
+    assert last[page.board.shown].comparison.replies == []
+    assert "Stopped" in last[page.board.status]
 
 
 def test_blind_tells_nothing_before_the_answer_and_all_after(page):
     updates, last = run(page, blind=True)
-    shown = last[page.shown]
+    shown = last[page.board.shown]
     assert shown.blind
     assert sorted(shown.order) == [0, 1, 2]
     told = " ".join(str(value) for update in updates for key, value in update.items()
-                    if key is not page.shown).lower()  # fmt: skip
+                    if key is not page.board.shown).lower()  # fmt: skip
     told = re.sub(r"src='[^']*'", "", told)
     for secret in ("spar-k", "full depth", "confidence exit", "weights read", "data-policy"):
         assert secret not in told
-    assert not any(update.get(page.depth) for update in updates)
-    assert page.zipped(shown) == ""
-    revealed = page.reveal(shown, False, place=1)
+    assert not any(update.get(page.board.depth) for update in updates)
+    assert page.share.zipped(shown) == ""
+    revealed = page.runs.blind.reveal(shown, False, place=1)
     chosen = cards.title(shown.comparison.replies[shown.order[1]].policy)
-    assert f"You chose B, which is {chosen}." in revealed[page.status]
+    assert f"You chose B, which is {chosen}." in revealed[page.board.status]
     for place, index in enumerate(shown.order):
         reply = shown.comparison.replies[index]
-        assert cards.title(reply.policy) in revealed[page.heads[place]]
-        assert f"data-policy='{reply.policy}'" in revealed[page.players[place]]
-    assert not revealed[page.shown].blind
+        assert cards.title(reply.policy) in revealed[page.board.heads[place]]
+        assert f"data-policy='{reply.policy}'" in revealed[page.board.players[place]]
+    assert not revealed[page.board.shown].blind
 
 
 def test_the_order_of_a_blind_round_varies(page, comparison):
-    orders = {page._blind_round(comparison, False)[page.shown].order for _ in range(60)}
+    orders = {page.runs.blind.opened(comparison, False)[page.board.shown].order for _ in range(60)}
     assert len(orders) == 6
 
 
@@ -472,22 +473,22 @@ def test_a_recording_is_asked_with_or_without_words(hearing, tmp_path):
     tone = np.sin(np.arange(24_000) / 20)
     soundfile.write(path, np.stack((tone, tone), axis=1) / 2, 48_000)
     _, last = run(hearing, prompt="", spoken=str(path))
-    shown = last[hearing.shown]
+    shown = last[hearing.board.shown]
     assert shown.comparison.prompt == "(a recording of 0.5 s)"
     assert shown.comparison.replies[0].trace.ids()
-    assert hearing._lm.listener.lengths == [0.5]
+    assert hearing.form.lm.listener.lengths == [0.5]
     path.write_text("no sound")
     _, last = run(hearing, prompt="", spoken=str(path))
-    assert "question.flac is not a sound file" in last[hearing.status]
+    assert "question.flac is not a sound file" in last[hearing.board.status]
     _, last = run(hearing, prompt="hello", spoken=None)
-    assert last[hearing.shown].comparison.prompt == "hello"
+    assert last[hearing.board.shown].comparison.prompt == "hello"
 
 
 def test_a_model_that_reads_says_why_it_does_not_hear(page, hearing):
-    assert not page.spoken.visible
-    assert "takes no spoken prompt: it reads text only" in page.deafness.value
-    assert hearing.spoken.visible
+    assert not page.form.spoken.visible
+    assert "takes no spoken prompt: it reads text only" in page.form.deafness.value
+    assert hearing.form.spoken.visible
     updates = page.choose_model("tiny")
-    assert updates[page.spoken]["visible"] is False
+    assert updates[page.form.spoken]["visible"] is False
     _, last = run(page, spoken="left/over/from/another/model.wav")
-    assert last[page.shown].comparison.prompt == "hello there"
+    assert last[page.board.shown].comparison.prompt == "hello there"
