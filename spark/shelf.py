@@ -45,6 +45,10 @@ class Shelf:
                 self._loaded[name] = models.load(name)
             return self._loaded[name]
 
+    def loaded(self, name: str) -> SpokenLM | None:
+        """The model of that name where it has been loaded; loads nothing."""
+        return self._loaded.get(name)
+
     def choices(self) -> list[tuple[str, str]]:
         """For a menu: (what it says, name); those that cannot run here say so."""
         return [

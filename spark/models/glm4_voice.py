@@ -55,7 +55,10 @@ _STOPS = ("<|user|>", "<|endoftext|>", "<|observation|>")
 MOST_TOKENS = 2000  # of a reply, the published demo's limit
 MOST_POSITIONS = 8192  # of prompt and reply
 SAMPLING = SamplingSettings(temperature=0.2, top_p=0.8)  # the published demo's
-NOTICE = "Built with glm-4."
+LICENCE = (
+    "Built with glm-4. The weights are under the GLM-4 model licence: free for research, "
+    "registration for commercial use."
+)
 KIND = "chatglm"  # model_type
 
 FAMILY = Family(
@@ -131,7 +134,8 @@ def load(source: str | Path | None = None, **options: Any) -> SpokenLM:
         listener=_listener(tokenizer, loaded.body.device) if tokenizer else None,
         silence=silence,
         deafness=glm_listener.PARTS.reason(folder),
-        notes=(*loaded.notes, NOTICE),
+        notes=loaded.notes,
+        licence=LICENCE,
     )
 
 

@@ -49,6 +49,7 @@ MOST_POSITIONS = 8192  # of prompt and reply
 
 SAMPLING = SamplingSettings(temperature=0.7, top_p=0.9, repetition_penalty=1.05)  # published code
 KIND = "step_audio_2"  # model_type
+LICENCE = "Apache-2.0, code and weights."
 
 FAMILY = Family(
     name="step-audio-2-mini",
@@ -120,11 +121,13 @@ def load(source: str | Path | None = None, **options: Any) -> SpokenLM:
         speech_rate=SPEECH_RATE,
         sampling=SAMPLING,
         dialogue=prompts,
+        system_prompt=SYSTEM,
         vocoder=sound.on(body.device, chosen.whole) if sound else None,
         listener=listener.to(body.device, body.dtype),
         silence=silence,
         deafness="",
         notes=loaded.notes,
+        licence=LICENCE,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from spark import cards, plots
-from spark.comparison import CompareSettings, Comparison, Reply
+from spark.comparison import CompareSettings, Comparison, Exchange, Reply
 from spark.ui.form import Updates
 
 POLICIES = ("full", "spark", "confidence")
@@ -47,8 +47,9 @@ class Board:
         self._vote()
         self._results(example or Comparison("", "", CompareSettings()))
         self.outputs = [
-            self.shown, self.status, *self.heads, *self.players, *self.figures, self.vote,
-            self.results, self.finding, self.depth, self.histogram, self.table, self.tokens,
+            self.shown, self.status, self.conversation, *self.heads, *self.players, *self.figures,
+            self.vote, self.results, self.finding, self.depth, self.histogram, self.table,
+            self.tokens,
         ]  # fmt: skip
 
     # Components
@@ -56,6 +57,7 @@ class Board:
     def _cards(self, example: Comparison | None) -> None:
         told = f"Example, run when this app started: “{example.prompt}”" if example else ""
         self.status = gr.HTML(cards.message(told), elem_id="status")
+        self.conversation = gr.HTML(padding=False, elem_id="conversation")
         self.heads, self.players, self.figures = [], [], []
         with gr.Row(equal_height=True):
             for policy in POLICIES:
@@ -98,6 +100,10 @@ class Board:
     def say(self, text: str, kind: str = "status") -> Updates:
         """The status line; kinds as of `cards.message`."""
         return {self.status: cards.message(text, kind)}
+
+    def follows(self, earlier: Sequence[Exchange], title: str) -> Updates:
+        """The conversation that a run follows, above its cards."""
+        return {self.conversation: cards.conversation(earlier, title)}
 
     def cleared(self, heads: Sequence[str]) -> Updates:
         """The board before a run: empty cards, nothing of an earlier run left."""

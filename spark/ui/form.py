@@ -12,7 +12,8 @@ from typing import Any, get_args
 
 import gradio as gr
 
-from spark.comparison import SCHEDULES, CompareSettings
+from spark import cards
+from spark.comparison import SCHEDULES, CompareSettings, Comparison, Exchange
 from spark.heads import HeadKind
 from spark.models.base import SpokenLM
 from spark.schedule import MEASURES
@@ -50,9 +51,14 @@ class Form:
         self._settings()
         self.asked = [
             self.prompt, self.model, self.schedule, self.exit_layer, self.head, self.measure,
-            self.threshold, self.temperature, self.top_p, self.seed,
+            self.threshold, self.temperature, self.top_p, self.repetition_penalty,
+            self.max_tokens, self.seed, self.system,
         ]  # fmt: skip
-        self.of_model = [self.exit_layer, self.spoken, self.deafness]
+        self.of_model = [
+            self.exit_layer, self.temperature, self.top_p, self.repetition_penalty,
+            self.max_tokens, self.system, self.spoken, self.deafness, self.go_on, self.credit,
+            self.facts,
+        ]  # fmt: skip
         self.buttons = [self.run_button, self.stop_button]
 
     # Components
@@ -81,6 +87,11 @@ class Form:
             self.examples = [
                 (gr.Button(text, size="sm", variant="secondary"), text) for text, _ in EXAMPLES
             ]
+        self.credit = gr.HTML(cards.credit(self.lm), padding=False)
+        self.go_on = gr.Checkbox(
+            False, visible=self.lm.dialogue is not None, elem_id="go-on",
+            label="Go on: full depth's answer and all before it stand before the next question",
+        )  # fmt: skip
 
     def _aloud(self) -> None:
         with gr.Accordion("Ask aloud: microphone or file", open=False, elem_id="aloud"):
@@ -90,7 +101,8 @@ class Form:
                                    elem_id="spoken")  # fmt: skip
 
     def _settings(self) -> None:
-        plain, lm = CompareSettings(), self.lm
+        lm = self.lm
+        plain = CompareSettings.of(lm)
         with gr.Accordion("Settings: model, schedule, exits, sampling", open=False):
             with gr.Row():
                 self.model = gr.Dropdown(self.shelf.choices(), value=lm.name, label="Model",
@@ -101,6 +113,10 @@ class Form:
                                               label="SPAR-K: exit layer")  # fmt: skip
                 self.head = gr.Dropdown(list(get_args(HeadKind)), value=plain.head,
                                         label="Exit heads")  # fmt: skip
+            self.facts = gr.HTML(cards.model_facts(lm), padding=False, elem_id="model-facts")
+            self.system = gr.Textbox(lm.system_prompt or "", label="System prompt", lines=2,
+                                     visible=lm.system_prompt is not None,
+                                     elem_id="system")  # fmt: skip
             with gr.Row():
                 titles = [(MEASURE_TITLES[measure], measure) for measure in MEASURES]
                 self.measure = gr.Dropdown(titles, value=plain.measure,
@@ -111,6 +127,10 @@ class Form:
                                              label="Temperature (0 is greedy)")  # fmt: skip
                 self.top_p = gr.Slider(0.05, 1, plain.top_p, step=0.05, label="Top-p")
             with gr.Row():
+                self.repetition_penalty = gr.Slider(1, 2, plain.repetition_penalty, step=0.01,
+                                                    label="Repetition penalty")  # fmt: skip
+                self.max_tokens = gr.Slider(1, lm.max_tokens, lm.max_tokens, step=1,
+                                            label="Longest reply (tokens)")  # fmt: skip
                 self.seed = gr.Number(plain.seed, precision=0, label="Seed", elem_id="seed")
                 self.replays = gr.Slider(0, 20, 5, step=1,
                                          label="Replays that time the policies")  # fmt: skip
@@ -121,6 +141,9 @@ class Form:
 
     def wanted(self, values: Mapping[Any, Any]) -> CompareSettings:
         """The settings as they stand in the form; raises ValueError for a seed that is none."""
+        lm = self.shelf.loaded(values[self.model])
+        own = lm.system_prompt if lm else None
+        system = values[self.system]
         return CompareSettings(
             schedule=values[self.schedule],
             exit_layer=values[self.exit_layer],
@@ -129,8 +152,20 @@ class Form:
             head=values[self.head],
             temperature=values[self.temperature],
             top_p=values[self.top_p],
+            repetition_penalty=values[self.repetition_penalty],
+            max_tokens=int(values[self.max_tokens]),
             seed=_seed(values[self.seed]),
+            # A text for a model that takes none is one left over from another model.
+            system=None if own is None or system == own else system,
         )
+
+    def earlier(
+        self, values: Mapping[Any, Any], lm: SpokenLM, last: Comparison | None
+    ) -> tuple[Exchange, ...]:
+        """The conversation that the next question follows: none unless it was asked for."""
+        if not values[self.go_on] or lm.dialogue is None or last is None or last.model != lm.name:
+            return ()
+        return last.continued()
 
     def model_of(self, name: str) -> SpokenLM:
         """The model of that name; raises ValueError with the reason where there is none."""
@@ -143,18 +178,33 @@ class Form:
     # Updates
 
     def follow(self, lm: SpokenLM) -> Updates:
-        """The controls that change with the model, as it has them."""
+        """The controls that change with the model, set as its makers set them."""
+        own = CompareSettings.of(lm)
         return {
-            self.exit_layer: self.exits(lm),
+            self.exit_layer: self.placed("exit_layer", lm.default_exit, lm),
+            self.temperature: own.temperature,
+            self.top_p: own.top_p,
+            self.repetition_penalty: own.repetition_penalty,
+            self.max_tokens: self.placed("max_tokens", lm.max_tokens, lm),
+            self.system: self.placed("system", lm.system_prompt or "", lm),
             self.spoken: gr.update(visible=bool(lm.listener)),
             self.deafness: _deafness(lm),
+            self.go_on: gr.update(visible=lm.dialogue is not None, value=False),
+            self.credit: cards.credit(lm),
+            self.facts: cards.model_facts(lm),
         }
 
     @staticmethod
-    def exits(lm: SpokenLM, chosen: int | None = None) -> Any:
-        """The menu of exit layers for a model, set to the chosen one or to the model's own."""
-        value = lm.default_exit if chosen is None else chosen
-        return gr.update(choices=list(lm.candidate_exits), value=value)
+    def placed(name: str, value: Any, lm: SpokenLM) -> Any:
+        """The control of that name set to a value, its bounds as the model has them."""
+        match name:
+            case "exit_layer":
+                return gr.update(choices=list(lm.candidate_exits), value=value)
+            case "max_tokens":
+                return gr.update(maximum=lm.max_tokens, value=value)
+            case "system":
+                return gr.update(visible=lm.system_prompt is not None, value=value)
+        return value
 
     def busy(self) -> Updates:
         """While a run is made."""

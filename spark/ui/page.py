@@ -6,7 +6,6 @@ from typing import Any
 
 import gradio as gr
 
-from spark import cards
 from spark.comparison import Comparison
 from spark.download import save_script
 from spark.shelf import Shelf
@@ -42,7 +41,8 @@ class ComparePage:
         told = [board.status, *form.buttons]
         pressed = gr.on([form.run_button.click, form.prompt.submit], runs.begin, None, told,
                         queue=False, **_PRIVATE)  # fmt: skip
-        inputs = {*form.asked, form.spoken, form.replays, form.blind, board.seconds}
+        inputs = {*form.asked, form.spoken, form.replays, form.blind, form.go_on, board.seconds,
+                  board.shown}  # fmt: skip
         ran = pressed.then(runs.run, inputs, [*board.outputs, *form.buttons, self.share.address],
                            concurrency_id=concurrency_id, concurrency_limit=1,
                            api_visibility="private", show_progress="minimal",
@@ -80,5 +80,5 @@ class ComparePage:
             lm = self.form.model_of(name)
         except ValueError as error:
             return self.board.say(str(error), "alert")
-        told = " ".join(filter(None, (f"Model: {lm.title}.", *lm.notes, lm.silence)))
-        return {**self.form.follow(lm), self.board.status: cards.message(told)}
+        told = " ".join(filter(None, (f"Model: {lm.title}.", lm.silence)))
+        return {**self.form.follow(lm), **self.board.say(told)}

@@ -64,24 +64,27 @@ class Runs:
         """Run a comparison and show it as it comes; a message, and nothing lost, if it cannot."""
         stop = self._stops.setdefault(_session(request), threading.Event())
         form = self.form
+        before: Shown | None = values[self.board.shown]
         try:
-            settings, prompt = form.wanted(values), values[form.prompt]
             lm = form.model_of(values[form.model])
+            settings, prompt = form.wanted(values), values[form.prompt]
             # A recording for a model that cannot hear is one left over from another model.
             spoken = values[form.spoken] if lm.listener else None
             recording = Recording(*read_wav(spoken)) if spoken else None
+            earlier = form.earlier(values, lm, before.comparison if before else None)
             settings.policies(lm), settings.sampling()
             if recording is None:
-                settings.prompt(lm, prompt)
+                settings.prompt(lm, prompt, earlier=earlier)
             events = gpu(compare.stream, lm)(
-                lm, prompt, settings, recording=recording, replays=int(values[form.replays]),
-                stop=stop.is_set,
+                lm, prompt, settings, recording=recording, earlier=earlier,
+                replays=int(values[form.replays]), stop=stop.is_set,
             )  # fmt: skip
             seconds = values[self.board.seconds]
             blind = values[form.blind]
             updates = self.blind.follow(events, seconds) if blind else (
                 self._openly(lm, events, seconds))  # fmt: skip
-            yield {**next(updates), **self.share.cleared(), **form.busy()}
+            follows = self.board.follows(earlier, lm.title)
+            yield {**next(updates), **follows, **self.share.cleared(), **form.busy()}
             yield from updates
             yield form.idle()
         except ValueError as error:
@@ -91,7 +94,7 @@ class Runs:
             yield self._ended(
                 "This run failed through an error of the lab, which is in its log. "
                 "Nothing you typed is lost. Please try again, or try other settings."
-            )
+            ) | {self.board.shown: before}  # a conversation can go on from there
         finally:
             self._stops.pop(_session(request), None)
 

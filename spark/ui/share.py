@@ -69,12 +69,12 @@ class Share:
                 settings.pop("exit_layer", None)  # of a model that is not taken
         offers = self._offers(lm)
         for name, value in settings.items():
-            if problem := offers[name].refusal(value):
+            if name == "system" and lm.system_prompt is None:
+                problems.append(f"{lm.title} takes no system prompt")
+            elif name in offers and (problem := offers[name].refusal(value)):
                 problems.append(problem)
-            elif name == "exit_layer":
-                updates[form.exit_layer] = form.exits(lm, value)
             else:
-                updates[getattr(form, name)] = value
+                updates[getattr(form, name)] = form.placed(name, value, lm)
         if problems:
             text = f"The link could not be followed in full: {'; '.join(problems)}."
             updates |= self.board.say(text, "alert")
@@ -84,11 +84,12 @@ class Share:
         """What the controls that a link can set take, with this model."""
         form = self.form
         offers = {"exit_layer": link.Offer(str(form.exit_layer.label), tuple(lm.candidate_exits)),
-                  "seed": link.Offer(str(form.seed.label), low=0, high=MOST_SEED)}  # fmt: skip
+                  "max_tokens": link.Offer(str(form.max_tokens.label), (), 1, lm.max_tokens),
+                  "seed": link.Offer(str(form.seed.label), (), 0, MOST_SEED)}  # fmt: skip
         for menu in ("schedule", "measure", "head"):
             control = getattr(form, menu)
             offers[menu] = link.Offer(control.label, tuple(value for _, value in control.choices))
-        for number in ("threshold", "temperature", "top_p"):
+        for number in ("threshold", "temperature", "top_p", "repetition_penalty"):
             control = getattr(form, number)
             offers[number] = link.Offer(control.label, (), control.minimum, control.maximum)
         return offers
