@@ -110,7 +110,7 @@ def stream(
         _place_beside_full(reply, result.replies[0])
         yield Answered(reply, complete=False)
         if listen and not stop():
-            _listen(reply)
+            judge(reply)
         yield Answered(reply, complete=True)
     if replays and not stop():
         yield from _replay(lm, settings, prefill, result, replays, stop)
@@ -259,7 +259,8 @@ def first_difference(left: Sequence[int], right: Sequence[int]) -> int | None:
     return None if len(left) == len(right) else min(len(left), len(right))
 
 
-def _listen(reply: Reply) -> None:
+def judge(reply: Reply) -> None:
+    """Let the recogniser and the MOS predictor hear a reply, where it has sound."""
     if reply.pcm is None or reply.sample_rate is None:
         return
     reply.heard = wer.transcribe(reply.pcm, reply.sample_rate)

@@ -51,10 +51,9 @@ class StepVocoder:
 
     sample_rate, frame_rate = SAMPLE_RATE, FRAME_RATE
 
-    @torch.inference_mode()
     def __init__(self, flow: StepFlow, hift: Hift, voice: Voice) -> None:
         self.flow, self.hift, self.voice = flow, hift, voice
-        self._begun = flow.begin(voice)
+        self._begun: FlowState | None = None
 
     def decode(self, codes: Sequence[int]) -> Pcm:
         """The pieces of a stream, joined."""
@@ -62,7 +61,15 @@ class StepVocoder:
 
     def stream(self) -> StepStream:
         """A stream that gives 0.84 s when it has 28 codes, then 1 s with each 25 more."""
-        return StepStream(self, self._begun.copy())
+        return StepStream(self, self._after_the_prompt().copy())
+
+    @torch.inference_mode()
+    def _after_the_prompt(self) -> FlowState:
+        """The flow's state after the voice's recording, made at first use: a GPU that is lent for
+        each run is not there when the model is loaded."""
+        if self._begun is None:
+            self._begun = self.flow.begin(self.voice)
+        return self._begun
 
     @torch.inference_mode()
     def whole(self, codes: Sequence[int]) -> Pcm:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import gradio as gr
 
-from spark import cards, compare
+from spark import cards, compare, lent
 from spark.comparison import Comparison
 from spark.ui.board import POLICIES, Board, Shown
 from spark.ui.form import Updates
@@ -27,7 +27,7 @@ class BlindRound:
     def __init__(self, board: Board) -> None:
         self.board = board
 
-    def follow(self, events: Iterator[compare.Event], seconds: bool) -> Iterator[Updates]:
+    def follow(self, events: Iterator[lent.Event], seconds: bool) -> Iterator[Updates]:
         """Nothing is told until all are done."""
         yield {
             **self.board.cleared([cards.blind_head(place) for place in range(3)]),

@@ -15,6 +15,7 @@ import gradio as gr
 from spark import cards
 from spark.comparison import SCHEDULES, CompareSettings, Comparison, Exchange
 from spark.heads import HeadKind
+from spark.lent import LENT_TOKENS
 from spark.models.base import SpokenLM
 from spark.schedule import MEASURES
 from spark.shelf import Shelf
@@ -32,6 +33,11 @@ MEASURE_TITLES = {
     "entropy": "1 − entropy",
     "state_similarity": "state similarity",
 }
+_LOAN = (
+    "<p class='sk-note'>A GPU is lent for each run. Hugging Face lends a visitor some minutes a "
+    "day: two without an account, more with one. A run asks for what its longest reply and its "
+    "replays can take, and says so; if too little is left, the answer says how much.</p>"
+)
 MOST_SEED = 2**53 - 1  # a browser's numbers are exact up to here
 Updates = dict[Any, Any]
 
@@ -56,8 +62,8 @@ class Form:
         ]  # fmt: skip
         self.of_model = [
             self.exit_layer, self.temperature, self.top_p, self.repetition_penalty,
-            self.max_tokens, self.system, self.spoken, self.deafness, self.go_on, self.credit,
-            self.facts,
+            self.max_tokens, self.replays, self.system, self.spoken, self.deafness, self.go_on,
+            self.credit, self.facts,
         ]  # fmt: skip
         self.buttons = [self.run_button, self.stop_button]
 
@@ -179,20 +185,24 @@ class Form:
 
     def follow(self, lm: SpokenLM) -> Updates:
         """The controls that change with the model, set as its makers set them."""
-        own = CompareSettings.of(lm)
-        return {
+        own, lent = CompareSettings.of(lm), self.shelf.lent(lm.name)
+        longest = min(lm.max_tokens, LENT_TOKENS) if lent else lm.max_tokens
+        updates: Updates = {
             self.exit_layer: self.placed("exit_layer", lm.default_exit, lm),
             self.temperature: own.temperature,
             self.top_p: own.top_p,
             self.repetition_penalty: own.repetition_penalty,
-            self.max_tokens: self.placed("max_tokens", lm.max_tokens, lm),
+            self.max_tokens: self.placed("max_tokens", longest, lm),
             self.system: self.placed("system", lm.system_prompt or "", lm),
             self.spoken: gr.update(visible=bool(lm.listener)),
             self.deafness: _deafness(lm),
             self.go_on: gr.update(visible=lm.dialogue is not None, value=False),
             self.credit: cards.credit(lm),
-            self.facts: cards.model_facts(lm),
+            self.facts: cards.model_facts(lm) + (_LOAN if lent else ""),
         }
+        if lent:  # each replay costs as much of the visitor's time as the replies did
+            updates[self.replays] = 0
+        return updates
 
     @staticmethod
     def placed(name: str, value: Any, lm: SpokenLM) -> Any:
