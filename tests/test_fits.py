@@ -9,7 +9,7 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from spark import hardware, models
-from spark.models import fits, hub, large, step_audio_2
+from spark.models import fits, hub, step_audio_2
 from spark.models.__main__ import main
 from spark.models.checkpoint import CheckpointError
 from spark.quantised import Int8Layer, Int8Matrix
@@ -62,7 +62,7 @@ def test_what_does_not_fit_is_refused_with_what_helps(memory) -> None:
     memory(4)
     with pytest.raises(fits.TooLarge, match="use a machine with a larger GPU"):
         place(8)
-    assert "4.0 GiB are free" in large.unavailable(FAMILY)
+    assert "4.0 GiB are free" in step_audio_2.unavailable()
     info = {i.name: i for i in models.available()}["step-audio-2-mini"]
     assert not info.runnable
     assert "4.0 GiB are free" in info.reason

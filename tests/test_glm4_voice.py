@@ -199,8 +199,8 @@ def test_ranks_that_are_none(
 # Prompts
 
 
-def dialogue(lm: SpokenLM) -> glm4_voice.Prompts:
-    assert isinstance(lm.dialogue, glm4_voice.Prompts)
+def dialogue(lm: SpokenLM) -> glm4_voice.GlmPrompts:
+    assert isinstance(lm.dialogue, glm4_voice.GlmPrompts)
     return lm.dialogue
 
 

@@ -168,8 +168,8 @@ def test_a_tokenizer_with_other_ids_is_refused(
 # Prompts
 
 
-def dialogue(lm: SpokenLM) -> step_audio_2.Prompts:
-    assert isinstance(lm.dialogue, step_audio_2.Prompts)
+def dialogue(lm: SpokenLM) -> step_audio_2.StepPrompts:
+    assert isinstance(lm.dialogue, step_audio_2.StepPrompts)
     return lm.dialogue
 
 

@@ -109,6 +109,11 @@ class GlmListener:
         self._tokenizer, self._begin, self._end = tokenizer, begin, end
         self._first = first_code
 
+    def to(self, device: torch.device, dtype: torch.dtype) -> GlmListener:
+        """The same elsewhere, in float32 as published: nearest rows are told apart by little."""
+        moved = self._tokenizer.to(device)
+        return GlmListener(moved, self._begin, self._end, self._first)
+
     @torch.inference_mode()
     def hear(self, pcm: Pcm, rate: int) -> tuple[Heard, ...]:
         """One run of ids of a mono recording (n,) at `rate` Hz; see `Listener`."""

@@ -129,7 +129,18 @@ class Sound:
         return Whole(made.whole, SAMPLE_RATE, CODE_RATE) if whole else made
 
 
-def offered(folder: Path) -> tuple[Sound | None, str]:
-    """What makes the sound, or why there is none; raises CheckpointError for a damaged file."""
+def offered(folder: Path, voice: Path | None = None) -> tuple[Sound | None, str]:
+    """What makes the sound, or why there is none.
+
+    Args:
+        folder: of the model.
+        voice: must be None.
+
+    Raises:
+        CheckpointError: a file is damaged.
+        ValueError: another voice is asked for.
+    """
+    if voice is not None:
+        raise ValueError("GLM-4-Voice has one voice: leave the other out")
     found = PARTS.found(folder)
     return (Sound.read(found), "") if found else (None, PARTS.reason(folder))
