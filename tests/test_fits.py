@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import load_file
 
 from spark import hardware, models
-from spark.models import fits, hub, step_audio_2
+from spark.models import fits, glm4_voice, hub, step_audio_2
 from spark.models.__main__ import main
 from spark.models.checkpoint import CheckpointError
 from spark.quantised import Int8Layer, Int8Matrix
 from spark.transformer import Transformer
+from tests.checkpoints import write_glm, write_step
+from tests.test_hearing import glm_folder
 from tests.tiny import random_state, tiny_config
 
 GIB = 2**30
@@ -34,7 +38,8 @@ def memory(monkeypatch: pytest.MonkeyPatch):
 
 
 def place(bits: fits.Bits = 16) -> fits.Placement:
-    return fits.place(FAMILY.title, FAMILY.shape, FAMILY.tokens, FAMILY.speech_rows, bits=bits)
+    need = fits.Need(FAMILY.title, FAMILY.shape, FAMILY.tokens, FAMILY.speech_rows)
+    return fits.place(need, bits=bits)
 
 
 def test_parameters_are_counted_as_the_weights_are() -> None:
@@ -70,12 +75,60 @@ def test_what_does_not_fit_is_refused_with_what_helps(memory) -> None:
         models.load("step-audio-2-mini")
 
 
+def test_what_hears_and_speaks_is_counted_as_published(memory) -> None:
+    """Sizes of the published files: 652 M values that hear, flow.pt and hift.pt of 706 MB; GLM's
+    1.46 GB (of which 84 MB are of training) and 527 MB."""
+    step, glm = FAMILY.beside(torch.bfloat16), glm4_voice.FAMILY.beside(torch.bfloat16)
+    assert step == pytest.approx(2 * 651_852_544 + 706e6, rel=0.02)
+    assert FAMILY.beside(torch.float32) - step == 2 * 651_852_544
+    assert glm == glm4_voice.FAMILY.beside(torch.float32)
+    assert glm == pytest.approx(1.458e9 - 86e6 + 527e6, rel=0.02)
+    plain = fits.Need(FAMILY.title, FAMILY.shape, FAMILY.tokens, FAMILY.speech_rows)
+    whole = replace(plain, beside=FAMILY.beside)
+    needs = [need.nbytes(torch.bfloat16, 8) / GIB for need in (plain, whole)]
+    assert needs[1] - needs[0] == pytest.approx(1.05 * step / GIB, abs=0.01)
+    memory(sum(needs) / 2)
+    assert place(8).bits == 8
+    assert "use a machine with a larger GPU" in step_audio_2.unavailable()
+
+
+@pytest.mark.parametrize("write", [write_step, write_glm])
+def test_a_models_own_ears_and_voice_are_counted_before_it_is_read(
+    write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[fits.Need] = []
+
+    def refuse(need: fits.Need, *_: object) -> None:
+        asked.append(need)
+        raise fits.TooLarge("too large")
+
+    folder = write(tmp_path / "model")
+    if write is write_glm:
+        (tmp_path / "glm-4-voice-tokenizer").mkdir()
+        glm_folder(tmp_path / "glm-4-voice-tokenizer")
+    monkeypatch.setattr(fits, "place", refuse)
+    with pytest.raises(fits.TooLarge):
+        models.load(str(folder), device="cpu")
+    kept = {}
+    for shard in (tmp_path / "glm-4-voice-tokenizer" if write is write_glm else folder).glob(
+        "*.safetensors"
+    ):
+        kept |= load_file(shard)
+    beside = ("ema_", "embed_positions2")
+    names = [name for name in kept if not name.startswith(beside)] if write is write_glm else [
+        name for name in kept if name.startswith(("encoder.", "adapter."))]  # fmt: skip
+    values = sum(kept[name].numel() for name in names)
+    small, large = (asked[0].beside(dtype) for dtype in (torch.bfloat16, torch.float32))
+    assert large == 4 * values
+    assert small == (large if write is write_glm else 2 * values)
+
+
 def test_a_device_that_is_not_here() -> None:
     for name in ("cuda", "warp"):
         if name == "cuda" and torch.cuda.is_available():
             continue
         with pytest.raises(ValueError, match="device"):
-            fits.place("M", FAMILY.shape, 10, 10, device=name)
+            fits.place(fits.Need("M", FAMILY.shape, 10, 10), device=name)
 
 
 def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

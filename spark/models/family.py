@@ -27,6 +27,10 @@ Sources = Mapping[str, tuple[str, tuple[int, int] | None]]
 class Hearing(Protocol):
     """What hears, read and checked, on the CPU."""
 
+    def nbytes(self, dtype: torch.dtype) -> int:
+        """Of its weights beside a model of that precision."""
+        ...
+
     def to(self, device: torch.device, dtype: torch.dtype) -> Listener:
         """The same where the model is; a family may keep a precision of its own."""
         ...
@@ -34,6 +38,11 @@ class Hearing(Protocol):
 
 class Speaking(Protocol):
     """What speaks, read and checked, on the CPU."""
+
+    @property
+    def nbytes(self) -> int:
+        """Of its weights."""
+        ...
 
     def on(self, device: torch.device, whole: bool) -> Vocoder:
         """The same where the model is; `whole` as `Options` has it."""
@@ -73,6 +82,7 @@ class Family:
         vocabulary: ids by meaning, for so many rows of the embedding.
         ears: folder, checkpoint, config and width -> what hears, or why nothing does.
         voice: folder and a recording (None for the published voice) -> what speaks, or why nothing.
+        beside: bytes of the published ears and voice, by the model's precision.
     """
 
     name: str
@@ -103,6 +113,7 @@ class Family:
     vocabulary: Callable[[int], Vocabulary]
     ears: Callable[[Path, Checkpoint, Mapping[str, Any], int], tuple[Hearing | None, str]]
     voice: Callable[[Path, Path | None], tuple[Speaking | None, str]]
+    beside: Callable[[torch.dtype], int]
 
     def exits_of(self, layers: int) -> tuple[tuple[int, ...], int]:
         """Candidate exits and the default for a depth; the same shares of another depth."""

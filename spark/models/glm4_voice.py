@@ -270,6 +270,7 @@ FAMILY = Family(
     vocabulary=vocabulary,
     ears=_ears,
     voice=glm_vocoder.offered,
+    beside=lambda _: glm_listener.published_bytes() + glm_vocoder.published_bytes(),
 )  # fmt: skip
 load = partial(large.load, FAMILY)
 unavailable, absent = partial(large.unavailable, FAMILY), partial(large.absent, FAMILY)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from spark.models.glm_flow import CODE_RATE, HOP, SAMPLE_RATE, GlmFlow, frames_of
-from spark.models.strict import fill, read_pickled
+from spark.models.strict import fill, nbytes, read_pickled
 from spark.models.vocoding import EMPTY, Parts, Whole, crossfaded, joined, pcm_of, seeded
 from spark.speech.audio import Pcm
 from spark.speech.hift import Hift, HiftShape, resolved
@@ -99,6 +100,13 @@ class GlmStream:
         return pcm_of(sound if last else sound[:, :-HOP])
 
 
+@cache
+def published_bytes() -> int:
+    """Of the published networks."""
+    with torch.device("meta"):
+        return nbytes(GlmFlow()) + nbytes(Hift(HIFT))
+
+
 @dataclass(frozen=True)
 class Sound:
     """The decoder, read and checked, on the CPU."""
@@ -117,6 +125,11 @@ class Sound:
         fill(flow, read_pickled(folder / "flow.pt"), "flow.pt")
         fill(hift, resolved(read_pickled(folder / "hift.pt")), "hift.pt")
         return cls(flow, hift)
+
+    @property
+    def nbytes(self) -> int:
+        """Of both networks."""
+        return nbytes(self.flow) + nbytes(self.hift)
 
     def on(self, device: torch.device, whole: bool = False) -> GlmVocoder | Whole:
         """The vocoder on its device, in float32.

@@ -177,10 +177,14 @@ def _body(family: Family, parts: Checked, options: Options) -> tuple[Transformer
         TooLarge: there is not enough memory.
     """
     shape = parts.shape
+
+    def beside(dtype: torch.dtype) -> int:
+        heard = parts.ears.nbytes(dtype) if parts.ears else 0
+        return heard + (parts.sound.nbytes if parts.sound else 0)
+
     tokens = min(family.tokens, shape.max_position_embeddings)
-    place = fits.place(
-        family.title, shape, tokens, family.speech_rows, options.device, options.dtype, options.bits
-    )
+    need = fits.Need(family.title, shape, tokens, family.speech_rows, beside)
+    place = fits.place(need, options.device, options.dtype, options.bits)
     total = 2 * sum(fits.parameters(shape))
     told = _Progress(family.title, total, options.quiet)
     state = NamedTensors(parts.checkpoint, family.sources(shape), told)
@@ -234,10 +238,14 @@ def _name_of(family: Family, options: Options) -> str:
 
 
 def unavailable(family: Family) -> str:
-    """Why a model cannot run on this machine, whatever is downloaded; or an empty string."""
+    """Why a model cannot run on this machine, whatever is downloaded; or an empty string.
+
+    Counted as published, with what hears and what speaks.
+    """
+    need = fits.Need(family.title, family.shape, family.tokens, family.speech_rows, family.beside)
     for bits in (16, 8):
         try:
-            fits.place(family.title, family.shape, family.tokens, family.speech_rows, bits=bits)
+            fits.place(need, bits=bits)
             return ""
         except fits.TooLarge as error:
             reason = str(error)

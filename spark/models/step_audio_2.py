@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from spark.modality import Interleave, Vocabulary
-from spark.models import large, step_vocoder
+from spark.models import large, step_listener, step_vocoder
 from spark.models.base import Prompt, Turn
 from spark.models.checkpoint import Checkpoint
 from spark.models.family import Family
@@ -205,6 +205,7 @@ FAMILY = Family(
     vocabulary=vocabulary,
     ears=_ears,
     voice=step_vocoder.offered,
+    beside=lambda dtype: step_listener.published_bytes(dtype) + step_vocoder.published_bytes(),
 )  # fmt: skip
 load = partial(large.load, FAMILY)
 unavailable, absent = partial(large.unavailable, FAMILY), partial(large.absent, FAMILY)

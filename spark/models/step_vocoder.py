@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from spark.models.step_flow import LOOK_AHEAD, FlowState, StepFlow, Voice
 from spark.models.step_voice import Prompter
-from spark.models.strict import fill, read_pickled
+from spark.models.strict import fill, nbytes, read_pickled
 from spark.models.vocoding import EMPTY, Parts, Whole, crossfaded, joined, pcm_of, seeded
 from spark.speech.audio import Pcm
 from spark.speech.hift import Hift, HiftShape, resolved
@@ -118,6 +119,13 @@ class StepStream:
         return pcm_of(sound if last else sound[:, :-held])
 
 
+@cache
+def published_bytes() -> int:
+    """Of the published networks."""
+    with torch.device("meta"):
+        return nbytes(StepFlow()) + nbytes(Hift(HIFT))
+
+
 @dataclass(frozen=True)
 class Sound:
     """All of token2wav, read and checked, on the CPU."""
@@ -146,6 +154,11 @@ class Sound:
         plain = {name.removeprefix("generator."): tensor for name, tensor in state.items()}
         fill(hift, resolved(plain), "hift.pt")
         return cls(flow, hift, prompter.voice(voice))
+
+    @property
+    def nbytes(self) -> int:
+        """Of both networks."""
+        return nbytes(self.flow) + nbytes(self.hift)
 
     def on(self, device: torch.device, whole: bool = False) -> StepVocoder | Whole:
         """The vocoder on its device, in float32.
