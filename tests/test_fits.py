@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file
 
 from spark import hardware, models
-from spark.models import fits, glm4_voice, hub, step_audio_2
+from spark.models import fits, glm4_voice, hub, large, step_audio_2, vocoding
 from spark.models.__main__ import main
 from spark.models.checkpoint import CheckpointError
 from spark.quantised import Int8Layer, Int8Matrix
@@ -189,6 +192,112 @@ def test_no_network_is_said_with_a_remedy(
     monkeypatch.setattr(hub, "_look_for_room", lambda *_: None)
     assert main(["step-audio-2-mini"]) == 2
     assert "stepfun-ai/Step-Audio-2-mini could not be fetched" in capsys.readouterr().err
+
+
+def lay(cache: Path, repo: str, files: dict[str, bytes]) -> Path:
+    """A repository in the hub's cache."""
+    home = cache / ("models--" + repo.replace("/", "--"))
+    folder = home / "snapshots" / "abc"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    (home / "refs").mkdir(exist_ok=True)
+    (home / "refs" / "main").write_text("abc")
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's cache, empty; downloads are noted in `asked.txt` and bring nothing."""
+
+    def note(repo: str, allow_patterns: list[str]) -> str:
+        with (tmp_path / "asked.txt").open("a") as file:
+            file.write(f"{repo} {' '.join(allow_patterns)}\n")
+        return str(lay(tmp_path, repo, {}))
+
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "snapshot_download", note)
+    monkeypatch.setattr(hub, "_look_for_room", lambda *_: None)
+    for module in (hub, vocoding):
+        look = partial(module.try_to_load_from_cache, cache_dir=tmp_path)
+        monkeypatch.setattr(module, "try_to_load_from_cache", look)
+    return tmp_path
+
+
+def test_every_repository_and_file_is_named_with_its_command(cache, capsys) -> None:
+    assert main([]) == 0
+    told = capsys.readouterr().out
+    assert "not here: zai-org/glm-4-voice-9b, 19.1 GB: config.json tokenizer.model" in told
+    assert "zai-org/glm-4-voice-tokenizer, 1.5 GB: config.json model.safetensors" in told
+    assert "hf download zai-org/glm-4-voice-decoder flow.pt hift.pt" in told
+    assert "stepfun-ai/Step-Audio-2-mini, of these: token2wav/flow.pt" in told
+    assert "Built with glm-4" in told
+    lay(cache, "zai-org/glm-4-voice-decoder", {"flow.pt": b"", "hift.pt": b""})
+    assert main([]) == 0
+    assert "  here: GLM-4-Voice's voice" in capsys.readouterr().out
+
+
+def test_the_repositories_beside_a_model_are_fetched_too(cache, capsys) -> None:
+    folder = write_glm(cache / "made")
+    lay(cache, "zai-org/glm-4-voice-9b", {p.name: p.read_bytes() for p in folder.iterdir()})
+    assert main(["glm-4-voice-9b"]) == 0
+    assert (cache / "asked.txt").read_text().splitlines() == [
+        "zai-org/glm-4-voice-tokenizer config.json model.safetensors",
+        "zai-org/glm-4-voice-decoder flow.pt hift.pt",
+    ]
+    told = capsys.readouterr()
+    assert "voice is not here (flow.pt, hift.pt)" in told.err  # the fake brought nothing
+    assert told.out.strip().endswith("models--zai-org--glm-4-voice-9b/snapshots/abc")
+
+
+def test_a_model_without_a_voice_of_its_own_is_not_fetched_at_every_start(cache) -> None:
+    folder = write_step(cache / "made")
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    lay(cache, FAMILY.repo, {**files, "added_tokens.json": b"{}"})
+    assert large.fetched(FAMILY, FAMILY.repo).name == "abc"
+    assert not (cache / "asked.txt").exists()
+    lay(cache, "other/fork", {"config.json": b"{}"})
+    large.fetched(FAMILY, "other/fork")
+    (line,) = (cache / "asked.txt").read_text().splitlines()
+    assert line.startswith("other/fork config.json tokenizer.json")
+    assert line.endswith("token2wav/campplus.onnx assets/default_female.wav")
+
+
+def test_a_folder_is_looked_over_without_reading_its_weights(cache, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("spark.models.large._body", lambda *_: pytest.fail("was read"))
+    folder = write_step(cache / "mine")
+    assert main([str(folder), "--check"]) == 0
+    told = capsys.readouterr()
+    assert "run `hf download stepfun-ai/Step-Audio-2-mini token2wav/flow.pt" in told.err
+    assert told.out.strip() == str(folder)
+    (folder / "model-00002-of-00003.safetensors").unlink()
+    assert main([str(folder)]) == 2
+    assert "model-00002-of-00003.safetensors missing" in capsys.readouterr().err
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    assert main([str(folder)]) == 2
+    assert "of type 'bert'; known: Step-Audio-2-mini ('step_audio_2')" in capsys.readouterr().err
+    assert main(["glm-4-voice-9b", "--check"]) == 2
+    assert "19 GB" in capsys.readouterr().err
+    assert main(["nix"]) == 2
+    assert "no model or folder nix" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("write", "changes", "name"),
+    [(write_step, {"vocab_size": 151936}, "<audio_6561>, id 158257"),
+     (write_glm, {"padded_vocab_size": 151552}, "<|audio_16383|>, id 168736")],
+)  # fmt: skip
+def test_an_embedding_without_speech_rows_is_refused_with_a_remedy(
+    write, changes, name: str, tmp_path: Path
+) -> None:
+    folder = write(tmp_path / "earlier")
+    config = json.loads((folder / "config.json").read_text())
+    (config.get("text_config") or config).update(changes)
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=re.escape(name)) as caught:
+        models.load(str(folder), device="cpu")
+    assert "take " in str(caught.value)
 
 
 def test_places_that_are_none() -> None:

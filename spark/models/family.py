@@ -16,6 +16,7 @@ from spark.modality import Interleave, Vocabulary
 from spark.models.base import Listener, Vocoder
 from spark.models.checkpoint import Checkpoint
 from spark.models.turns import Prompts
+from spark.models.vocoding import Parts
 from spark.models.words import Words
 from spark.sampling import SamplingSettings
 from spark.weights import TransformerConfig
@@ -58,8 +59,9 @@ class Family:
         title: for people.
         kind: model_type of its config.json.
         repo: OWNER/NAME of the hub.
-        files: patterns of the files needed.
-        nbytes: of them all.
+        files: patterns of the files that the language model needs.
+        nbytes: of the repository's files that are fetched, as published.
+        parts: what hears and speaks, where those are files of their own.
         licence: of the weights, and what it asks a page to say.
         shape: of its transformer.
         speech_rows: rows of the head that speech slots compute.
@@ -91,6 +93,7 @@ class Family:
     repo: str
     files: tuple[str, ...]
     nbytes: int
+    parts: tuple[Parts, ...]
     licence: str
     shape: TransformerConfig
     speech_rows: int
@@ -114,6 +117,10 @@ class Family:
     ears: Callable[[Path, Checkpoint, Mapping[str, Any], int], tuple[Hearing | None, str]]
     voice: Callable[[Path, Path | None], tuple[Speaking | None, str]]
     beside: Callable[[torch.dtype], int]
+
+    def own_files(self) -> tuple[str, ...]:
+        """Files of the same repository that hear or speak."""
+        return tuple(name for part in self.parts if part.own for name in part.files)
 
     def exits_of(self, layers: int) -> tuple[tuple[int, ...], int]:
         """Candidate exits and the default for a depth; the same shares of another depth."""

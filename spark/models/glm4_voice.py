@@ -240,6 +240,7 @@ FAMILY = Family(
     repo="zai-org/glm-4-voice-9b",
     files=("config.json", "tokenizer.model", "tokenizer_config.json", "model*.safetensors*"),
     nbytes=19_090_000_000,
+    parts=(glm_listener.PARTS, glm_vocoder.PARTS),
     licence=(
         "Built with glm-4. The weights are under the GLM-4 model licence: free for research, "
         "registration for commercial use."

@@ -30,6 +30,7 @@ PARTS = Parts(
     "GLM-4-Voice's speech tokenizer",
     "zai-org/glm-4-voice-tokenizer",
     ("config.json", "model.safetensors"),
+    nbytes=1_460_000_000,
 )
 _PART = 480_000  # samples, 30 s
 # What the architecture fixes beside the numbers of config.json.

@@ -25,7 +25,10 @@ from spark.speech.hift import Hift, HiftShape, resolved
 
 BLOCKS = (25, 50, 100, 150, 200)  # codes; the last again and again
 HIFT = HiftShape(SAMPLE_RATE, (8, 8), (16, 16), (7, 11), phase_by_frame=False)
-PARTS = Parts("GLM-4-Voice's voice", "zai-org/glm-4-voice-decoder", ("flow.pt", "hift.pt"))
+PARTS = Parts(
+    "GLM-4-Voice's voice", "zai-org/glm-4-voice-decoder", ("flow.pt", "hift.pt"),
+    nbytes=527_000_000,
+)  # fmt: skip
 _AGAIN = frames_of(5)  # mel frames made again with the next block
 
 

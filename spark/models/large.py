@@ -75,6 +75,17 @@ class Checked:
     silence: str
 
 
+def fetched(family: Family, source: str | Path) -> Path:
+    """The folder with a model's files, brought from the hub where they are missing.
+
+    Raises:
+        CheckpointError: there is no such folder or repository, no network, no room.
+    """
+    published = str(source) == family.repo
+    size = family.nbytes if published else 0
+    return hub.fetch(source, family.files, size, family.own_files())
+
+
 def checked(family: Family, options: Options) -> Checked:
     """Find a model's files, fetched where needed, and check them.
 
@@ -82,12 +93,11 @@ def checked(family: Family, options: Options) -> Checked:
         CheckpointError: they are not this model's, or not whole.
         ValueError: the voice cannot be used.
     """
-    source = options.source or family.repo
-    published = str(source) == family.repo
-    folder = hub.fetch(source, family.files, family.nbytes if published else 0)
+    folder = fetched(family, options.source or family.repo)
     config = read_json(folder, "config.json")
     _expect_kind(config, family, folder)
     shape = family.read_shape(config)
+    _expect_rows(family, shape.vocab_size)
     # Rotary tables are made for all positions, so no more than are of use.
     positions = min(shape.max_position_embeddings, MOST_POSITIONS)
     shape = replace(shape, max_position_embeddings=positions)
@@ -107,6 +117,17 @@ def _expect_kind(config: Mapping[str, object], family: Family, folder: Path) -> 
         raise CheckpointError(
             f"{titled(folder)} holds a model of type {found!r}, {family.title} is "
             f"{family.kind!r}: give the folder of the right model, or --model with the right name"
+        )
+
+
+def _expect_rows(family: Family, rows: int) -> None:
+    """Refuse an embedding that lacks rows for the family's marks and codes."""
+    name, last = max(family.marks.items(), key=lambda item: item[1])
+    if last >= rows:
+        raise CheckpointError(
+            f"config.json says the embedding has {rows} rows, and {family.title} needs one for "
+            f"{name}, id {last}: it is another model, or an earlier one without speech; take "
+            f"{family.repo}"
         )
 
 
@@ -253,7 +274,10 @@ def unavailable(family: Family) -> str:
 
 
 def absent(family: Family) -> str:
-    """What has to be done before a page can offer a model; or an empty string."""
+    """What has to be done before a page can offer a model; or an empty string.
+
+    What hears and speaks may be missing: then the page says so where it matters.
+    """
     if hub.cached(family.repo):
         return ""
     return (

@@ -175,9 +175,9 @@ FAMILY = Family(
     title="Step-Audio-2-mini",
     kind="step_audio_2",
     repo="stepfun-ai/Step-Audio-2-mini",
-    files=("config.json", "tokenizer.json", "added_tokens.json", "model*.safetensors*",
-           *step_vocoder.PARTS.files, *step_vocoder.VOICE.files),
+    files=("config.json", "tokenizer.json", "added_tokens.json", "model*.safetensors*"),
     nbytes=17_870_000_000,
+    parts=(step_vocoder.PARTS, step_vocoder.VOICE),
     licence="Apache-2.0, code and weights.",
     shape=TransformerConfig(
         family="qwen2", vocab_size=158720, hidden_size=3584, intermediate_size=18944,

@@ -33,11 +33,13 @@ PARTS = Parts(
         f"token2wav/{name}"
         for name in ("flow.pt", "hift.pt", "speech_tokenizer_v2_25hz.onnx", "campplus.onnx")
     ),
+    nbytes=1_231_000_000,
     own=True,
 )
 VOICE = Parts(
-    "a recording to take the voice from", PARTS.repo, ("assets/default_female.wav",), own=True
-)
+    "a recording to take the voice from", PARTS.repo, ("assets/default_female.wav",),
+    nbytes=1_000_000, own=True,
+)  # fmt: skip
 _HELD = 8  # mel frames made again with the next piece
 
 
