@@ -29,6 +29,7 @@ from listening_test.targets import BadTarget, target_from
 from listening_test.ui import admin_page, listen_page, results_page
 from spark.compare import compare
 from spark.comparison import Comparison
+from spark.lending import lends
 from spark.models import load
 from spark.models.base import SpokenLM
 from spark.shelf import Shelf
@@ -77,11 +78,17 @@ def build(lm: SpokenLM, studies: Studies, example: Comparison | None = None) -> 
         example: what the Compare page shows before the first press.
     """
     shelf = Shelf(lm)
+    if lends():
+        shelf.load_all()
     with gr.Blocks(title="SPAR-K Lab", analytics_enabled=False, fill_width=True) as demo:
         _navbar()
         page = ComparePage(shelf, example)
         demo.load(
-            page.load, None, page.load_outputs(), show_progress="hidden", api_visibility="private"
+            page.share.load,
+            None,
+            page.share.load_outputs(),
+            show_progress="hidden",
+            api_visibility="private",
         )
     with demo.route("Listen", "/listen"):
         _navbar()

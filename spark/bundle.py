@@ -43,6 +43,10 @@ def details(comparison: Comparison) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
+        "conversation": [
+            {"asked": past.asked, "answered": past.words, "ids": list(past.reply)}
+            for past in comparison.earlier
+        ],
         "policies": [_details(reply) for reply in comparison.replies],
     }
 

@@ -1,4 +1,4 @@
-"""What the Compare page says of a reply, as HTML: head, player, figures, tables.
+"""What the Compare page says of a reply and of a model, as HTML: head, player, figures, tables.
 
 Strings from values, nothing else: no Gradio, no model. Every text that a person or a model wrote
 is escaped here. Sound is in the page as int16 WAV bytes, so that nothing rescales it on the way.
@@ -12,9 +12,11 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
-from spark.comparison import Comparison, Reply
+from spark.comparison import Comparison, Exchange, Reply
 from spark.metrics import wer
 from spark.modality import Modality
+from spark.models.base import SpokenLM
+from spark.models.fits import parameters
 from spark.plots import POLICY_TITLES
 from spark.speech.audio import wav_bytes
 from spark.trace import Step, Trace
@@ -240,6 +242,58 @@ def _token_row(step: Step, reply: Reply, layers: int) -> str:
         f"<tr class='sk-{step.modality.value}'><td>{step.index}</td>"
         f"<td>{step.modality.value}{word}</td><td>{step.depth}{mark}</td>"
         f"<td>{sure}</td><td>{play}</td></tr>"
+    )
+
+
+def credit(lm: SpokenLM) -> str:
+    """A line that always stands in the page: whose voice this is, and under which licence."""
+    return f"<p class='sk-note'>Model: <b>{escape(lm.title)}</b>. {escape(lm.licence)}</p>"
+
+
+def model_facts(lm: SpokenLM) -> str:
+    """What a model is here: size, place, exit heads, what it needs to be heard and to hear."""
+    body, vocoder = lm.transformer, lm.vocoder
+    kind = str(body.dtype).removeprefix("torch.")
+    count = sum(parameters(body.config)) / 1e6
+    named = f"{count / 1e3:.1f} billion" if count >= 1000 else f"{count:.1f} million"
+    size = body.nbytes / 1e9
+    stored = f"{size:.1f} GB" if size >= 1 else f"{1e3 * size:.0f} MB"
+    rows = [
+        ("size", f"{named} parameters, {body.num_layers} layers; {stored} of weights, {kind}"),
+        ("sound", f"{vocoder.sample_rate} Hz" if vocoder else f"none: {lm.silence}"),
+        ("spoken prompts", "yes" if lm.listener else f"none: {lm.deafness}"),
+        ("longest reply", _reply_length(lm)),
+        ("licence", lm.licence),
+    ]
+    listed = "".join(
+        f"<div><dt>{name}</dt><dd>{escape(value)}</dd></div>" for name, value in rows if value
+    )
+    notes = "".join(f"<p class='sk-note'>{escape(note)}</p>" for note in lm.notes)
+    return f"<dl class='sk-figures'>{listed}</dl>{notes}"
+
+
+def _reply_length(lm: SpokenLM) -> str:
+    """Tokens of the longest reply, and the seconds of speech in whole groups of so many."""
+    rate = lm.vocoder.frame_rate if lm.vocoder else lm.speech_rate
+    if not rate:
+        return f"{lm.max_tokens} tokens"
+    group = lm.layout.n_text + lm.layout.n_speech
+    seconds = lm.max_tokens * lm.layout.n_speech / group / rate
+    return f"{lm.max_tokens} tokens, about {seconds:.0f} s of speech"
+
+
+def conversation(earlier: Sequence[Exchange], title: str) -> str:
+    """Questions and answers before the one that runs; empty where there are none."""
+    lines = "".join(
+        f"<p><b>You:</b> {escape(past.asked)}</p><p><b>{escape(title)}:</b> {escape(past.words)}"
+        "</p>"
+        for past in earlier
+    )
+    if not lines:
+        return ""
+    return (
+        "<div class='sk-conversation' role='region' aria-label='The conversation so far'>"
+        f"{lines}</div>"
     )
 
 

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import get_args
 
 from spark.bundle import write_comparison
-from spark.comparison import CompareSettings, Comparison, Recording, Reply
+from spark.comparison import CompareSettings, Comparison, Exchange, Recording, Reply
 from spark.engine import Engine, Generation, Prefill
 from spark.heads import HeadKind
 from spark.metrics import mos, wer
 from spark.models import load
 from spark.models.base import SpokenLM, Vocoder
 from spark.sampling import SamplingSettings
-from spark.schedule import MEASURES, Policy
+from spark.schedule import MEASURES, FullDepth, Policy
 from spark.speech.audio import read_wav
 from spark.timing import timed_change
 from spark.trace import Trace
@@ -74,6 +74,7 @@ def stream(
     settings: CompareSettings,
     *,
     recording: Recording | None = None,
+    earlier: Sequence[Exchange] = (),
     listen: bool = True,
     replays: int = 0,
     stop: Callable[[], bool] = lambda: False,
@@ -85,6 +86,7 @@ def stream(
         prompt: as typed.
         settings: of policies and sampling.
         recording: a spoken prompt, with or without typed words.
+        earlier: the conversation so far, the same for all policies.
         listen: whether a recogniser and a MOS predictor judge each sound.
         replays: how often all policies are run again, in turn, to time them; 0 for no timing.
         stop: asked between tokens; once true, what is there is kept and the rest left out.
@@ -95,21 +97,20 @@ def stream(
     """
     policies, sampling = settings.policies(lm), settings.sampling()
     engine = Engine(lm, head=settings.head)
-    asked = settings.prompt(lm, prompt, recording)
+    asked = settings.prompt(lm, prompt, recording, earlier)
     prefill = engine.prefill(asked.ids, features=asked.features)
-    shown = recording.beside(prompt) if recording else prompt
-    result = Comparison(lm.name, shown, settings.resolved(lm))
+    result = Comparison(lm.name, prompt, settings.resolved(lm), recording, tuple(earlier))
     _warm_up(engine, prefill, policies, sampling, stop)
     for policy in policies:
         if stop():
             break
-        generation = engine.generate(prefill, policy, sampling)
+        generation = engine.generate(prefill, policy, sampling, settings.max_tokens)
         reply = yield from _answer(lm, generation, policy.name, stop)
         result.replies.append(reply)
         _place_beside_full(reply, result.replies[0])
         yield Answered(reply, complete=False)
         if listen and not stop():
-            _listen(reply)
+            judge(reply)
         yield Answered(reply, complete=True)
     if replays and not stop():
         yield from _replay(lm, settings, prefill, result, replays, stop)
@@ -123,12 +124,15 @@ def compare(
     settings: CompareSettings | None = None,
     *,
     recording: Recording | None = None,
+    earlier: Sequence[Exchange] = (),
     listen: bool = True,
     replays: int = 0,
 ) -> Comparison:
     """Run a comparison to its end; arguments and errors as of `stream`."""
     chosen = settings or CompareSettings.of(lm)
-    for event in stream(lm, prompt, chosen, recording=recording, listen=listen, replays=replays):
+    for event in stream(
+        lm, prompt, chosen, recording=recording, earlier=earlier, listen=listen, replays=replays
+    ):
         if isinstance(event, Finished):
             return event.comparison
     raise AssertionError("a comparison ends with Finished")
@@ -155,6 +159,24 @@ def _warm_up(
         opening = engine.lm.vocoder.stream()
         opening.push([0])
         opening.flush()
+
+
+def converse(
+    lm: SpokenLM, questions: Sequence[str], settings: CompareSettings
+) -> tuple[Exchange, ...]:
+    """Ask one question after the other at full depth; what a comparison can follow.
+
+    Raises:
+        PromptError: the model cannot take a question, or takes one at a time only.
+    """
+    engine, earlier = Engine(lm, outside_mass=False), tuple[Exchange, ...]()
+    for text in questions:
+        asked = settings.prompt(lm, text, earlier=earlier)
+        prefill = engine.prefill(asked.ids, features=asked.features)
+        made = engine.generate(prefill, FullDepth(), settings.sampling(), settings.max_tokens)
+        ids = tuple(step.token_id for step in made)
+        earlier = (*earlier, Exchange(text, None, ids, lm.decode_text(made.trace.text_ids())))
+    return earlier
 
 
 class _FirstSound:
@@ -237,7 +259,8 @@ def first_difference(left: Sequence[int], right: Sequence[int]) -> int | None:
     return None if len(left) == len(right) else min(len(left), len(right))
 
 
-def _listen(reply: Reply) -> None:
+def judge(reply: Reply) -> None:
+    """Let the recogniser and the MOS predictor hear a reply, where it has sound."""
     if reply.pcm is None or reply.sample_rate is None:
         return
     reply.heard = wer.transcribe(reply.pcm, reply.sample_rate)
@@ -262,7 +285,7 @@ def _replay(
         yield Replayed(done, replays)
         turn = done % len(policies)
         for policy in (*policies[turn:], *policies[:turn]):
-            generation = engine.generate(prefill, policy, sampling)
+            generation = engine.generate(prefill, policy, sampling, settings.max_tokens)
             for _ in generation:
                 if stop():
                     return
@@ -290,6 +313,10 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--prompt-audio", type=Path, metavar="FILE", help="a spoken prompt, for models that hear"
     )
+    parser.add_argument(
+        "--after", action="append", default=[], metavar="TEXT",
+        help="asked before, and answered at full depth; may be given several times",
+    )  # fmt: skip
     parser.add_argument("--system", help="system prompt, where the model takes one")
     parser.add_argument("--out", type=Path, required=True, help="folder for the files")
     parser.add_argument("--seed", type=int, default=plain.seed)
@@ -303,6 +330,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--temperature", type=float, help="default: the model's own")
     parser.add_argument("--top-p", type=float, help="default: the model's own")
     parser.add_argument("--repetition-penalty", type=float, help="default: the model's own")
+    parser.add_argument("--max-tokens", type=int, help="of a reply; default: the model's own")
     parser.add_argument("--replays", type=int, default=0, help="interleaved runs that time each")
     parser.add_argument("--no-listen", action="store_true", help="leave out WER and MOS")
     placement = parser.add_argument_group("where a large model runs")
@@ -321,7 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     model, prompt, out = given.pop("model"), given.pop("prompt"), given.pop("out")
     listen, replays = not given.pop("no_listen"), given.pop("replays")
     asked = {name: given.pop(name) for name in ("device", "bits", "voice", "whole")}
-    spoken = given.pop("prompt_audio")
+    spoken, before = given.pop("prompt_audio"), given.pop("after")
     options = {name: value for name, value in asked.items() if value is not None}
     above = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):  # before the run, not after it
@@ -331,12 +359,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         recording = Recording(*read_wav(spoken)) if spoken else None
         lm = load(model, **options)
         settings = CompareSettings.of(lm, **{**given, "candidates": tuple(given["candidates"])})
-        for note in (*lm.notes, lm.silence):
+        for note in (*lm.notes, lm.licence, lm.silence):
             if note:
                 print(note, file=sys.stderr)
         comparison = compare(
-            lm, prompt, settings, recording=recording, listen=listen, replays=replays
-        )
+            lm, prompt, settings, recording=recording, earlier=converse(lm, before, settings),
+            listen=listen, replays=replays,
+        )  # fmt: skip
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

@@ -6,6 +6,7 @@ Holds values: it runs no model (`spark.compare` does) and writes no file (`spark
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
@@ -34,6 +35,28 @@ class Recording:
 
 
 @dataclass(frozen=True)
+class Exchange:
+    """A question and its answer, before the prompt of a comparison.
+
+    Attributes:
+        text: as typed.
+        recording: what was asked aloud.
+        reply: token ids as they were generated.
+        words: of the reply.
+    """
+
+    text: str
+    recording: Recording | None
+    reply: tuple[int, ...]
+    words: str
+
+    @property
+    def asked(self) -> str:
+        """The question in words."""
+        return self.recording.beside(self.text) if self.recording else self.text
+
+
+@dataclass(frozen=True)
 class CompareSettings:
     """How the three policies of a comparison are set.
 
@@ -51,6 +74,7 @@ class CompareSettings:
             WER 51 % at 0.7, 49 % at 0.5, 46 % at 0.3 and greedy (fifth weights); 0.3 leaves the
             seed its say.
         system: the system prompt; None is the model's own.
+        max_tokens: longest reply; None is the model's own, which is the most it takes.
     """
 
     schedule: str = "triple"
@@ -65,6 +89,7 @@ class CompareSettings:
     seed: int = 1
     repetition_penalty: float = 1.0
     system: str | None = None
+    max_tokens: int | None = None
 
     @classmethod
     def of(cls, lm: SpokenLM, **given: Any) -> CompareSettings:
@@ -86,18 +111,43 @@ class CompareSettings:
             seed=self.seed,
         )
 
-    def prompt(self, lm: SpokenLM, text: str, recording: Recording | None = None) -> Prompt:
-        """The prompt in the model's form; raises PromptError where it cannot take it."""
-        if self.system is None and recording is None:
+    def limit(self, lm: SpokenLM) -> int:
+        """Tokens of a reply at most."""
+        return lm.max_tokens if self.max_tokens is None else min(self.max_tokens, lm.max_tokens)
+
+    def prompt(
+        self,
+        lm: SpokenLM,
+        text: str,
+        recording: Recording | None = None,
+        earlier: Sequence[Exchange] = (),
+    ) -> Prompt:
+        """The prompt in the model's form; raises PromptError where it cannot take it.
+
+        Args:
+            lm: the model.
+            text: as typed.
+            recording: a spoken prompt, with or without typed words.
+            earlier: the conversation so far, oldest first.
+        """
+        if self.system is None and recording is None and not earlier:
             return Prompt(lm.encode_prompt(text))
-        heard: tuple[Heard, ...] = ()
-        if recording is not None:
-            if lm.listener is None:
-                raise PromptError(f"{lm.title} takes no spoken prompt: {lm.deafness}.")
-            heard = lm.listener.hear(recording.pcm, recording.rate)
+        turns = []
+        for past in earlier:
+            turns.append(_question(lm, past.text, past.recording))
+            turns.append(Turn("assistant", ids=past.reply))
+        turns.append(_question(lm, text, recording))
         if lm.dialogue is None:
-            raise PromptError(f"{lm.title} takes no system prompt: leave it empty.")
-        return lm.dialogue.encode([Turn("user", text, heard)], self.system)
+            what = "one question at a time" if earlier else "no system prompt: leave it empty"
+            raise PromptError(f"{lm.title} takes {what}.")
+        made = lm.dialogue.encode(turns, self.system)
+        room = lm.transformer.config.max_position_embeddings - self.limit(lm)
+        if earlier and len(made.ids) > room:
+            raise PromptError(
+                f"The conversation has become too long: {len(made.ids)} tokens, and beside a reply "
+                f"{lm.title} has room for {room}. Begin a new one, or allow shorter replies."
+            )
+        return made
 
     def resolved(self, lm: SpokenLM) -> CompareSettings:
         """The same with the model's own choices filled in."""
@@ -124,6 +174,15 @@ class CompareSettings:
             raise ValueError(f"unknown exit head {self.head!r}: use fitted or untrained")
         confidence = ConfidenceExit(self.measure, self.threshold, candidates, self.decay)
         return (FullDepth(), spark_policy(self.schedule, exit_layer), confidence)
+
+
+def _question(lm: SpokenLM, text: str, recording: Recording | None) -> Turn:
+    heard: tuple[Heard, ...] = ()
+    if recording is not None:
+        if lm.listener is None:
+            raise PromptError(f"{lm.title} takes no spoken prompt: {lm.deafness}.")
+        heard = lm.listener.hear(recording.pcm, recording.rate)
+    return Turn("user", text, heard)
 
 
 def spark_policy(schedule: str, exit_layer: int) -> Spark:
@@ -210,16 +269,33 @@ class Comparison:
     """A finished comparison, or as much of it as there is.
 
     Attributes:
-        model, prompt, settings: what was asked.
+        model, text, settings: what was asked, as typed.
+        recording: what was asked aloud.
+        earlier: the conversation before it, the same for all policies.
         replies: in the order of the policies.
         stopped: whether it was stopped before its end.
     """
 
     model: str
-    prompt: str
+    text: str
     settings: CompareSettings
+    recording: Recording | None = None
+    earlier: tuple[Exchange, ...] = ()
     replies: list[Reply] = field(default_factory=list)
     stopped: bool = False
+
+    @property
+    def prompt(self) -> str:
+        """What was asked, in words."""
+        return self.recording.beside(self.text) if self.recording else self.text
+
+    def continued(self) -> tuple[Exchange, ...]:
+        """The conversation up to full depth's reply, for another question to follow."""
+        if not self.replies:
+            return self.earlier
+        full = self.replies[0]
+        last = Exchange(self.text, self.recording, tuple(full.trace.ids()), full.text)
+        return (*self.earlier, last)
 
     def reply(self, policy: str) -> Reply | None:
         """The reply of a policy, None while there is none."""

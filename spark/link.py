@@ -18,7 +18,10 @@ _PARSE: dict[str, Callable[[str], Any]] = {
     "head": str,
     "temperature": float,
     "top_p": float,
+    "repetition_penalty": float,
+    "max_tokens": int,
     "seed": int,
+    "system": str,
 }
 
 

@@ -1,49 +1,91 @@
-"""The models a page offers, loaded when first asked for, and the loan of a GPU where there is one.
+"""The models a page offers, loaded when first asked for; at once where a GPU is lent.
 
 Knows the registry; knows no page.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
-from collections.abc import Callable
-from importlib import import_module
-from importlib.util import find_spec
-from typing import Any
+from dataclasses import replace
+from weakref import WeakValueDictionary
 
 from spark import models
+from spark.lending import lends
 from spark.models.base import SpokenLM
+from spark.models.fits import TooLarge
+
+_numbers = itertools.count()
+_shelves: WeakValueDictionary[int, Shelf] = WeakValueDictionary()
 
 
-def gpu(function: Callable[..., Any], lm: SpokenLM) -> Callable[..., Any]:
-    """The function with a GPU lent for its time, where the model is on one that is lent.
-
-    Elsewhere the function as it is: a loan runs it in a process of its own, which a model on the
-    CPU, or on a GPU of one's own, does not need.
-    """
-    if lm.transformer.device.type != "cuda" or find_spec("spaces") is None:
-        return function
-    lent: Callable[..., Any] = import_module("spaces").GPU(function)
-    return lent
+def numbered(number: int) -> Shelf:
+    """A shelf by its number, which a process that was forked later knows too."""
+    return _shelves[number]
 
 
 class Shelf:
-    """The models on offer; each is loaded once, when first asked for."""
+    """The models on offer; each is loaded once, when first asked for.
+
+    Attributes:
+        number: names it to another process.
+        default: the model to begin with.
+        infos: of all, by name.
+    """
 
     def __init__(self, loaded: SpokenLM, infos: list[models.ModelInfo] | None = None) -> None:
-        self._loaded = {loaded.name: loaded}
+        self.number = next(_numbers)
+        _shelves[self.number] = self
+        self._loaded: dict[str, SpokenLM] = {}
+        self._lent: set[str] = set()
         self._lock = threading.Lock()
         self.default = loaded.name
         known = models.available() if infos is None else infos
         self.infos = {info.name: info for info in known}
-        self.infos.setdefault(loaded.name, models.ModelInfo(loaded.name, loaded.title, True))
+        self.add(loaded)
+
+    def add(self, lm: SpokenLM) -> None:
+        """Put a loaded model on it."""
+        self._loaded[lm.name] = lm
+        self.infos.setdefault(lm.name, models.ModelInfo(lm.name, lm.title, True))
+        # Asked in the thread that loads: in others a GPU that is yet to be lent does not show.
+        if lends() and lm.transformer.device.type == "cuda":
+            self._lent.add(lm.name)
 
     def get(self, name: str) -> SpokenLM:
         """The model of that name; raises ValueError with the reason where it cannot run."""
         with self._lock:
             if name not in self._loaded:
-                self._loaded[name] = models.load(name)
+                self.add(_load(name))
             return self._loaded[name]
+
+    def load_all(self) -> None:
+        """Load every model that can run: a lent process forgets what it loads itself.
+
+        What cannot be loaded then stays in the menu with the reason.
+        """
+        for name, info in self.infos.items():
+            if name in self._loaded:
+                continue
+            reason = info.reason
+            if info.runnable:
+                try:
+                    self.get(name)
+                    continue
+                except ValueError as error:
+                    reason = str(error)
+            reason += (
+                "; models are loaded when this app starts, from preload_from_hub of its README"
+            )
+            self.infos[name] = replace(info, runnable=False, reason=reason)
+
+    def lent(self, name: str) -> bool:
+        """Whether the model waits for a lent GPU."""
+        return name in self._lent
+
+    def loaded(self, name: str) -> SpokenLM | None:
+        """The model of that name where it has been loaded; loads nothing."""
+        return self._loaded.get(name)
 
     def choices(self) -> list[tuple[str, str]]:
         """For a menu: (what it says, name); those that cannot run here say so."""
@@ -59,3 +101,11 @@ class Shelf:
 
     def _runs(self, info: models.ModelInfo) -> bool:
         return info.runnable or info.name in self._loaded
+
+
+def _load(name: str) -> SpokenLM:
+    """The model as it is, or with 8-bit layers where only those fit: its notes say which."""
+    try:
+        return models.load(name)
+    except TooLarge:
+        return models.load(name, bits=8)

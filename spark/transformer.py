@@ -110,6 +110,14 @@ class Transformer:
         """Of weights and states."""
         return self.embedding.device
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all weights."""
+        ends = self.embedding.nbytes + self.final_gain.nbytes
+        if not self.config.tie_word_embeddings:
+            ends += self.unembedding.nbytes
+        return ends + sum(self.layer_bytes(index) for index in range(self.num_layers))
+
     def new_cache(self, capacity: int, batch: int = 1) -> KVCache:
         """An empty cache for `capacity` tokens of `batch` sequences.
 

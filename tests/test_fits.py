@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import re
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import load_file
 
 from spark import hardware, models
-from spark.models import fits, hub, large, step_audio_2
+from spark.models import fits, glm4_voice, hub, large, step_audio_2, vocoding
 from spark.models.__main__ import main
 from spark.models.checkpoint import CheckpointError
 from spark.quantised import Int8Layer, Int8Matrix
 from spark.transformer import Transformer
+from tests.checkpoints import write_glm, write_step
+from tests.test_hearing import glm_folder
 from tests.tiny import random_state, tiny_config
 
 GIB = 2**30
@@ -34,7 +41,8 @@ def memory(monkeypatch: pytest.MonkeyPatch):
 
 
 def place(bits: fits.Bits = 16) -> fits.Placement:
-    return fits.place(FAMILY.title, FAMILY.shape, FAMILY.tokens, FAMILY.speech_rows, bits=bits)
+    need = fits.Need(FAMILY.title, FAMILY.shape, FAMILY.tokens, FAMILY.speech_rows)
+    return fits.place(need, bits=bits)
 
 
 def test_parameters_are_counted_as_the_weights_are() -> None:
@@ -62,7 +70,7 @@ def test_what_does_not_fit_is_refused_with_what_helps(memory) -> None:
     memory(4)
     with pytest.raises(fits.TooLarge, match="use a machine with a larger GPU"):
         place(8)
-    assert "4.0 GiB are free" in large.unavailable(FAMILY)
+    assert "4.0 GiB are free" in step_audio_2.unavailable()
     info = {i.name: i for i in models.available()}["step-audio-2-mini"]
     assert not info.runnable
     assert "4.0 GiB are free" in info.reason
@@ -70,12 +78,60 @@ def test_what_does_not_fit_is_refused_with_what_helps(memory) -> None:
         models.load("step-audio-2-mini")
 
 
+def test_what_hears_and_speaks_is_counted_as_published(memory) -> None:
+    """Sizes of the published files: 652 M values that hear, flow.pt and hift.pt of 706 MB; GLM's
+    1.46 GB (of which 84 MB are of training) and 527 MB."""
+    step, glm = FAMILY.beside(torch.bfloat16), glm4_voice.FAMILY.beside(torch.bfloat16)
+    assert step == pytest.approx(2 * 651_852_544 + 706e6, rel=0.02)
+    assert FAMILY.beside(torch.float32) - step == 2 * 651_852_544
+    assert glm == glm4_voice.FAMILY.beside(torch.float32)
+    assert glm == pytest.approx(1.458e9 - 86e6 + 527e6, rel=0.02)
+    plain = fits.Need(FAMILY.title, FAMILY.shape, FAMILY.tokens, FAMILY.speech_rows)
+    whole = replace(plain, beside=FAMILY.beside)
+    needs = [need.nbytes(torch.bfloat16, 8) / GIB for need in (plain, whole)]
+    assert needs[1] - needs[0] == pytest.approx(1.05 * step / GIB, abs=0.01)
+    memory(sum(needs) / 2)
+    assert place(8).bits == 8
+    assert "use a machine with a larger GPU" in step_audio_2.unavailable()
+
+
+@pytest.mark.parametrize("write", [write_step, write_glm])
+def test_a_models_own_ears_and_voice_are_counted_before_it_is_read(
+    write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[fits.Need] = []
+
+    def refuse(need: fits.Need, *_: object) -> None:
+        asked.append(need)
+        raise fits.TooLarge("too large")
+
+    folder = write(tmp_path / "model")
+    if write is write_glm:
+        (tmp_path / "glm-4-voice-tokenizer").mkdir()
+        glm_folder(tmp_path / "glm-4-voice-tokenizer")
+    monkeypatch.setattr(fits, "place", refuse)
+    with pytest.raises(fits.TooLarge):
+        models.load(str(folder), device="cpu")
+    kept = {}
+    for shard in (tmp_path / "glm-4-voice-tokenizer" if write is write_glm else folder).glob(
+        "*.safetensors"
+    ):
+        kept |= load_file(shard)
+    beside = ("ema_", "embed_positions2")
+    names = [name for name in kept if not name.startswith(beside)] if write is write_glm else [
+        name for name in kept if name.startswith(("encoder.", "adapter."))]  # fmt: skip
+    values = sum(kept[name].numel() for name in names)
+    small, large = (asked[0].beside(dtype) for dtype in (torch.bfloat16, torch.float32))
+    assert large == 4 * values
+    assert small == (large if write is write_glm else 2 * values)
+
+
 def test_a_device_that_is_not_here() -> None:
     for name in ("cuda", "warp"):
         if name == "cuda" and torch.cuda.is_available():
             continue
         with pytest.raises(ValueError, match="device"):
-            fits.place("M", FAMILY.shape, 10, 10, device=name)
+            fits.place(fits.Need("M", FAMILY.shape, 10, 10), device=name)
 
 
 def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,6 +192,112 @@ def test_no_network_is_said_with_a_remedy(
     monkeypatch.setattr(hub, "_look_for_room", lambda *_: None)
     assert main(["step-audio-2-mini"]) == 2
     assert "stepfun-ai/Step-Audio-2-mini could not be fetched" in capsys.readouterr().err
+
+
+def lay(cache: Path, repo: str, files: dict[str, bytes]) -> Path:
+    """A repository in the hub's cache."""
+    home = cache / ("models--" + repo.replace("/", "--"))
+    folder = home / "snapshots" / "abc"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    (home / "refs").mkdir(exist_ok=True)
+    (home / "refs" / "main").write_text("abc")
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's cache, empty; downloads are noted in `asked.txt` and bring nothing."""
+
+    def note(repo: str, allow_patterns: list[str]) -> str:
+        with (tmp_path / "asked.txt").open("a") as file:
+            file.write(f"{repo} {' '.join(allow_patterns)}\n")
+        return str(lay(tmp_path, repo, {}))
+
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "snapshot_download", note)
+    monkeypatch.setattr(hub, "_look_for_room", lambda *_: None)
+    for module in (hub, vocoding):
+        look = partial(module.try_to_load_from_cache, cache_dir=tmp_path)
+        monkeypatch.setattr(module, "try_to_load_from_cache", look)
+    return tmp_path
+
+
+def test_every_repository_and_file_is_named_with_its_command(cache, capsys) -> None:
+    assert main([]) == 0
+    told = capsys.readouterr().out
+    assert "not here: zai-org/glm-4-voice-9b, 19.1 GB: config.json tokenizer.model" in told
+    assert "zai-org/glm-4-voice-tokenizer, 1.5 GB: config.json model.safetensors" in told
+    assert "hf download zai-org/glm-4-voice-decoder flow.pt hift.pt" in told
+    assert "stepfun-ai/Step-Audio-2-mini, of these: token2wav/flow.pt" in told
+    assert "Built with glm-4" in told
+    lay(cache, "zai-org/glm-4-voice-decoder", {"flow.pt": b"", "hift.pt": b""})
+    assert main([]) == 0
+    assert "  here: GLM-4-Voice's voice" in capsys.readouterr().out
+
+
+def test_the_repositories_beside_a_model_are_fetched_too(cache, capsys) -> None:
+    folder = write_glm(cache / "made")
+    lay(cache, "zai-org/glm-4-voice-9b", {p.name: p.read_bytes() for p in folder.iterdir()})
+    assert main(["glm-4-voice-9b"]) == 0
+    assert (cache / "asked.txt").read_text().splitlines() == [
+        "zai-org/glm-4-voice-tokenizer config.json model.safetensors",
+        "zai-org/glm-4-voice-decoder flow.pt hift.pt",
+    ]
+    told = capsys.readouterr()
+    assert "voice is not here (flow.pt, hift.pt)" in told.err  # the fake brought nothing
+    assert told.out.strip().endswith("models--zai-org--glm-4-voice-9b/snapshots/abc")
+
+
+def test_a_model_without_a_voice_of_its_own_is_not_fetched_at_every_start(cache) -> None:
+    folder = write_step(cache / "made")
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    lay(cache, FAMILY.repo, {**files, "added_tokens.json": b"{}"})
+    assert large.fetched(FAMILY, FAMILY.repo).name == "abc"
+    assert not (cache / "asked.txt").exists()
+    lay(cache, "other/fork", {"config.json": b"{}"})
+    large.fetched(FAMILY, "other/fork")
+    (line,) = (cache / "asked.txt").read_text().splitlines()
+    assert line.startswith("other/fork config.json tokenizer.json")
+    assert line.endswith("token2wav/campplus.onnx assets/default_female.wav")
+
+
+def test_a_folder_is_looked_over_without_reading_its_weights(cache, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("spark.models.large._body", lambda *_: pytest.fail("was read"))
+    folder = write_step(cache / "mine")
+    assert main([str(folder), "--check"]) == 0
+    told = capsys.readouterr()
+    assert "run `hf download stepfun-ai/Step-Audio-2-mini token2wav/flow.pt" in told.err
+    assert told.out.strip() == str(folder)
+    (folder / "model-00002-of-00003.safetensors").unlink()
+    assert main([str(folder)]) == 2
+    assert "model-00002-of-00003.safetensors missing" in capsys.readouterr().err
+    (folder / "config.json").write_text('{"model_type": "bert"}')
+    assert main([str(folder)]) == 2
+    assert "of type 'bert'; known: Step-Audio-2-mini ('step_audio_2')" in capsys.readouterr().err
+    assert main(["glm-4-voice-9b", "--check"]) == 2
+    assert "19 GB" in capsys.readouterr().err
+    assert main(["nix"]) == 2
+    assert "no model or folder nix" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("write", "changes", "name"),
+    [(write_step, {"vocab_size": 151936}, "<audio_6561>, id 158257"),
+     (write_glm, {"padded_vocab_size": 151552}, "<|audio_16383|>, id 168736")],
+)  # fmt: skip
+def test_an_embedding_without_speech_rows_is_refused_with_a_remedy(
+    write, changes, name: str, tmp_path: Path
+) -> None:
+    folder = write(tmp_path / "earlier")
+    config = json.loads((folder / "config.json").read_text())
+    (config.get("text_config") or config).update(changes)
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=re.escape(name)) as caught:
+        models.load(str(folder), device="cpu")
+    assert "take " in str(caught.value)
 
 
 def test_places_that_are_none() -> None:

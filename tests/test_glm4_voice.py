@@ -199,8 +199,8 @@ def test_ranks_that_are_none(
 # Prompts
 
 
-def dialogue(lm: SpokenLM) -> glm4_voice.Prompts:
-    assert isinstance(lm.dialogue, glm4_voice.Prompts)
+def dialogue(lm: SpokenLM) -> glm4_voice.GlmPrompts:
+    assert isinstance(lm.dialogue, glm4_voice.GlmPrompts)
     return lm.dialogue
 
 
@@ -359,6 +359,8 @@ def test_compare_runs_all_three_policies_on_a_folder(
     assert "its own system prompt only" in capsys.readouterr().err
     assert compare.main(asked) == 0
     assert "Built with glm-4." in capsys.readouterr().err
+    details = json.loads((out / "details.json").read_text())
+    assert details["conversation"] == []
     summary = json.loads((out / "summary.json").read_text())
     assert [p["name"] for p in summary["policies"]] == ["full", "spark", "confidence"]
     assert (summary["settings"]["temperature"], summary["settings"]["top_p"]) == (0.2, 0.8)
@@ -373,6 +375,7 @@ def test_the_models_own_settings_are_the_papers(lm: SpokenLM) -> None:
     plain = CompareSettings.of(lm)
     assert plain.schedule == "triple"
     assert plain.policies(lm)[1].exit_layers() == (lm.default_exit,)
-    assert "Built with glm-4." in lm.notes
+    assert lm.licence.startswith("Built with glm-4.")
+    assert lm.system_prompt is None
     assert any("none are fitted" in note for note in lm.notes)
     assert glm4_voice.FAMILY.heads_name.startswith("glm-4")

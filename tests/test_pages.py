@@ -1,25 +1,23 @@
 """What the pages say, without a browser: figures, escaping, findings, links, handlers."""
 
 import re
-import sys
 from dataclasses import replace
-from importlib.machinery import ModuleSpec
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import gradio as gr
 import numpy as np
 import pytest
 import soundfile
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from spark import about, cards, compare, link, plots
-from spark.comparison import CompareSettings
+from spark.comparison import CompareSettings, Exchange
 from spark.modality import Modality
 from spark.models import ModelInfo
 from spark.models.base import Heard, Prompt
-from spark.shelf import Shelf, gpu
+from spark.sampling import SamplingSettings
+from spark.shelf import Shelf
 from spark.timing import Timing
 from spark.ui import ComparePage
 from tests.tiny import tiny_lm
@@ -51,15 +49,18 @@ def form(page, **changes):
         "prompt": "hello there", "model": "tiny", "schedule": plain.schedule, "exit_layer": 3,
         "head": plain.head, "measure": plain.measure, "threshold": plain.threshold,
         "temperature": plain.temperature, "top_p": plain.top_p, "seed": 1, "replays": 0,
-        "blind": False, "seconds": False,
+        "repetition_penalty": 1.0, "max_tokens": 120, "system": "", "go_on": False,
+        "blind": False,
     }  # fmt: skip
-    return {getattr(page, name): value for name, value in {**values, **changes}.items()}
+    shown = changes.pop("shown", None)
+    asked = {getattr(page.form, name): value for name, value in {**values, **changes}.items()}
+    return {**asked, page.board.seconds: False, page.board.shown: shown}
 
 
 def run(page, **changes):
     """All updates of a run, and the page's last state of each component."""
-    page.begin(REQUEST)
-    updates = list(page.run(form(page, **changes), REQUEST))
+    page.runs.begin(REQUEST)
+    updates = list(page.runs.run(form(page, **changes), REQUEST))
     last = {}
     for update in updates:
         last.update(update)
@@ -172,6 +173,9 @@ SETTINGS = st.builds(
     head=st.sampled_from(["fitted", "untrained"]),
     temperature=st.floats(0, 2),
     top_p=st.floats(0.05, 1),
+    repetition_penalty=st.floats(1, 2),
+    max_tokens=st.none() | st.integers(1, 4096),
+    system=st.none() | st.text(max_size=40),
     seed=st.integers(0, 2**60),
 )
 
@@ -181,7 +185,7 @@ def test_a_link_gives_back_what_was_put_in(prompt, settings):
     from urllib.parse import parse_qsl
 
     query = link.to_query("embedded", prompt, settings)
-    back = link.from_query(dict(parse_qsl(query[1:])))
+    back = link.from_query(dict(parse_qsl(query[1:], keep_blank_values=True)))
     assert back.prompt == prompt
     assert back.model == "embedded"
     assert CompareSettings(**back.settings) == settings
@@ -192,11 +196,11 @@ def test_a_broken_link_keeps_what_can_be_read(page):
     request = SimpleNamespace(
         session_hash="v", query_params={"prompt": "hi", "seed": "many", "threshold": "7"}
     )
-    updates = page.load(request)
-    assert updates[page.prompt] == "hi"
-    assert page.seed not in updates
-    assert "seed" in updates[page.status]
-    assert "between 0 and 1" in updates[page.status]
+    updates = page.share.load(request)
+    assert updates[page.form.prompt] == "hi"
+    assert page.form.seed not in updates
+    assert "seed" in updates[page.board.status]
+    assert "between 0 and 1" in updates[page.board.status]
 
 
 @pytest.mark.parametrize(
@@ -208,6 +212,9 @@ def test_a_broken_link_keeps_what_can_be_read(page):
         ("measure", "luck", "luck is none of max_prob"),
         ("temperature", "5", "5 is not between 0 and 2"),
         ("top_p", "0.01", "0.01 is not between 0.05 and 1"),
+        ("repetition_penalty", "3", "3 is not between 1 and 2"),
+        ("max_tokens", "121", "Longest reply (tokens): 121 is not between 1 and 120"),
+        ("system", "be brief", "Tiny (random weights) takes no system prompt"),
         ("threshold", "nan", "nan is not between 0 and 1"),
         ("seed", "-3", "Seed: -3 is not between 0"),
     ],
@@ -216,38 +223,38 @@ def test_a_link_gives_no_control_a_value_it_rejects(page, name, value, says):
     query = {name: value, "prompt": "hi"}
     if name != "seed":
         query["seed"] = "7"
-    updates = page.load(SimpleNamespace(session_hash="v", query_params=query))
-    assert says in updates[page.status]
-    assert getattr(page, name) not in updates
-    assert updates[page.prompt] == "hi"
-    assert updates.get(page.seed) == (None if name == "seed" else 7)  # the rest is taken over
+    updates = page.share.load(SimpleNamespace(session_hash="v", query_params=query))
+    assert says in updates[page.board.status]
+    assert getattr(page.form, name) not in updates
+    assert updates[page.form.prompt] == "hi"
+    assert updates.get(page.form.seed) == (None if name == "seed" else 7)  # the rest is taken over
 
 
 def test_a_link_to_another_model_is_checked_against_that_model(lm):
     deep = replace(tiny_lm(layers=6), name="deep")
     barred = ModelInfo("big", "Big model", False, "it needs a GPU")
     shelf = Shelf(lm, [barred])
-    shelf.infos["deep"], shelf._loaded["deep"] = ModelInfo("deep", "Deep", True), deep
+    shelf.add(deep)
     with gr.Blocks():
         page = ComparePage(shelf)
 
     def opened(**query):
-        return page.load(SimpleNamespace(session_hash="v", query_params=query))
+        return page.share.load(SimpleNamespace(session_hash="v", query_params=query))
 
     updates = opened(model="deep", exit_layer="5")
-    assert page.status not in updates
-    assert updates[page.model] == "deep"
-    assert updates[page.exit_layer]["value"] == 5
-    assert updates[page.exit_layer]["choices"] == list(deep.candidate_exits)
+    assert page.board.status not in updates
+    assert updates[page.form.model] == "deep"
+    assert updates[page.form.exit_layer]["value"] == 5
+    assert updates[page.form.exit_layer]["choices"] == list(deep.candidate_exits)
     updates = opened(model="deep", exit_layer="6")
-    assert "6 is none of 1, 2, 3, 4, 5" in updates[page.status]
-    assert updates[page.exit_layer]["value"] == deep.default_exit
+    assert "6 is none of 1, 2, 3, 4, 5" in updates[page.board.status]
+    assert updates[page.form.exit_layer]["value"] == deep.default_exit
     updates = opened(model="big", exit_layer="3", seed="4")
-    assert "Big model cannot run here: it needs a GPU" in updates[page.status]
-    assert updates[page.seed] == 4
-    assert page.model not in updates
-    assert page.exit_layer not in updates
-    assert "there is no model “none”" in opened(model="none")[page.status]
+    assert "Big model cannot run here: it needs a GPU" in updates[page.board.status]
+    assert updates[page.form.seed] == 4
+    assert page.form.model not in updates
+    assert page.form.exit_layer not in updates
+    assert "there is no model “none”" in opened(model="none")[page.board.status]
 
 
 def test_an_example_is_in_the_page_from_its_first_byte(lm, comparison):
@@ -255,24 +262,24 @@ def test_an_example_is_in_the_page_from_its_first_byte(lm, comparison):
         page = ComparePage(Shelf(lm, []), comparison)
     values = {c["id"]: c["props"].get("value") for c in demo.get_config_file()["components"]}
     for place, reply in enumerate(comparison.replies):
-        assert cards.player(reply) == values[page.players[place]._id]
-    assert values[page.depth._id]["type"] == "plotly"
-    assert comparison.prompt in values[page.status._id]
+        assert cards.player(reply) == values[page.board.players[place]._id]
+    assert values[page.board.depth._id]["type"] == "plotly"
+    assert comparison.prompt in values[page.board.status._id]
 
 
 def test_a_page_opened_without_a_link_is_left_alone(page):
-    assert list(page.load(REQUEST)) == [page.status]
-    assert page.load(REQUEST)[page.status] == gr.skip()
+    assert list(page.share.load(REQUEST)) == [page.board.status]
+    assert page.share.load(REQUEST)[page.board.status] == gr.skip()
 
 
 def test_a_run_fills_the_cards_one_after_the_other(page):
     updates, last = run(page)
-    players = [i for i, u in enumerate(updates) for p in page.players if u.get(p)]
+    players = [i for i, u in enumerate(updates) for p in page.board.players if u.get(p)]
     assert players == sorted(players)
     assert len(players) == 3  # each set once: a sound that plays is not torn away
-    assert "Done" in last[page.status]
-    assert last[page.shown].comparison.prompt == "hello there"
-    assert last[page.run_button]["interactive"] is True
+    assert "Done" in last[page.board.status]
+    assert last[page.board.shown].comparison.prompt == "hello there"
+    assert last[page.form.run_button]["interactive"] is True
 
 
 def test_nothing_of_an_earlier_run_stands_under_a_new_one(page):
@@ -280,10 +287,10 @@ def test_nothing_of_an_earlier_run_stands_under_a_new_one(page):
     state, between = {}, 0
     for update in updates:
         state |= update
-        shown = state.get(page.results)
-        if shown and shown["visible"] and page.shown in state and state[page.shown] is None:
-            assert not any(state[part] for part in (page.table, page.tokens, page.histogram))
-            assert state[page.finding] == ""
+        shown, board = state.get(page.board.results), page.board
+        if shown and shown["visible"] and board.shown in state and state[board.shown] is None:
+            assert not any(state[part] for part in (board.table, board.tokens, board.histogram))
+            assert state[board.finding] == ""
             between += 1
     assert between
 
@@ -302,55 +309,43 @@ def test_nothing_of_an_earlier_run_stands_under_a_new_one(page):
 def test_what_cannot_be_run_is_answered_and_the_form_left_alone(page, changes, message):
     updates, last = run(page, **changes)
     assert len(updates) == 1
-    assert message in last[page.status]
-    assert "role='alert'" in last[page.status]
-    assert page.prompt not in last
-    assert last[page.run_button]["interactive"] is True
+    assert message in last[page.board.status]
+    assert "role='alert'" in last[page.board.status]
+    assert page.form.prompt not in last
+    assert last[page.form.run_button]["interactive"] is True
 
 
 def test_a_model_that_cannot_run_stays_in_the_menu_with_its_reason(page):
-    assert ("Big model (cannot run here)", "big") in page.shelf.choices()
-    assert "run the lab on one" in page.choose_model("big")[page.status]
-
-
-def test_a_gpu_is_lent_only_to_a_model_on_one(lm, monkeypatch):
-    lent = ModuleType("spaces")
-    lent.GPU = lambda function: ("lent", function)
-    lent.__spec__ = ModuleSpec("spaces", None)
-    monkeypatch.setitem(sys.modules, "spaces", lent)
-    assert gpu(compare.stream, lm) is compare.stream
-    on_a_gpu = SimpleNamespace(transformer=SimpleNamespace(device=torch.device("cuda")))
-    assert gpu(compare.stream, on_a_gpu) == ("lent", compare.stream)
-    monkeypatch.delitem(sys.modules, "spaces")
-    assert gpu(compare.stream, on_a_gpu) is compare.stream
+    assert ("Big model (cannot run here)", "big") in page.form.shelf.choices()
+    assert "run the lab on one" in page.choose_model("big")[page.board.status]
 
 
 def test_stop_keeps_what_is_there(page):
-    page.begin(REQUEST)
+    page.runs.begin(REQUEST)
     last = {}
-    for update in page.run(form(page, prompt="hello there", seed=4), REQUEST):
+    for update in page.runs.run(form(page, prompt="hello there", seed=4), REQUEST):
         last.update(update)
-        if update.get(page.players[0]):
-            page.stop(REQUEST)
-    assert "Stopped" in last[page.status]
-    assert "<audio" in last[page.players[0]]
-    assert "not run" in last[page.heads[2]]
-    assert last[page.shown].comparison.stopped
+        if update.get(page.board.players[0]):
+            page.runs.stop(REQUEST)
+    assert "Stopped" in last[page.board.status]
+    assert "<audio" in last[page.board.players[0]]
+    assert "not run" in last[page.board.heads[2]]
+    assert last[page.board.shown].comparison.stopped
 
 
 def test_enter_during_a_run_takes_nothing_from_stop(page):
-    page.begin(REQUEST)
+    page.runs.begin(REQUEST)
     last = {}
-    for number, update in enumerate(page.run(form(page, seed=4), REQUEST)):
+    for number, update in enumerate(page.runs.run(form(page, seed=4), REQUEST)):
         last.update(update)
         if number == 0:
-            assert page.begin(REQUEST) == {page.status: gr.skip()}
-            page.stop(REQUEST)
-    assert last[page.shown].comparison.stopped
-    assert len(last[page.shown].comparison.replies) < 3
+            assert page.runs.begin(REQUEST) == {page.board.status: gr.skip()}
+            page.runs.stop(REQUEST)
+    assert last[page.board.shown].comparison.stopped
+    assert len(last[page.board.shown].comparison.replies) < 3
     updates, last = run(page)  # the next run has a Stop of its own
-    assert updates[0][page.stop_button]["interactive"] is True
-    assert not last[page.shown].comparison.stopped
+    assert updates[0][page.form.stop_button]["interactive"] is True
+    assert not last[page.board.shown].comparison.stopped
 
 
 def test_an_error_nobody_expected_leaves_a_page_that_works(page, monkeypatch, caplog):
@@ -360,21 +355,21 @@ def test_an_error_nobody_expected_leaves_a_page_that_works(page, monkeypatch, ca
     with monkeypatch.context() as patched:
         patched.setattr(compare, "stream", broken)
         _, last = run(page)
-    assert "role='alert'" in last[page.status]
-    assert "Nothing you typed is lost" in last[page.status]
-    assert last[page.run_button]["interactive"] is True
-    assert last[page.stop_button]["interactive"] is False
+    assert "role='alert'" in last[page.board.status]
+    assert "Nothing you typed is lost" in last[page.board.status]
+    assert last[page.form.run_button]["interactive"] is True
+    assert last[page.form.stop_button]["interactive"] is False
     assert "Traceback" in caplog.text
-    assert "Done" in run(page)[1][page.status]
+    assert "Done" in run(page)[1][page.board.status]
 
 
 def test_a_run_that_gradio_refuses_leaves_a_page_that_works(page):
-    page.begin(REQUEST)
-    page.stop(REQUEST)
-    updates = page.failed(REQUEST)
-    assert "try again" in updates[page.status]
-    assert updates[page.run_button]["interactive"] is True
-    assert not run(page)[1][page.shown].comparison.stopped  # its Stop went with it
+    page.runs.begin(REQUEST)
+    page.runs.stop(REQUEST)
+    updates = page.runs.failed(REQUEST)
+    assert "try again" in updates[page.board.status]
+    assert updates[page.form.run_button]["interactive"] is True
+    assert not run(page)[1][page.board.shown].comparison.stopped  # its Stop went with it
 
 
 def test_a_blind_run_stopped_within_a_reply_opens_no_vote(page, monkeypatch):
@@ -384,54 +379,54 @@ def test_a_blind_run_stopped_within_a_reply_opens_no_vote(page, monkeypatch):
         for event in real(*given, stop=stop, **more):
             yield event
             if isinstance(event, compare.Progress) and event.policy == "confidence":
-                page.stop(REQUEST)
+                page.runs.stop(REQUEST)
 
     monkeypatch.setattr(compare, "stream", stopped_in_the_third)
     _, last = run(page, blind=True, seed=4)
-    shown = last[page.shown]
+    shown = last[page.board.shown]
     assert len(shown.comparison.replies) == 3
     assert shown.comparison.replies[2].trace.finish == "interrupted"
     assert not shown.blind
-    assert last[page.vote]["visible"] is False
-    assert "Stopped" in last[page.status]
+    assert last[page.board.vote]["visible"] is False
+    assert "Stopped" in last[page.board.status]
     for place, name in enumerate(("full", "spark")):
-        assert f"data-policy='{name}'" in last[page.players[place]]  # kept, as it says
+        assert f"data-policy='{name}'" in last[page.board.players[place]]  # kept, as it says
 
 
 def test_a_stop_while_waiting_runs_nothing(page):
-    page.begin(REQUEST)
-    page.stop(REQUEST)
+    page.runs.begin(REQUEST)
+    page.runs.stop(REQUEST)
     last = {}
-    for update in page.run(form(page), REQUEST):
+    for update in page.runs.run(form(page), REQUEST):
         last.update(update)
-    assert last[page.shown].comparison.replies == []
-    assert "Stopped" in last[page.status]
+    assert last[page.board.shown].comparison.replies == []
+    assert "Stopped" in last[page.board.status]
 
 
 def test_blind_tells_nothing_before_the_answer_and_all_after(page):
     updates, last = run(page, blind=True)
-    shown = last[page.shown]
+    shown = last[page.board.shown]
     assert shown.blind
     assert sorted(shown.order) == [0, 1, 2]
     told = " ".join(str(value) for update in updates for key, value in update.items()
-                    if key is not page.shown).lower()  # fmt: skip
+                    if key is not page.board.shown).lower()  # fmt: skip
     told = re.sub(r"src='[^']*'", "", told)
     for secret in ("spar-k", "full depth", "confidence exit", "weights read", "data-policy"):
         assert secret not in told
-    assert not any(update.get(page.depth) for update in updates)
-    assert page.zipped(shown) == ""
-    revealed = page.reveal(shown, False, place=1)
+    assert not any(update.get(page.board.depth) for update in updates)
+    assert page.share.zipped(shown) == ""
+    revealed = page.runs.blind.reveal(shown, False, place=1)
     chosen = cards.title(shown.comparison.replies[shown.order[1]].policy)
-    assert f"You chose B, which is {chosen}." in revealed[page.status]
+    assert f"You chose B, which is {chosen}." in revealed[page.board.status]
     for place, index in enumerate(shown.order):
         reply = shown.comparison.replies[index]
-        assert cards.title(reply.policy) in revealed[page.heads[place]]
-        assert f"data-policy='{reply.policy}'" in revealed[page.players[place]]
-    assert not revealed[page.shown].blind
+        assert cards.title(reply.policy) in revealed[page.board.heads[place]]
+        assert f"data-policy='{reply.policy}'" in revealed[page.board.players[place]]
+    assert not revealed[page.board.shown].blind
 
 
 def test_the_order_of_a_blind_round_varies(page, comparison):
-    orders = {page._blind_round(comparison, False)[page.shown].order for _ in range(60)}
+    orders = {page.runs.blind.opened(comparison, False)[page.board.shown].order for _ in range(60)}
     assert len(orders) == 6
 
 
@@ -456,13 +451,16 @@ class Ears:
         return (Heard(tuple(self.ids)),)
 
     def encode(self, turns, system=None, speak=True):
-        return Prompt.of(turns[-1].heard[0])
+        self.turns, self.system = turns, system
+        heard = turns[-1].heard
+        return Prompt.of(heard[0]) if heard else Prompt(list(self.ids))
 
 
 @pytest.fixture
 def hearing():
     lm = tiny_lm()
     lm.listener = lm.dialogue = Ears(lm)
+    lm.system_prompt = "You are tiny."
     with gr.Blocks():
         yield ComparePage(Shelf(lm, []))
 
@@ -472,22 +470,154 @@ def test_a_recording_is_asked_with_or_without_words(hearing, tmp_path):
     tone = np.sin(np.arange(24_000) / 20)
     soundfile.write(path, np.stack((tone, tone), axis=1) / 2, 48_000)
     _, last = run(hearing, prompt="", spoken=str(path))
-    shown = last[hearing.shown]
+    shown = last[hearing.board.shown]
     assert shown.comparison.prompt == "(a recording of 0.5 s)"
     assert shown.comparison.replies[0].trace.ids()
-    assert hearing._lm.listener.lengths == [0.5]
+    assert hearing.form.lm.listener.lengths == [0.5]
     path.write_text("no sound")
     _, last = run(hearing, prompt="", spoken=str(path))
-    assert "question.flac is not a sound file" in last[hearing.status]
+    assert "question.flac is not a sound file" in last[hearing.board.status]
     _, last = run(hearing, prompt="hello", spoken=None)
-    assert last[hearing.shown].comparison.prompt == "hello"
+    assert last[hearing.board.shown].comparison.prompt == "hello"
 
 
 def test_a_model_that_reads_says_why_it_does_not_hear(page, hearing):
-    assert not page.spoken.visible
-    assert "takes no spoken prompt: it reads text only" in page.deafness.value
-    assert hearing.spoken.visible
+    assert not page.form.spoken.visible
+    assert "takes no spoken prompt: it reads text only" in page.form.deafness.value
+    assert hearing.form.spoken.visible
     updates = page.choose_model("tiny")
-    assert updates[page.spoken]["visible"] is False
+    assert updates[page.form.spoken]["visible"] is False
     _, last = run(page, spoken="left/over/from/another/model.wav")
-    assert last[page.shown].comparison.prompt == "hello there"
+    assert last[page.board.shown].comparison.prompt == "hello there"
+
+
+# Settings that follow the model, system prompts, conversations
+
+
+@pytest.fixture
+def two(lm):
+    """A page with a second model that has settings, a system prompt and turns of its own."""
+    other = replace(
+        tiny_lm(layers=6, vocoder=False, max_tokens=80), name="other", title="Other",
+        sampling=SamplingSettings(temperature=0.8, top_p=0.6, repetition_penalty=1.05),
+        system_prompt="Be kind.", licence="Built with <other>.", silence="fetch its voice",
+        notes=("On the CPU.",),
+    )  # fmt: skip
+    other.dialogue = Ears(other)
+    shelf = Shelf(lm, [])
+    shelf.add(other)
+    with gr.Blocks():
+        return ComparePage(shelf)
+
+
+def test_choosing_a_model_brings_its_own_settings(two):
+    form, updates = two.form, two.choose_model("other")
+    assert (updates[form.temperature], updates[form.top_p]) == (0.8, 0.6)
+    assert updates[form.repetition_penalty] == 1.05
+    assert (updates[form.max_tokens]["value"], updates[form.max_tokens]["maximum"]) == (80, 80)
+    assert (updates[form.system]["visible"], updates[form.system]["value"]) == (True, "Be kind.")
+    assert updates[form.go_on]["visible"] is True
+    back = two.choose_model("tiny")
+    assert back[form.temperature] == CompareSettings().temperature
+    assert back[form.system]["visible"] is back[form.go_on]["visible"] is False
+    assert set(updates) == {*form.of_model, two.board.status} - {form.replays}
+
+
+def test_a_model_is_told_with_its_size_licence_and_what_it_needs(two):
+    updates = two.choose_model("other")
+    facts = updates[two.form.facts]
+    assert "6 layers" in facts
+    other = two.form.shelf.get("other")
+    parameters = sum(tensor.numel() for tensor in other.transformer.state_dict().values())
+    assert f"{parameters / 1e6:.1f} million parameters" in facts
+    assert "none: fetch its voice" in facts
+    assert "none: it reads text only" in facts
+    assert "80 tokens" in facts
+    assert "On the CPU." in facts
+    assert "Built with &lt;other&gt;." in updates[two.form.credit]
+    assert "fetch its voice" in updates[two.board.status]
+    plain = cards.model_facts(two.form.lm)
+    assert "8000 Hz" in plain
+    assert "120 tokens, about 4 s of speech" in plain
+
+
+def test_a_link_restores_what_the_model_takes(two):
+    query = {"model": "other", "system": "Be brief.", "max_tokens": "30", "top_p": "0.5"}
+    updates = two.share.load(SimpleNamespace(session_hash="v", query_params=query))
+    form = two.form
+    assert two.board.status not in updates
+    assert (updates[form.system]["value"], updates[form.system]["visible"]) == ("Be brief.", True)
+    assert (updates[form.max_tokens]["value"], updates[form.max_tokens]["maximum"]) == (30, 80)
+    assert updates[form.top_p] == 0.5
+    assert updates[form.temperature] == 0.8  # not in the link: the model's own
+    assert set(updates) <= set(two.share.load_outputs())
+
+
+def test_settings_of_the_form_reach_the_run(two):
+    asked = {"model": "other", "system": "Be brief.", "max_tokens": 10, "exit_layer": 2}
+    _, last = run(two, repetition_penalty=1.05, temperature=0.8, **asked)
+    done = last[two.board.shown].comparison
+    assert two.form.shelf.get("other").dialogue.system == "Be brief."
+    assert done.settings.system == "Be brief."
+    assert [len(reply.trace.steps) for reply in done.replies] == [10, 10, 10]
+    drawn = done.replies[0].trace.sampling
+    assert (drawn.temperature, drawn.repetition_penalty) == (0.8, 1.05)
+    _, last = run(two, **{**asked, "system": "Be kind."})
+    assert last[two.board.shown].comparison.settings.system is None  # its own
+    _, last = run(two, system="left over from another model")
+    assert last[two.board.shown].comparison.settings.system is None
+
+
+def test_a_conversation_goes_on_from_full_depths_answer(two):
+    dialogue = two.form.shelf.get("other").dialogue
+    asked = {"model": "other", "exit_layer": 2, "max_tokens": 20, "system": "Be kind."}
+    _, last = run(two, prompt="hello", **asked)
+    first = last[two.board.shown]
+    _, last = run(two, prompt="good day", go_on=True, shown=first, **asked)
+    second = last[two.board.shown]
+    past = first.comparison.replies[0]
+    assert [(turn.role, turn.text, turn.ids) for turn in dialogue.turns] == [
+        ("user", "hello", ()),
+        ("assistant", "", tuple(past.trace.ids())),
+        ("user", "good day", ()),
+    ]
+    assert "<b>You:</b> hello" in last[two.board.conversation]
+    assert len(second.comparison.continued()) == 2
+    _, last = run(two, prompt="good day", shown=second, **asked)
+    assert last[two.board.conversation] == ""
+    assert last[two.board.shown].comparison.earlier == ()
+    _, last = run(two, prompt="good day", go_on=True, shown=second)  # another model's answer
+    assert last[two.board.shown].comparison.earlier == ()
+    for past in ("<b>x</b>", "<img>"):
+        text = cards.conversation([Exchange(past, None, (), past)], "<i>")
+        assert past not in text
+
+
+def test_a_conversation_is_not_lost_with_a_run_that_fails(two, monkeypatch):
+    asked = {"model": "other", "exit_layer": 2, "max_tokens": 20, "system": "Be kind."}
+    _, last = run(two, prompt="hello", **asked)
+    first = last[two.board.shown]
+
+    def broken(*given, **more):
+        yield compare.Progress("full", None)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(compare, "stream", broken)
+        _, last = run(two, prompt="and then", go_on=True, shown=first, **asked)
+    assert last[two.board.shown] is first
+    two.form.shelf.get("other").dialogue.ids = [3] * 1010
+    _, last = run(two, prompt="and then", go_on=True, shown=first, **asked)
+    assert "1010 tokens" in last[two.board.status]
+    assert "Begin a new one" in last[two.board.status]
+    assert last[two.board.shown] is first
+
+
+def test_a_spoken_question_stays_in_the_conversation(hearing, tmp_path):
+    path = tmp_path / "question.wav"
+    soundfile.write(path, np.sin(np.arange(12_000) / 20) / 2, 16_000)
+    _, last = run(hearing, prompt="", spoken=str(path), system="You are tiny.")
+    _, last = run(hearing, prompt="hello", spoken=None, go_on=True, system="You are tiny.",
+                  shown=last[hearing.board.shown])  # fmt: skip
+    turns = hearing.form.lm.dialogue.turns
+    assert len(turns[0].heard) == 1
+    assert "(a recording of 0.8 s)" in last[hearing.board.conversation]

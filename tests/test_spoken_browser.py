@@ -26,6 +26,7 @@ def violations(page):
 def test_a_file_is_asked_aloud(tmp_path):
     lm, studies = tiny_lm(), Studies()
     lm.listener = lm.dialogue = ears = Ears(lm)
+    lm.system_prompt = "Be tiny."
     soundfile.write(tmp_path / "question.wav", np.sin(np.arange(12_000) / 20) / 2, 16_000)
     demo = app.build(lm, studies, compare(lm, "hello there", listen=False))
     _, address = app.launch(demo, studies, "127.0.0.1")
@@ -44,7 +45,16 @@ def test_a_file_is_asked_aloud(tmp_path):
             assert violations(page) == []
             page.get_by_role("button", name="Generate all three").click()
             expect(page.locator("#status")).to_contain_text(re.compile("Done"), timeout=120_000)
+            page.get_by_label("Go on:").check()
+            page.get_by_label("Ask, or give it a sentence").fill("and then?")
+            page.get_by_role("button", name="Generate all three").click()
+            expect(page.locator("#conversation")).to_contain_text("(a recording of 0.8 s)")
+            expect(page.locator("#status")).to_contain_text(re.compile("Done"), timeout=120_000)
+            page.get_by_role("button", name=re.compile("^Settings")).click()
+            expect(page.get_by_label("System prompt")).to_have_value("Be tiny.")
+            expect(page.locator("#model-facts")).to_contain_text("4 layers")
+            assert violations(page) == []
     finally:
         demo.close(verbose=False)
         studies.close()
-    assert ears.lengths == [0.75]
+    assert ears.lengths == [0.75] * 3  # with the second question it is heard again, and asked anew

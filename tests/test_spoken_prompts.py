@@ -152,13 +152,12 @@ def test_without_a_vocoder_the_text_still_comes(tmp_path: Path) -> None:
 
 
 def test_the_command_line_takes_a_recording(
-    step_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.setattr(step_audio_2, "MOST_TOKENS", 120)
+    step_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     question = tmp_path / "question.wav"
     write_wav(question, np.tile(noise(0.9, 22_050), 1), 22_050)
     given = ["--model", str(step_folder), "--device", "cpu", "--no-listen", "--whole",
+             "--max-tokens", "120",
              "--prompt-audio", str(question), "--out", str(tmp_path / "out"),
              "--voice", str(step_folder / "assets" / "default_female.wav")]  # fmt: skip
     assert main(given) == 0, capsys.readouterr().err
@@ -178,7 +177,7 @@ def test_a_damaged_voice_is_refused_before_the_model_is_read(
     (home / "flow.pt").write_bytes(b"cut")
     (home / "hift.pt").write_bytes(b"cut")
     folder = write_glm(tmp_path / "glm-4-voice-9b")
-    monkeypatch.setattr("spark.models.large.load_body", lambda *_: pytest.fail("was read"))
+    monkeypatch.setattr("spark.models.large._body", lambda *_: pytest.fail("was read"))
     with pytest.raises(CheckpointError, match=r"^flow\.pt "):
         load(str(folder), device="cpu")
     with pytest.raises(ValueError, match="one voice"):

@@ -168,8 +168,8 @@ def test_a_tokenizer_with_other_ids_is_refused(
 # Prompts
 
 
-def dialogue(lm: SpokenLM) -> step_audio_2.Prompts:
-    assert isinstance(lm.dialogue, step_audio_2.Prompts)
+def dialogue(lm: SpokenLM) -> step_audio_2.StepPrompts:
+    assert isinstance(lm.dialogue, step_audio_2.StepPrompts)
     return lm.dialogue
 
 
@@ -352,10 +352,36 @@ def test_compare_runs_all_three_policies_on_a_folder(tmp_path: Path) -> None:
     assert not list(out.glob("*.wav"))
 
 
+def test_a_question_follows_others_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = write_step(tmp_path / "tiny-step", layers=2), tmp_path / "out"
+    asked = ["--model", str(folder), "--device", "cpu", "--out", str(out), "--no-listen",
+             "--max-tokens", "12", "--after", "hello", "--after", "the world"]  # fmt: skip
+    assert compare.main([*asked, "--prompt", "the capital"]) == 0
+    past = json.loads((out / "details.json").read_text())["conversation"]
+    assert [turn["asked"] for turn in past] == ["hello", "the world"]
+    assert all(len(turn["ids"]) <= 12 for turn in past)
+    summary = json.loads((out / "summary.json").read_text())
+    assert all(p["n_text"] + p["n_speech"] <= 12 for p in summary["policies"])
+    lm = models.load(str(folder), device="cpu")
+    turns = [Turn("user", past[0]["asked"]), Turn("assistant", ids=tuple(past[0]["ids"])),
+             Turn("user", past[1]["asked"])]  # fmt: skip
+    engine = Engine(lm, outside_mass=False)
+    made = engine.generate(engine.prefill(dialogue(lm).encode(turns).ids), FullDepth(),
+                           CompareSettings.of(lm).sampling(), 12)  # fmt: skip
+    assert [step.token_id for step in made] == past[1]["ids"]
+    capsys.readouterr()
+    embedded = ["--model", "embedded", "--out", str(out), "--after", "hello", "--after", "hello"]
+    assert compare.main([*embedded, "--prompt", "hello"]) == 2
+    assert "takes one question at a time" in capsys.readouterr().err
+
+
 def test_the_models_own_settings_are_the_papers(lm: SpokenLM) -> None:
     plain = CompareSettings.of(lm)
     _, spark, _ = plain.policies(lm)
     assert (plain.schedule, plain.temperature, plain.top_p) == ("triple", 0.7, 0.9)
     assert spark.exit_layers() == (lm.default_exit,)
+    assert lm.system_prompt == "You are a helpful assistant."
     assert any("none are fitted" in note for note in lm.notes)
     assert Prompt([1]).then(Prompt([2], ((0, torch.zeros(1, 2)),))).features[0][0] == 1

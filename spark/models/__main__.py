@@ -1,6 +1,10 @@
-"""Fetches a large model's files into the hub's cache, with progress; what is there stays.
+"""Fetches a large model's files into the hub's cache, and checks them; what is there stays.
 
-python -m spark.models step-audio-2-mini
+    python -m spark.models                      what each model is made of, and what is here
+    python -m spark.models step-audio-2-mini    fetches it, with progress
+    python -m spark.models FOLDER --check       looks a folder's files over, fetches nothing
+
+Repositories beside the model's own, for hearing and speaking, are fetched too.
 """
 
 from __future__ import annotations
@@ -8,21 +12,95 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from spark.models import glm4_voice, hub, step_audio_2
-from spark.models.checkpoint import Checkpoint
+from spark.models import glm4_voice, hub, large, step_audio_2
+from spark.models.checkpoint import CheckpointError, read_json
+from spark.models.family import Family
+from spark.models.large import Options
 
 _FAMILIES = {module.FAMILY.name: module.FAMILY for module in (step_audio_2, glm4_voice)}
+_GB = 1e9
+
+
+def told(family: Family) -> list[str]:
+    """What a model is made of, a line for each repository with the command that fetches it."""
+    here = "here" if hub.cached(family.repo) else "not here"
+    folder = hub.cached_folder(family.repo) or Path(family.repo.split("/")[1])
+    lines = [
+        f"{family.name}: {family.title}. {family.licence}",
+        f"  {here}: {family.repo}, {family.nbytes / _GB:.1f} GB: {' '.join(family.files)}",
+    ]
+    for part in family.parts:
+        there = "here" if part.found(folder) else "not here"
+        size = "of these" if part.own else f"{part.nbytes / _GB:.1f} GB"
+        files = " ".join(part.files)
+        lines.append(f"  {there}: {part.what}: {part.repo}, {size}: {files}")
+    commands = [f"python -m spark.models {family.name}", *(
+        part.command for part in family.parts if not part.own)]  # fmt: skip
+    return [*lines, f"  all of it: {commands[0]}", *(f"  alone: {c}" for c in commands[1:])]
+
+
+def fetch(family: Family) -> Path:
+    """Fetch a model with all that belongs to it.
+
+    Raises:
+        CheckpointError: no network, no room.
+    """
+    folder = large.fetched(family, family.repo)
+    for part in family.parts:
+        if part.found(folder):
+            continue
+        hub.download(part.repo, part.files, 0 if part.own else part.nbytes)
+    return folder
+
+
+def check(family: Family, folder: Path) -> list[str]:
+    """Look a model's files over without reading its weights; what is missing beside it.
+
+    Raises:
+        CheckpointError: a file is damaged, missing or of another model.
+    """
+    parts = large.checked(family, Options(folder))
+    return [reason for reason in (parts.silence, parts.deafness) if reason]
+
+
+def _family_of(folder: Path) -> Family:
+    kind = read_json(folder, "config.json").get("model_type")
+    for family in _FAMILIES.values():
+        if family.kind == kind:
+            return family
+    known = ", ".join(f"{family.title} ({family.kind!r})" for family in _FAMILIES.values())
+    raise CheckpointError(f"{folder.name} holds a model of type {kind!r}; known: {known}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Fetch and check one model; 0, or 2 after a message about what went wrong."""
-    parser = argparse.ArgumentParser("python -m spark.models", description=(__doc__ or "")[:81])
-    parser.add_argument("model", choices=_FAMILIES)
-    family = _FAMILIES[parser.parse_args(arguments).model]
+    """Tell, or fetch and check one model; 0, or 2 after a message about what went wrong."""
+    parser = argparse.ArgumentParser(
+        "python -m spark.models", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("model", nargs="?", help=f"{', '.join(_FAMILIES)}, or a folder")
+    parser.add_argument("--check", action="store_true", help="fetch nothing")
+    given = parser.parse_args(arguments)
+    if given.model is None:
+        print("\n".join(line for family in _FAMILIES.values() for line in told(family)))
+        return 0
     try:
-        folder = hub.fetch(family.repo, family.files, family.nbytes)
-        Checkpoint.open(folder)
+        folder = Path(given.model)
+        if given.model in _FAMILIES:
+            family = _FAMILIES[given.model]
+            found = hub.cached_folder(family.repo) if given.check else fetch(family)
+            if found is None:
+                raise CheckpointError(large.absent(family))
+            folder = found
+        elif folder.is_dir():
+            family = _family_of(folder)
+        else:
+            raise CheckpointError(
+                f"there is no model or folder {given.model}: use {', '.join(_FAMILIES)}"
+            )
+        for reason in check(family, folder):
+            print(reason, file=sys.stderr)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

@@ -173,11 +173,13 @@ class SpokenLM:
         vocoder: None where the model gives codes only.
         speech_rate: speech codes a second where there is no vocoder to say so; None: not known.
         sampling: how its makers, or whoever measured it, draw tokens.
-        dialogue: system prompts and several turns; None where it takes one prompt of text.
+        dialogue: several turns; None where it takes one prompt of text.
+        system_prompt: its own, where another may be given; None where none may.
         listener: spoken prompts; None where it takes none.
         silence: why there is no vocoder and what helps; empty where there is one.
         deafness: why it takes no spoken prompts and what helps; empty where it does.
-        notes: for the page: device and precision with their reason, licences.
+        notes: for the page: device and precision with their reason, exit heads.
+        licence: of the weights, and what it asks a page to say.
     """
 
     name: str
@@ -195,10 +197,12 @@ class SpokenLM:
     speech_rate: float | None = None
     sampling: SamplingSettings = field(default_factory=lambda: SamplingSettings(temperature=0.3))
     dialogue: Dialogue | None = None
+    system_prompt: str | None = None
     listener: Listener | None = None
     silence: str = ""
     deafness: str = "it reads text only"
     notes: tuple[str, ...] = ()
+    licence: str = ""
 
     def __post_init__(self) -> None:
         layers = self.transformer.num_layers

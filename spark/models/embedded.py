@@ -80,6 +80,7 @@ def load(
         default_exit=11,
         exit_heads={layer: head.to("cpu", dtype) for layer, head in fitted.items()},
         vocoder=Codec.load(folder / "codec.safetensors"),
+        licence="Apache-2.0, code and weights.",
     )
 
 

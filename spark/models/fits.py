@@ -5,6 +5,7 @@ Counts bytes and asks `spark.hardware`; knows no family and loads nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,29 +53,44 @@ def parameters(shape: TransformerConfig) -> tuple[int, int]:
     return layer * shape.num_hidden_layers, copies * shape.vocab_size * width
 
 
-def needed(
-    shape: TransformerConfig, dtype: torch.dtype, bits: Bits, tokens: int, speech_rows: int
-) -> int:
-    """Bytes that a model takes while it decodes.
+@dataclass(frozen=True)
+class Need:
+    """What a model needs memory for.
 
-    Weights, the copy of the head's speech rows, two caches (a prompt's and a reply's) of `tokens`
-    tokens, and a twentieth more for what a step works with; 8-bit layers are widened one at a
-    time.
+    Attributes:
+        title: of the model, for messages.
+        shape: of its transformer.
+        tokens: prompt and reply at most.
+        speech_rows: rows of the head that speech slots compute.
+        beside: bytes of what hears and speaks, by the precision of the transformer.
     """
-    layers, ends = parameters(shape)
-    size = dtype.itemsize
-    per_layer = layers // shape.num_hidden_layers
-    body = layers * size if bits == 16 else layers + per_layer * size
-    cache = 2 * tokens * shape.num_hidden_layers * 2 * shape.num_key_value_heads * shape.head_dim
-    total = body + ends * size + speech_rows * shape.hidden_size * size + cache * size
-    return total + total // 20
+
+    title: str
+    shape: TransformerConfig
+    tokens: int
+    speech_rows: int
+    beside: Callable[[torch.dtype], int] = lambda _: 0
+
+    def nbytes(self, dtype: torch.dtype, bits: Bits) -> int:
+        """Bytes that the model takes while it decodes.
+
+        Weights, the copy of the head's speech rows, two caches (a prompt's and a reply's) of
+        `tokens` tokens, what hears and speaks, and a twentieth more for what a step works with;
+        8-bit layers are widened one at a time.
+        """
+        shape, size = self.shape, dtype.itemsize
+        layers, ends = parameters(shape)
+        per_layer = layers // shape.num_hidden_layers
+        body = layers * size if bits == 16 else layers + per_layer * size
+        rows = self.speech_rows * shape.hidden_size * size
+        keys = shape.num_key_value_heads * shape.head_dim
+        caches = 2 * self.tokens * shape.num_hidden_layers * 2 * keys * size
+        total = body + ends * size + rows + caches + self.beside(dtype)
+        return total + total // 20
 
 
 def place(
-    title: str,
-    shape: TransformerConfig,
-    tokens: int,
-    speech_rows: int,
+    need: Need,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     bits: Bits = 16,
@@ -82,10 +98,7 @@ def place(
     """Choose device and precision, or refuse.
 
     Args:
-        title: of the model, for the message.
-        shape: of the model.
-        tokens: prompt and reply at most.
-        speech_rows: rows of the head that speech slots compute.
+        need: of the model.
         device: None for the best there is.
         dtype: None for what suits the device.
         bits: as `Placement` has it.
@@ -97,7 +110,7 @@ def place(
     where = hardware.best_device() if device is None else _device(device)
     free = hardware.free_memory(where)
     choices = [(dtype, "as asked")] if dtype else _choices(where)
-    wanted = {kind: needed(shape, kind, bits, tokens, speech_rows) for kind, _ in choices}
+    wanted = {kind: need.nbytes(kind, bits) for kind, _ in choices}
     for kind, why in choices:
         if free is None or wanted[kind] <= free:
             layers = ", layers in 8 bits" if bits == 8 else ""
@@ -106,8 +119,8 @@ def place(
     least = min(wanted.values())
     assert free is not None
     raise TooLarge(
-        f"{title} needs {least / GIB:.1f} GiB on {_WHERE.get(where.type, where.type)} and "
-        f"{free / GIB:.1f} GiB are free: " + _remedy(shape, where, free, bits, tokens, speech_rows)
+        f"{need.title} needs {least / GIB:.1f} GiB on {_WHERE.get(where.type, where.type)} and "
+        f"{free / GIB:.1f} GiB are free: {_remedy(need, where, free, bits)}"
     )
 
 
@@ -139,10 +152,8 @@ def _choices(where: torch.device) -> list[tuple[torch.dtype, str]]:
     ]
 
 
-def _remedy(
-    shape: TransformerConfig, where: torch.device, free: int, bits: Bits, tokens: int, rows: int
-) -> str:
-    smaller = needed(shape, torch.bfloat16, 8, tokens, rows)
+def _remedy(need: Need, where: torch.device, free: int, bits: Bits) -> str:
+    smaller = need.nbytes(torch.bfloat16, 8)
     if bits == 16 and smaller <= free:
         return f"8-bit weights need {smaller / GIB:.1f} GiB and would fit: --bits 8"
     if where.type == "cpu":

@@ -8,18 +8,18 @@ model licence, which asks for "Built with glm-4" and for derived names that begi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from spark.modality import Interleave, Vocabulary
 from spark.models import glm_listener, glm_vocoder, large
-from spark.models.base import Prompt, PromptError, SpokenLM, Turn
-from spark.models.checkpoint import Checkpoint, CheckpointError, read_json
-from spark.models.glm_listener import GlmListener, SpeechTokenizer, load_tokenizer
-from spark.models.large import Family, Options
-from spark.models.words import RankWords, Words, check_marks
+from spark.models.base import Prompt, PromptError, Turn
+from spark.models.checkpoint import Checkpoint, CheckpointError
+from spark.models.family import Family
+from spark.models.glm_listener import GlmListener, load_tokenizer
+from spark.models.turns import Prompts
+from spark.models.words import RankWords, Words
 from spark.sampling import SamplingSettings
 from spark.weights import TransformerConfig
 
@@ -33,7 +33,6 @@ _TASK = (
 SYSTEM_TEXT, SYSTEM_SPEECH = _TASK.format(kind="text"), _TASK.format(kind="speech") + " "
 OPENING = "streaming_transcription\n"  # plain text after <|assistant|>
 N_CODES = 16384
-SPEECH_RATE = 12.5  # codes a second
 FIRST_MARK, FIRST_SPEECH = 151329, 152353
 MARKS = {
     "<|endoftext|>": 151329,
@@ -52,94 +51,6 @@ MARKS = {
 KNOWN = MARKS | {f"<|audio_{code}|>": FIRST_SPEECH + code for code in range(N_CODES)}
 # The published code stops at <|user|>; the other two end a reply by the generation config.
 _STOPS = ("<|user|>", "<|endoftext|>", "<|observation|>")
-MOST_TOKENS = 2000  # of a reply, the published demo's limit
-MOST_POSITIONS = 8192  # of prompt and reply
-SAMPLING = SamplingSettings(temperature=0.2, top_p=0.8)  # the published demo's
-NOTICE = "Built with glm-4."
-KIND = "chatglm"  # model_type
-
-FAMILY = Family(
-    name="glm-4-voice-9b",
-    title="GLM-4-Voice-9B",
-    repo="zai-org/glm-4-voice-9b",
-    files=("config.json", "tokenizer.model", "tokenizer_config.json", "model*.safetensors*"),
-    nbytes=19_090_000_000,
-    shape=TransformerConfig(
-        family="glm", vocab_size=168960, hidden_size=4096, intermediate_size=13696,
-        num_hidden_layers=40, num_attention_heads=32, num_key_value_heads=2, head_dim=128,
-        rms_norm_eps=3.90625e-08, rope_theta=1e4, rotary_dim=64, max_position_embeddings=8192,
-        tie_word_embeddings=False,
-    ),
-    speech_rows=N_CODES + len(_STOPS),
-    tokens=4096,
-    exits=(20, 28, 32, 34, 36, 37, 38),
-    default_exit=37,
-    heads_name="glm-4-voice-9b-exit-heads.safetensors",
-)  # fmt: skip
-
-
-def unavailable() -> str:
-    """Why it cannot run on this machine, or an empty string."""
-    return large.unavailable(FAMILY)
-
-
-def absent() -> str:
-    """What has to be done before a page can offer it, or an empty string."""
-    return large.absent(FAMILY)
-
-
-def load(source: str | Path | None = None, **options: Any) -> SpokenLM:
-    """The model from a folder or the hub (None: as published); options are those of `Options`.
-
-    Raises:
-        CheckpointError: the files are not this model's, or not whole.
-        TooLarge: there is not enough memory.
-    """
-    chosen = Options(source, **options)
-    folder = large.folder_of(FAMILY, chosen)
-    config = read_json(folder, "config.json")
-    large.expect_kind(config, KIND, FAMILY, folder)
-    shape = large.shape_for_reading(shape_of(config), MOST_POSITIONS)
-    checkpoint = Checkpoint.open(folder)
-    checkpoint.require(weight_names(shape), (_ROTARY,))
-    words = RankWords(folder)
-    check_marks(words.marks, KNOWN, FAMILY.title)
-    if chosen.voice is not None:
-        raise ValueError("GLM-4-Voice has one voice: leave the other out")
-    sound, silence = glm_vocoder.offered(folder)
-    ears = glm_listener.PARTS.found(folder)
-    tokenizer = load_tokenizer(ears) if ears else None
-    loaded = large.load_body(FAMILY, folder, checkpoint, shape, sources(shape), chosen)
-    prompts = Prompts(words)
-    exits, default_exit = FAMILY.exits_of(shape.num_hidden_layers)
-    return SpokenLM(
-        name=large.name_of(FAMILY, chosen),
-        title=FAMILY.title,
-        transformer=loaded.body,
-        vocabulary=vocabulary(shape.vocab_size),
-        layout=Interleave(13, 26, speech_tail=True),
-        encode_prompt=prompts.encode_prompt,
-        decode_text=prompts.decode_text,
-        max_tokens=min(MOST_TOKENS, shape.max_position_embeddings // 2),
-        candidate_exits=exits,
-        default_exit=default_exit,
-        exit_heads=loaded.heads,
-        speech_rate=SPEECH_RATE,
-        sampling=SAMPLING,
-        dialogue=prompts,
-        vocoder=sound.on(loaded.body.device, chosen.whole) if sound else None,
-        listener=_listener(tokenizer, loaded.body.device) if tokenizer else None,
-        silence=silence,
-        deafness=glm_listener.PARTS.reason(folder),
-        notes=(*loaded.notes, NOTICE),
-    )
-
-
-def _listener(tokenizer: SpeechTokenizer, device: torch.device) -> GlmListener:
-    begin, end = MARKS["<|begin_of_audio|>"], MARKS["<|end_of_audio|>"]
-    return GlmListener(tokenizer.to(device), begin, end, FIRST_SPEECH)
-
-
 _ROTARY = "transformer.rotary_pos_emb."  # a buffer that follows from the config
 _REFUSED = {  # fields of the config with the one value the transformer does
     "rmsnorm": True,
@@ -153,36 +64,32 @@ _REFUSED = {  # fields of the config with the one value the transformer does
 }
 
 
-def shape_of(config: Mapping[str, Any]) -> TransformerConfig:
-    """The shape, from a config.json with ChatGLM's field names.
-
-    Raises:
-        CheckpointError: a number is missing, or asks for what the transformer does not do.
-    """
+def _fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of a config.json with ChatGLM's names under transformers'."""
     for name, value in _REFUSED.items():
         if config.get(name, value) != value:
             raise CheckpointError(
                 f"config.json says {name} {config[name]}, which this model never had: give the "
                 "files of GLM-4-Voice-9B"
             )
-    try:
-        return TransformerConfig.read(
-            {
-                "model_type": "glm",
-                "vocab_size": config["padded_vocab_size"],
-                "hidden_size": config["hidden_size"],
-                "intermediate_size": config["ffn_hidden_size"],
-                "num_hidden_layers": config["num_layers"],
-                "num_attention_heads": config["num_attention_heads"],
-                "num_key_value_heads": config["multi_query_group_num"],
-                "head_dim": config["kv_channels"],
-                "rms_norm_eps": config["layernorm_epsilon"],
-                "rope_theta": 1e4 * config.get("rope_ratio", 1),
-                "max_position_embeddings": config.get("seq_length", MOST_POSITIONS),
-            }
-        )
-    except KeyError as error:
-        raise CheckpointError(f"config.json has no {error}: fetch it again") from error
+    return {
+        "model_type": "glm",
+        "vocab_size": config["padded_vocab_size"],
+        "hidden_size": config["hidden_size"],
+        "intermediate_size": config["ffn_hidden_size"],
+        "num_hidden_layers": config["num_layers"],
+        "num_attention_heads": config["num_attention_heads"],
+        "num_key_value_heads": config["multi_query_group_num"],
+        "head_dim": config["kv_channels"],
+        "rms_norm_eps": config["layernorm_epsilon"],
+        "rope_theta": 1e4 * config.get("rope_ratio", 1),
+        "max_position_embeddings": config.get("seq_length", large.MOST_POSITIONS),
+    }
+
+
+def shape_of(config: Mapping[str, Any]) -> TransformerConfig:
+    """The shape, from a config.json; raises CheckpointError."""
+    return large.read_shape(_fields, config)
 
 
 _FIXED = {
@@ -258,18 +165,14 @@ def vocabulary(size: int) -> Vocabulary:
     )
 
 
-class Prompts:
+class GlmPrompts(Prompts):
     """The model's prompt form: a fixed system text, then `<|user|>` and `<|assistant|>` in turn.
 
     A user's mark also ends the reply before it.
     """
 
     def __init__(self, words: Words) -> None:
-        self._words = words
-
-    def encode_prompt(self, text: str) -> list[int]:
-        """One typed prompt."""
-        return self.encode([Turn("user", text)]).ids
+        super().__init__(words, FIRST_MARK)
 
     def encode(
         self, turns: Sequence[Turn], system: str | None = None, speak: bool = True
@@ -280,8 +183,7 @@ class Prompts:
             PromptError: besides an empty turn: a system prompt, or a reply without speech, for
                 which the model was not trained.
         """
-        if not turns or turns[-1].role != "user":
-            raise PromptError("Type a question, or record one.")
+        self._expect_question(turns)
         if system is not None:
             raise PromptError("GLM-4-Voice knows its own system prompt only: leave it empty.")
         first = next(turn for turn in turns if turn.role == "user")
@@ -301,13 +203,8 @@ class Prompts:
         rest = Prompt(prompt.ids[1:], tuple((i - 1, rows) for i, rows in prompt.features))
         return (rest if finished else prompt).then(self._opening(speak))
 
-    def decode_text(self, ids: Sequence[int]) -> str:
-        """The words of the text ids among `ids`."""
-        return self._words.decode([i for i in ids if i < FIRST_MARK]).strip()
-
     def _turn(self, turn: Turn) -> Prompt:
-        if not turn.text.strip() and not turn.heard:
-            raise PromptError("Type a question, or record one.")
+        self._expect_words(turn)
         prompt = Prompt([MARKS["<|user|>"], *self._words.encode(f"\n{turn.text}")])
         for heard in turn.heard:
             prompt = prompt.then(Prompt.of(heard))
@@ -324,3 +221,57 @@ class Prompts:
         if not speak:
             raise PromptError("GLM-4-Voice always answers in speech: ask for a spoken reply.")
         return Prompt([MARKS["<|assistant|>"], *self._words.encode(OPENING)])
+
+
+def _ears(
+    folder: Path, checkpoint: Checkpoint, config: Mapping[str, Any], width: int
+) -> tuple[GlmListener | None, str]:
+    """What hears is a model of its own."""
+    begin, end = MARKS["<|begin_of_audio|>"], MARKS["<|end_of_audio|>"]
+    if (found := glm_listener.PARTS.found(folder)) is None:
+        return None, glm_listener.PARTS.reason(folder)
+    return GlmListener(load_tokenizer(found), begin, end, FIRST_SPEECH), ""
+
+
+FAMILY = Family(
+    name="glm-4-voice-9b",
+    title="GLM-4-Voice-9B",
+    kind="chatglm",
+    repo="zai-org/glm-4-voice-9b",
+    files=("config.json", "tokenizer.model", "tokenizer_config.json", "model*.safetensors*"),
+    nbytes=19_090_000_000,
+    parts=(glm_listener.PARTS, glm_vocoder.PARTS),
+    licence=(
+        "Built with glm-4. The weights are under the GLM-4 model licence: free for research, "
+        "registration for commercial use."
+    ),
+    shape=TransformerConfig(
+        family="glm", vocab_size=168960, hidden_size=4096, intermediate_size=13696,
+        num_hidden_layers=40, num_attention_heads=32, num_key_value_heads=2, head_dim=128,
+        rms_norm_eps=3.90625e-08, rope_theta=1e4, rotary_dim=64, max_position_embeddings=8192,
+        tie_word_embeddings=False,
+    ),
+    speech_rows=N_CODES + len(_STOPS),
+    tokens=4096,
+    exits=(20, 28, 32, 34, 36, 37, 38),
+    default_exit=37,
+    heads_name="glm-4-voice-9b-exit-heads.safetensors",
+    layout=Interleave(13, 26, speech_tail=True),
+    speech_rate=12.5,
+    most_tokens=2000,  # the published demo's limit
+    sampling=SamplingSettings(temperature=0.2, top_p=0.8),  # the published demo's
+    system_prompt=None,
+    marks=KNOWN,
+    apart=(_ROTARY,),
+    read_shape=shape_of,
+    weight_names=weight_names,
+    sources=sources,
+    words=RankWords,
+    prompts=GlmPrompts,
+    vocabulary=vocabulary,
+    ears=_ears,
+    voice=glm_vocoder.offered,
+    beside=lambda _: glm_listener.published_bytes() + glm_vocoder.published_bytes(),
+)  # fmt: skip
+load = partial(large.load, FAMILY)
+unavailable, absent = partial(large.unavailable, FAMILY), partial(large.absent, FAMILY)

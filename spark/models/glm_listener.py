@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch.nn import functional as F
 from spark.models.base import Heard
 from spark.models.checkpoint import Checkpoint, CheckpointError, read_json
 from spark.models.recordings import heard_samples
-from spark.models.strict import fill
+from spark.models.strict import fill, nbytes
 from spark.models.vocoding import Parts
 from spark.speech.audio import Pcm
 from spark.speech.mel import WHISPER_HOP, whisper_mel
@@ -29,6 +30,7 @@ PARTS = Parts(
     "GLM-4-Voice's speech tokenizer",
     "zai-org/glm-4-voice-tokenizer",
     ("config.json", "model.safetensors"),
+    nbytes=1_460_000_000,
 )
 _PART = 480_000  # samples, 30 s
 # What the architecture fixes beside the numbers of config.json.
@@ -95,6 +97,20 @@ class SpeechTokenizer(nn.Module):
         return states[0]
 
 
+PUBLISHED = {
+    **_FIXED, "d_model": 1280, "encoder_ffn_dim": 5120, "encoder_attention_heads": 20,
+    "quantize_position": 16, "num_mel_bins": 128, "max_source_positions": 1500,
+    "quantize_vocab_size": 16384,
+}  # fmt: skip
+
+
+@cache
+def published_bytes() -> int:
+    """Of the published speech tokenizer."""
+    with torch.device("meta"):
+        return nbytes(SpeechTokenizer(PUBLISHED))
+
+
 class GlmListener:
     """Turns recordings into codes between the marks of a recording.
 
@@ -108,6 +124,15 @@ class GlmListener:
     def __init__(self, tokenizer: SpeechTokenizer, begin: int, end: int, first_code: int) -> None:
         self._tokenizer, self._begin, self._end = tokenizer, begin, end
         self._first = first_code
+
+    def nbytes(self, dtype: torch.dtype) -> int:
+        """Of the weights, which keep their own precision."""
+        return nbytes(self._tokenizer)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> GlmListener:
+        """The same elsewhere, in float32 as published: nearest rows are told apart by little."""
+        moved = self._tokenizer.to(device)
+        return GlmListener(moved, self._begin, self._end, self._first)
 
     @torch.inference_mode()
     def hear(self, pcm: Pcm, rate: int) -> tuple[Heard, ...]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +18,17 @@ import torch
 from torch import Tensor
 
 from spark.models.glm_flow import CODE_RATE, HOP, SAMPLE_RATE, GlmFlow, frames_of
-from spark.models.strict import fill, read_pickled
+from spark.models.strict import fill, nbytes, read_pickled
 from spark.models.vocoding import EMPTY, Parts, Whole, crossfaded, joined, pcm_of, seeded
 from spark.speech.audio import Pcm
 from spark.speech.hift import Hift, HiftShape, resolved
 
 BLOCKS = (25, 50, 100, 150, 200)  # codes; the last again and again
 HIFT = HiftShape(SAMPLE_RATE, (8, 8), (16, 16), (7, 11), phase_by_frame=False)
-PARTS = Parts("GLM-4-Voice's voice", "zai-org/glm-4-voice-decoder", ("flow.pt", "hift.pt"))
+PARTS = Parts(
+    "GLM-4-Voice's voice", "zai-org/glm-4-voice-decoder", ("flow.pt", "hift.pt"),
+    nbytes=527_000_000,
+)  # fmt: skip
 _AGAIN = frames_of(5)  # mel frames made again with the next block
 
 
@@ -99,6 +103,13 @@ class GlmStream:
         return pcm_of(sound if last else sound[:, :-HOP])
 
 
+@cache
+def published_bytes() -> int:
+    """Of the published networks."""
+    with torch.device("meta"):
+        return nbytes(GlmFlow()) + nbytes(Hift(HIFT))
+
+
 @dataclass(frozen=True)
 class Sound:
     """The decoder, read and checked, on the CPU."""
@@ -118,6 +129,11 @@ class Sound:
         fill(hift, resolved(read_pickled(folder / "hift.pt")), "hift.pt")
         return cls(flow, hift)
 
+    @property
+    def nbytes(self) -> int:
+        """Of both networks."""
+        return nbytes(self.flow) + nbytes(self.hift)
+
     def on(self, device: torch.device, whole: bool = False) -> GlmVocoder | Whole:
         """The vocoder on its device, in float32.
 
@@ -129,7 +145,18 @@ class Sound:
         return Whole(made.whole, SAMPLE_RATE, CODE_RATE) if whole else made
 
 
-def offered(folder: Path) -> tuple[Sound | None, str]:
-    """What makes the sound, or why there is none; raises CheckpointError for a damaged file."""
+def offered(folder: Path, voice: Path | None = None) -> tuple[Sound | None, str]:
+    """What makes the sound, or why there is none.
+
+    Args:
+        folder: of the model.
+        voice: must be None.
+
+    Raises:
+        CheckpointError: a file is damaged.
+        ValueError: another voice is asked for.
+    """
+    if voice is not None:
+        raise ValueError("GLM-4-Voice has one voice: leave the other out")
     found = PARTS.found(folder)
     return (Sound.read(found), "") if found else (None, PARTS.reason(folder))

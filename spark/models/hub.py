@@ -46,7 +46,9 @@ def cached_folder(repo: str) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
-def fetch(source: str | Path, files: Sequence[str], size: int = 0) -> Path:
+def fetch(
+    source: str | Path, files: Sequence[str], size: int = 0, also: Sequence[str] = ()
+) -> Path:
     """The folder of a model: `source` itself, or the cache's after a download with progress.
 
     What the cache already holds is not fetched again; a download that broke off goes on.
@@ -54,6 +56,7 @@ def fetch(source: str | Path, files: Sequence[str], size: int = 0) -> Path:
     Args:
         source: a folder, or OWNER/NAME.
         files: patterns of the files needed.
+        also: of files that come with a download, and are not missed where they are not there.
         size: bytes of the whole, where known, to look for room before.
 
     Raises:
@@ -69,6 +72,11 @@ def fetch(source: str | Path, files: Sequence[str], size: int = 0) -> Path:
         folder = cached_folder(repo)
         assert folder is not None
         return folder
+    return download(repo, (*files, *also), size)
+
+
+def download(repo: str, files: Sequence[str], size: int = 0) -> Path:
+    """The cache's folder of a repository, with these files in it; errors as of `fetch`."""
     _look_for_room(repo, size)
     try:
         return Path(snapshot_download(repo, allow_patterns=list(files)))

@@ -1,105 +1,32 @@
-"""What the two large models share: from a checkpoint's folder to a transformer on its device.
+"""What the two large models share: from a checkpoint's folder to a spoken language model.
 
-Knows placement, strict loading and exit heads; the families know their config, names and prompts.
+One way for both: files found, everything checked that can be without the weights, placed, read.
+What differs is in their `Family`.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from spark.heads import Head, base_hash, load_heads
 from spark.models import fits, hub
-from spark.models.checkpoint import Checkpoint, CheckpointError, NamedTensors, titled
+from spark.models.base import SpokenLM
+from spark.models.checkpoint import Checkpoint, CheckpointError, NamedTensors, read_json, titled
+from spark.models.family import Family, Hearing, Speaking
+from spark.models.words import Words, check_marks
 from spark.transformer import Transformer
 from spark.weights import TransformerConfig
 
 # Where fitted heads of hub models go: the cache's folders are not ours to write to.
 HEADS_FOLDER = Path(__file__).resolve().parents[2] / "runs" / "exit_heads"
+MOST_POSITIONS = 8192  # of prompt and reply
 HEADS_FILE = "exit_heads.safetensors"
-Sources = Mapping[str, tuple[str, tuple[int, int] | None]]
-
-
-@dataclass(frozen=True)
-class Family:
-    """A large model as it is published.
-
-    Attributes:
-        name: in the registry.
-        title: for people.
-        repo: OWNER/NAME of the hub.
-        files: patterns of the files needed.
-        nbytes: of the weight files.
-        shape: of its transformer.
-        speech_rows: rows of the head that speech slots compute.
-        tokens: of a prompt and a reply at most, for the memory's sake.
-        exits: candidate exit layers, of its number of layers.
-        default_exit: the paper's.
-        heads_name: of the file of fitted heads; licences may ask for a name.
-    """
-
-    name: str
-    title: str
-    repo: str
-    files: tuple[str, ...]
-    nbytes: int
-    shape: TransformerConfig
-    speech_rows: int
-    tokens: int
-    exits: tuple[int, ...]
-    default_exit: int
-    heads_name: str
-
-    def exits_of(self, layers: int) -> tuple[tuple[int, ...], int]:
-        """Candidate exits and the default for a depth; the same shares of another depth."""
-        if layers == self.shape.num_hidden_layers:
-            return self.exits, self.default_exit
-
-        def scaled(layer: int) -> int:
-            share = layer / self.shape.num_hidden_layers
-            return min(max(round(share * layers), 1), layers - 1)
-
-        return tuple(sorted({scaled(layer) for layer in self.exits})), scaled(self.default_exit)
-
-
-def unavailable(family: Family) -> str:
-    """Why the model cannot run on this machine, whatever is downloaded; or an empty string."""
-    for bits in (16, 8):
-        try:
-            fits.place(family.title, family.shape, family.tokens, family.speech_rows, bits=bits)
-            return ""
-        except fits.TooLarge as error:
-            reason = str(error)
-    return reason
-
-
-def absent(family: Family) -> str:
-    """What has to be done before a page can offer the model; or an empty string."""
-    if hub.cached(family.repo):
-        return ""
-    return (
-        f"its weights ({family.nbytes / 1e9:.0f} GB) are not on this machine: run "
-        f"`python -m spark.models {family.name}` once, which fetches them, and start again"
-    )
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A body on its device.
-
-    Attributes:
-        body: the transformer.
-        heads: fitted exit heads, by layer.
-        notes: for the page.
-    """
-
-    body: Transformer
-    heads: dict[int, Head]
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -125,42 +52,165 @@ class Options:
     whole: bool = False
 
 
-def folder_of(family: Family, options: Options) -> Path:
-    """The folder with the model's files, fetched where needed."""
-    source = options.source or family.repo
+@dataclass(frozen=True)
+class Checked:
+    """Everything of a model's files that can be checked before its weights are read.
+
+    Attributes:
+        folder: with the files.
+        shape: of the transformer.
+        checkpoint: its weights, open.
+        words: its tokenizer.
+        ears, deafness: what hears, or why nothing does.
+        sound, silence: what speaks, or why nothing does.
+    """
+
+    folder: Path
+    shape: TransformerConfig
+    checkpoint: Checkpoint
+    words: Words
+    ears: Hearing | None
+    deafness: str
+    sound: Speaking | None
+    silence: str
+
+
+def fetched(family: Family, source: str | Path) -> Path:
+    """The folder with a model's files, brought from the hub where they are missing.
+
+    Raises:
+        CheckpointError: there is no such folder or repository, no network, no room.
+    """
     published = str(source) == family.repo
-    return hub.fetch(source, family.files, family.nbytes if published else 0)
+    size = family.nbytes if published else 0
+    return hub.fetch(source, family.files, size, family.own_files())
 
 
-def expect_kind(config: Mapping[str, object], kind: str, family: Family, folder: Path) -> None:
+def checked(family: Family, options: Options) -> Checked:
+    """Find a model's files, fetched where needed, and check them.
+
+    Raises:
+        CheckpointError: they are not this model's, or not whole.
+        ValueError: the voice cannot be used.
+    """
+    folder = fetched(family, options.source or family.repo)
+    config = read_json(folder, "config.json")
+    _expect_kind(config, family, folder)
+    shape = family.read_shape(config)
+    _expect_rows(family, shape.vocab_size)
+    # Rotary tables are made for all positions, so no more than are of use.
+    positions = min(shape.max_position_embeddings, MOST_POSITIONS)
+    shape = replace(shape, max_position_embeddings=positions)
+    checkpoint = Checkpoint.open(folder)
+    checkpoint.require(family.weight_names(shape), family.apart)
+    words = family.words(folder)
+    check_marks(words.marks, family.marks, family.title)
+    sound, silence = family.voice(folder, options.voice)
+    ears, deafness = family.ears(folder, checkpoint, config, shape.hidden_size)
+    return Checked(folder, shape, checkpoint, words, ears, deafness, sound, silence)
+
+
+def _expect_kind(config: Mapping[str, object], family: Family, folder: Path) -> None:
     """Refuse the folder of another family, before its keys are compared one by one."""
     found = config.get("model_type")
-    if found != kind:
+    if found != family.kind:
         raise CheckpointError(
-            f"{titled(folder)} holds a model of type {found!r}, {family.title} is {kind!r}: give "
-            "the folder of the right model, or --model with the right name"
+            f"{titled(folder)} holds a model of type {found!r}, {family.title} is "
+            f"{family.kind!r}: give the folder of the right model, or --model with the right name"
         )
 
 
-def load_body(
-    family: Family, folder: Path, checkpoint: Checkpoint, shape: TransformerConfig,
-    sources: Sources, options: Options,
-) -> Loaded:  # fmt: skip
-    """Place and read the weights, whose names and shapes have been checked.
+def _expect_rows(family: Family, rows: int) -> None:
+    """Refuse an embedding that lacks rows for the family's marks and codes."""
+    name, last = max(family.marks.items(), key=lambda item: item[1])
+    if last >= rows:
+        raise CheckpointError(
+            f"config.json says the embedding has {rows} rows, and {family.title} needs one for "
+            f"{name}, id {last}: it is another model, or an earlier one without speech; take "
+            f"{family.repo}"
+        )
+
+
+def read_shape(
+    fields: Callable[[Mapping[str, Any]], Mapping[str, Any]], config: Mapping[str, Any]
+) -> TransformerConfig:
+    """The shape that a config.json says.
+
+    Args:
+        fields: gives its numbers under transformers' names.
+        config: as read.
+
+    Raises:
+        CheckpointError: a number is missing, or asks for what the transformer does not do.
+    """
+    try:
+        return TransformerConfig.read(fields(config))
+    except CheckpointError:
+        raise
+    except KeyError as error:
+        raise CheckpointError(f"config.json has no {error}: fetch it again") from error
+    except ValueError as error:
+        raise CheckpointError(f"config.json: {error}") from error
+
+
+def load(family: Family, source: str | Path | None = None, **options: Any) -> SpokenLM:
+    """A model from a folder or the hub (None: as published); options are those of `Options`.
+
+    Raises:
+        CheckpointError: the files are not this model's, or not whole.
+        TooLarge: there is not enough memory.
+    """
+    chosen = Options(source, **options)
+    parts = checked(family, chosen)
+    body, reason = _body(family, parts, chosen)
+    heads, note = _fitted(family, parts.folder, body)
+    prompts = family.prompts(parts.words)
+    exits, default_exit = family.exits_of(parts.shape.num_hidden_layers)
+    return SpokenLM(
+        name=_name_of(family, chosen),
+        title=family.title,
+        transformer=body,
+        vocabulary=family.vocabulary(parts.shape.vocab_size),
+        layout=family.layout,
+        encode_prompt=prompts.encode_prompt,
+        decode_text=prompts.decode_text,
+        max_tokens=min(family.most_tokens, parts.shape.max_position_embeddings // 2),
+        candidate_exits=exits,
+        default_exit=default_exit,
+        exit_heads=heads,
+        vocoder=parts.sound.on(body.device, chosen.whole) if parts.sound else None,
+        speech_rate=family.speech_rate,
+        sampling=family.sampling,
+        dialogue=prompts,
+        system_prompt=family.system_prompt,
+        listener=parts.ears.to(body.device, body.dtype) if parts.ears else None,
+        silence=parts.silence,
+        deafness=parts.deafness,
+        notes=(reason, note),
+        licence=family.licence,
+    )
+
+
+def _body(family: Family, parts: Checked, options: Options) -> tuple[Transformer, str]:
+    """Place and read the weights; the second is why they are where they are.
 
     Raises:
         TooLarge: there is not enough memory.
-        CheckpointError: fitted heads lie beside it that are not its own.
     """
+    shape = parts.shape
+
+    def beside(dtype: torch.dtype) -> int:
+        heard = parts.ears.nbytes(dtype) if parts.ears else 0
+        return heard + (parts.sound.nbytes if parts.sound else 0)
+
     tokens = min(family.tokens, shape.max_position_embeddings)
-    place = fits.place(
-        family.title, shape, tokens, family.speech_rows, options.device, options.dtype, options.bits
-    )
+    need = fits.Need(family.title, shape, tokens, family.speech_rows, beside)
+    place = fits.place(need, options.device, options.dtype, options.bits)
     total = 2 * sum(fits.parameters(shape))
-    state = NamedTensors(checkpoint, sources, _Progress(family.title, total, options.quiet))
+    told = _Progress(family.title, total, options.quiet)
+    state = NamedTensors(parts.checkpoint, family.sources(shape), told)
     body = Transformer.from_state_dict(state, shape, place.dtype, place.device, place.bits)
-    heads, note = _fitted(family, folder, body)
-    return Loaded(body, heads, (place.reason, note))
+    return body, place.reason
 
 
 def heads_path(family: Family, folder: Path) -> Path:
@@ -200,7 +250,7 @@ class _Progress:
             print(f"\rLoading {self._title}: {percent} %", end=end, file=sys.stderr, flush=True)
 
 
-def name_of(family: Family, options: Options) -> str:
+def _name_of(family: Family, options: Options) -> str:
     """What a loaded model is called: the registry's name, or the folder or repository given."""
     source = options.source
     if source is None or str(source) == family.repo:
@@ -208,6 +258,29 @@ def name_of(family: Family, options: Options) -> str:
     return str(source) if hub.is_repo(str(source)) else Path(source).resolve().name
 
 
-def shape_for_reading(shape: TransformerConfig, most: int) -> TransformerConfig:
-    """The shape with no more positions than are of use: rotary tables are made for all."""
-    return replace(shape, max_position_embeddings=min(shape.max_position_embeddings, most))
+def unavailable(family: Family) -> str:
+    """Why a model cannot run on this machine, whatever is downloaded; or an empty string.
+
+    Counted as published, with what hears and what speaks.
+    """
+    need = fits.Need(family.title, family.shape, family.tokens, family.speech_rows, family.beside)
+    for bits in (16, 8):
+        try:
+            fits.place(need, bits=bits)
+            return ""
+        except fits.TooLarge as error:
+            reason = str(error)
+    return reason
+
+
+def absent(family: Family) -> str:
+    """What has to be done before a page can offer a model; or an empty string.
+
+    What hears and speaks may be missing: then the page says so where it matters.
+    """
+    if hub.cached(family.repo):
+        return ""
+    return (
+        f"its weights ({family.nbytes / 1e9:.0f} GB) are not on this machine: run "
+        f"`python -m spark.models {family.name}` once, which fetches them, and start again"
+    )

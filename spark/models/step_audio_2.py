@@ -8,23 +8,24 @@ modules of their own.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from spark.modality import Interleave, Vocabulary
-from spark.models import large, step_vocoder
-from spark.models.base import Prompt, PromptError, SpokenLM, Turn
-from spark.models.checkpoint import Checkpoint, CheckpointError, read_json
-from spark.models.large import Family, Options
+from spark.models import large, step_listener, step_vocoder
+from spark.models.base import Prompt, Turn
+from spark.models.checkpoint import Checkpoint
+from spark.models.family import Family
 from spark.models.step_listener import PREFIXES, StepListener
-from spark.models.words import JsonWords, Words, check_marks
+from spark.models.turns import Prompts
+from spark.models.words import JsonWords, Words
 from spark.sampling import SamplingSettings
 from spark.weights import TransformerConfig
 
 SYSTEM = "You are a helpful assistant."
 N_CODES = 6561
 FILLER_CODE = N_CODES  # <audio_6561>: silence, never sent to a vocoder
-SPEECH_RATE = 25.0  # codes a second
 FIRST_MARK, FIRST_SPEECH = 151643, 151696
 # What a reply may hold besides text and codes; other marks are for prompts.
 MARKS = {
@@ -43,109 +44,23 @@ MARKS = {
 KNOWN = MARKS | {f"<audio_{code}>": FIRST_SPEECH + code for code in range(N_CODES + 1)}
 _REPLY_MARKS = ("<|endoftext|>", "<|EOT|>", "<tts_start>", "<tts_end>", "<tts_pad>")
 PATCH_MARKS = (MARKS["<audio_start>"], MARKS["<audio_patch>"], MARKS["<audio_end>"])
-TOKENIZER_FILES = ("config.json", "tokenizer.json")
-MOST_TOKENS = 2048  # of a reply, the published code's limit: 65 s of speech
-MOST_POSITIONS = 8192  # of prompt and reply
-
-SAMPLING = SamplingSettings(temperature=0.7, top_p=0.9, repetition_penalty=1.05)  # published code
-KIND = "step_audio_2"  # model_type
-
-FAMILY = Family(
-    name="step-audio-2-mini",
-    title="Step-Audio-2-mini",
-    repo="stepfun-ai/Step-Audio-2-mini",
-    files=(*TOKENIZER_FILES, "added_tokens.json", "model*.safetensors*", *step_vocoder.PARTS.files,
-           *step_vocoder.VOICE.files),
-    nbytes=17_870_000_000,
-    shape=TransformerConfig(
-        family="qwen2", vocab_size=158720, hidden_size=3584, intermediate_size=18944,
-        num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4, head_dim=128,
-        rms_norm_eps=1e-6, rope_theta=1e6, rotary_dim=128, max_position_embeddings=16384,
-        tie_word_embeddings=False,
-    ),
-    speech_rows=N_CODES + len(_REPLY_MARKS) + 1,
-    tokens=4096,
-    exits=(14, 18, 20, 22, 24, 26),
-    default_exit=22,
-    heads_name="step-audio-2-mini-exit-heads.safetensors",
-)  # fmt: skip
 
 
-def unavailable() -> str:
-    """Why it cannot run on this machine, or an empty string."""
-    return large.unavailable(FAMILY)
+def _fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json's numbers under transformers' names.
 
-
-def absent() -> str:
-    """What has to be done before a page can offer it, or an empty string."""
-    return large.absent(FAMILY)
-
-
-def load(source: str | Path | None = None, **options: Any) -> SpokenLM:
-    """The model from a folder or the hub (None: as published); options are those of `Options`.
-
-    Raises:
-        CheckpointError: the files are not this model's, or not whole.
-        TooLarge: there is not enough memory.
-    """
-    chosen = Options(source, **options)
-    folder = large.folder_of(FAMILY, chosen)
-    config = read_json(folder, "config.json")
-    large.expect_kind(config, KIND, FAMILY, folder)
-    shape = large.shape_for_reading(shape_of(config), MOST_POSITIONS)
-    checkpoint = Checkpoint.open(folder)
-    names = weight_names(shape)
-    checkpoint.require(names, PREFIXES)
-    words = JsonWords(folder)
-    check_marks(words.marks, KNOWN, FAMILY.title)
-    sources = {name: (name, None) for name in names}
-    sound, silence = step_vocoder.offered(folder, chosen.voice)
-    listener = StepListener.load(checkpoint, config, shape.hidden_size, PATCH_MARKS)
-    loaded = large.load_body(FAMILY, folder, checkpoint, shape, sources, chosen)
-    body = loaded.body
-    prompts = Prompts(words)
-    exits, default_exit = FAMILY.exits_of(shape.num_hidden_layers)
-    return SpokenLM(
-        name=large.name_of(FAMILY, chosen),
-        title=FAMILY.title,
-        transformer=body,
-        vocabulary=vocabulary(shape.vocab_size),
-        layout=Interleave(1, 4),
-        encode_prompt=prompts.encode_prompt,
-        decode_text=prompts.decode_text,
-        max_tokens=min(MOST_TOKENS, shape.max_position_embeddings // 2),
-        candidate_exits=exits,
-        default_exit=default_exit,
-        exit_heads=loaded.heads,
-        speech_rate=SPEECH_RATE,
-        sampling=SAMPLING,
-        dialogue=prompts,
-        vocoder=sound.on(body.device, chosen.whole) if sound else None,
-        listener=listener.to(body.device, body.dtype),
-        silence=silence,
-        deafness="",
-        notes=loaded.notes,
-    )
-
-
-def shape_of(config: Mapping[str, Any]) -> TransformerConfig:
-    """The language model's shape, from a config.json.
-
-    Its numbers stand under `text_config`, or at the top in later models of the family.
-
-    Raises:
-        CheckpointError: a number is missing, or asks for what the transformer does not do.
+    They stand under `text_config`, or at the top in later models of the family.
     """
     text = {**config, **(config.get("text_config") or {}), "model_type": "qwen2"}
     text.setdefault("num_key_value_heads", text.get("num_attention_groups"))
     text["rope_parameters"] = None  # the published files have rope_theta and rope_scaling
     text["tie_word_embeddings"] = False
-    try:
-        return TransformerConfig.read(text)
-    except KeyError as error:
-        raise CheckpointError(f"config.json has no {error}: fetch it again") from error
-    except ValueError as error:
-        raise CheckpointError(f"config.json: {error}") from error
+    return text
+
+
+def shape_of(config: Mapping[str, Any]) -> TransformerConfig:
+    """The language model's shape, from a config.json; raises CheckpointError."""
+    return large.read_shape(_fields, config)
 
 
 def weight_names(shape: TransformerConfig) -> dict[str, tuple[int, ...]]:
@@ -190,15 +105,11 @@ def vocabulary(size: int) -> Vocabulary:
     )
 
 
-class Prompts:
+class StepPrompts(Prompts):
     """The model's prompt form: turns between `<|BOT|>` role and `<|EOT|>`."""
 
     def __init__(self, words: Words) -> None:
-        self._words = words
-
-    def encode_prompt(self, text: str) -> list[int]:
-        """One typed prompt, to be answered in speech."""
-        return self.encode([Turn("user", text)]).ids
+        super().__init__(words, FIRST_MARK)
 
     def encode(
         self, turns: Sequence[Turn], system: str | None = None, speak: bool = True
@@ -207,8 +118,7 @@ class Prompts:
 
         An empty system prompt leaves that turn out.
         """
-        if not turns or turns[-1].role != "user":
-            raise PromptError("Type a question, or record one.")
+        self._expect_question(turns)
         prompt = Prompt([])
         chosen = SYSTEM if system is None else system
         if chosen:
@@ -223,18 +133,13 @@ class Prompts:
         end = [] if finished else [MARKS["<|EOT|>"]]
         return Prompt(end).then(self._turn("human", turn)).then(self._opening(speak))
 
-    def decode_text(self, ids: Sequence[int]) -> str:
-        """The words of the text ids among `ids`."""
-        return self._words.decode([i for i in ids if i < FIRST_MARK]).strip()
-
     def _turn(self, role: str, turn: Turn) -> Prompt:
         """`<|BOT|>` role, a line's end, text and recordings, `<|EOT|>`.
 
         Role and text are one piece to the tokenizer unless there are recordings, as in the
         published code.
         """
-        if not turn.text.strip() and not turn.heard:
-            raise PromptError("Type a question, or record one.")
+        self._expect_words(turn)
         bot, eot = MARKS["<|BOT|>"], MARKS["<|EOT|>"]
         if not turn.heard:
             return Prompt([bot, *self._words.encode(f"{role}\n{turn.text}"), eot])
@@ -256,3 +161,51 @@ class Prompts:
     def _opening(self, speak: bool) -> Prompt:
         start = [MARKS["<tts_start>"]] if speak else []
         return Prompt([MARKS["<|BOT|>"], *self._words.encode("assistant\n"), *start])
+
+
+def _ears(
+    folder: Path, checkpoint: Checkpoint, config: Mapping[str, Any], width: int
+) -> tuple[StepListener, str]:
+    """What hears lies in the model's own checkpoint."""
+    return StepListener.load(checkpoint, config, width, PATCH_MARKS), ""
+
+
+FAMILY = Family(
+    name="step-audio-2-mini",
+    title="Step-Audio-2-mini",
+    kind="step_audio_2",
+    repo="stepfun-ai/Step-Audio-2-mini",
+    files=("config.json", "tokenizer.json", "added_tokens.json", "model*.safetensors*"),
+    nbytes=17_870_000_000,
+    parts=(step_vocoder.PARTS, step_vocoder.VOICE),
+    licence="Apache-2.0, code and weights.",
+    shape=TransformerConfig(
+        family="qwen2", vocab_size=158720, hidden_size=3584, intermediate_size=18944,
+        num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4, head_dim=128,
+        rms_norm_eps=1e-6, rope_theta=1e6, rotary_dim=128, max_position_embeddings=16384,
+        tie_word_embeddings=False,
+    ),
+    speech_rows=N_CODES + len(_REPLY_MARKS) + 1,
+    tokens=4096,
+    exits=(14, 18, 20, 22, 24, 26),
+    default_exit=22,
+    heads_name="step-audio-2-mini-exit-heads.safetensors",
+    layout=Interleave(1, 4),
+    speech_rate=25.0,
+    most_tokens=2048,  # the published code's limit: 65 s of speech
+    sampling=SamplingSettings(temperature=0.7, top_p=0.9, repetition_penalty=1.05),  # its examples
+    system_prompt=SYSTEM,
+    marks=KNOWN,
+    apart=PREFIXES,
+    read_shape=shape_of,
+    weight_names=weight_names,
+    sources=lambda shape: {name: (name, None) for name in weight_names(shape)},
+    words=JsonWords,
+    prompts=StepPrompts,
+    vocabulary=vocabulary,
+    ears=_ears,
+    voice=step_vocoder.offered,
+    beside=lambda dtype: step_listener.published_bytes(dtype) + step_vocoder.published_bytes(),
+)  # fmt: skip
+load = partial(large.load, FAMILY)
+unavailable, absent = partial(large.unavailable, FAMILY), partial(large.absent, FAMILY)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from spark.models.base import Heard
 from spark.models.checkpoint import Checkpoint, CheckpointError
 from spark.models.recordings import heard_samples
-from spark.models.strict import fill
+from spark.models.strict import fill, nbytes
 from spark.speech.audio import Pcm
 from spark.speech.mel import whisper_mel
 from spark.speech.whisper import Block
@@ -111,6 +112,17 @@ class Ears(nn.Module):
         return features, counts
 
 
+PUBLISHED = Shape(n_mels=128, n_audio_ctx=1500, n_audio_state=1280, n_audio_head=20,
+                  n_audio_layer=32, llm_dim=3584, kernel_size=3, adapter_stride=2)  # fmt: skip
+
+
+@cache
+def published_bytes(dtype: torch.dtype) -> int:
+    """Of the published encoder and adaptor in that precision."""
+    with torch.device("meta"):
+        return nbytes(Ears(PUBLISHED), dtype)
+
+
 class StepListener:
     """Turns recordings into runs of patches with their features.
 
@@ -121,6 +133,10 @@ class StepListener:
 
     def __init__(self, ears: nn.Module, marks: tuple[int, int, int]) -> None:
         self._ears, self._marks = ears, marks
+
+    def nbytes(self, dtype: torch.dtype) -> int:
+        """Of the weights, which take the model's precision."""
+        return nbytes(self._ears, dtype)
 
     @classmethod
     def load(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from spark.models.step_flow import LOOK_AHEAD, FlowState, StepFlow, Voice
 from spark.models.step_voice import Prompter
-from spark.models.strict import fill, read_pickled
+from spark.models.strict import fill, nbytes, read_pickled
 from spark.models.vocoding import EMPTY, Parts, Whole, crossfaded, joined, pcm_of, seeded
 from spark.speech.audio import Pcm
 from spark.speech.hift import Hift, HiftShape, resolved
@@ -32,11 +33,13 @@ PARTS = Parts(
         f"token2wav/{name}"
         for name in ("flow.pt", "hift.pt", "speech_tokenizer_v2_25hz.onnx", "campplus.onnx")
     ),
+    nbytes=1_231_000_000,
     own=True,
 )
 VOICE = Parts(
-    "a recording to take the voice from", PARTS.repo, ("assets/default_female.wav",), own=True
-)
+    "a recording to take the voice from", PARTS.repo, ("assets/default_female.wav",),
+    nbytes=1_000_000, own=True,
+)  # fmt: skip
 _HELD = 8  # mel frames made again with the next piece
 
 
@@ -51,10 +54,9 @@ class StepVocoder:
 
     sample_rate, frame_rate = SAMPLE_RATE, FRAME_RATE
 
-    @torch.inference_mode()
     def __init__(self, flow: StepFlow, hift: Hift, voice: Voice) -> None:
         self.flow, self.hift, self.voice = flow, hift, voice
-        self._begun = flow.begin(voice)
+        self._begun: FlowState | None = None
 
     def decode(self, codes: Sequence[int]) -> Pcm:
         """The pieces of a stream, joined."""
@@ -62,7 +64,15 @@ class StepVocoder:
 
     def stream(self) -> StepStream:
         """A stream that gives 0.84 s when it has 28 codes, then 1 s with each 25 more."""
-        return StepStream(self, self._begun.copy())
+        return StepStream(self, self._after_the_prompt().copy())
+
+    @torch.inference_mode()
+    def _after_the_prompt(self) -> FlowState:
+        """The flow's state after the voice's recording, made at first use: a GPU that is lent for
+        each run is not there when the model is loaded."""
+        if self._begun is None:
+            self._begun = self.flow.begin(self.voice)
+        return self._begun
 
     @torch.inference_mode()
     def whole(self, codes: Sequence[int]) -> Pcm:
@@ -111,6 +121,13 @@ class StepStream:
         return pcm_of(sound if last else sound[:, :-held])
 
 
+@cache
+def published_bytes() -> int:
+    """Of the published networks."""
+    with torch.device("meta"):
+        return nbytes(StepFlow()) + nbytes(Hift(HIFT))
+
+
 @dataclass(frozen=True)
 class Sound:
     """All of token2wav, read and checked, on the CPU."""
@@ -139,6 +156,11 @@ class Sound:
         plain = {name.removeprefix("generator."): tensor for name, tensor in state.items()}
         fill(hift, resolved(plain), "hift.pt")
         return cls(flow, hift, prompter.voice(voice))
+
+    @property
+    def nbytes(self) -> int:
+        """Of both networks."""
+        return nbytes(self.flow) + nbytes(self.hift)
 
     def on(self, device: torch.device, whole: bool = False) -> StepVocoder | Whole:
         """The vocoder on its device, in float32.

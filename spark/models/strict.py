@@ -47,6 +47,12 @@ def read_pickled(path: Path) -> dict[str, Tensor]:
     return {str(name): tensor for name, tensor in state.items()}
 
 
+def nbytes(module: nn.Module, dtype: torch.dtype | None = None) -> int:
+    """Bytes of a module's weights and buffers, in their own precision or in another."""
+    tensors = (*module.parameters(), *module.buffers())
+    return sum(tensor.numel() * (dtype or tensor.dtype).itemsize for tensor in tensors)
+
+
 def fill(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Load a state into a module, in the module's precision and on its device.
 

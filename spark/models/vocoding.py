@@ -28,13 +28,20 @@ class Parts:
         what: they are, for people.
         repo: OWNER/NAME of the hub.
         files: by path in the repository.
+        nbytes: of them all, as published.
         own: whether it is the language model's own repository.
     """
 
     what: str
     repo: str
     files: tuple[str, ...]
+    nbytes: int
     own: bool = False
+
+    @property
+    def command(self) -> str:
+        """What fetches the files into the hub's cache."""
+        return f"hf download {self.repo} {' '.join(self.files)}"
 
     def found(self, folder: Path) -> Path | None:
         """The folder that holds all files, None where there is none.
@@ -54,10 +61,8 @@ class Parts:
         if self.found(folder):
             return ""
         missing = self._missing(folder) if self.own else list(self.files)
-        files = " ".join(self.files)
         return (
-            f"{self.what} is not here ({', '.join(missing)}): run "
-            f"`hf download {self.repo} {files}` and start again"
+            f"{self.what} is not here ({', '.join(missing)}): run `{self.command}` and start again"
         )
 
     def _missing(self, place: Path) -> list[str]:

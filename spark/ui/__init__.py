@@ -1,0 +1,19 @@
+"""The Compare and About pages: the one part of spark/ that imports gradio.
+
+    page     what stands where on the Compare page, and which event runs what
+    form     what a visitor asks for: prompt, recording, model, settings
+    board    what comes of it: status, cards, plots, tables
+    runs     a run: begun, followed as it streams, stopped
+    blind    a run that is judged before anyone is told which is which
+    share    links that restore a form, and the zip
+
+Wires only: runs come from `spark.compare`, HTML from `spark.cards`, figures from `spark.plots`.
+Handlers are plain methods that take values and give updates by component, so that tests call
+them without a server.
+"""
+
+from spark.ui.about import about_page
+from spark.ui.form import EXAMPLES
+from spark.ui.page import ComparePage
+
+__all__ = ["EXAMPLES", "ComparePage", "about_page"]

@@ -1,0 +1,84 @@
+"""The Compare page: its parts in their order, and which event runs what."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from spark.comparison import Comparison
+from spark.download import save_script
+from spark.shelf import Shelf
+from spark.ui.board import Board
+from spark.ui.form import Form, Updates
+from spark.ui.runs import Runs
+from spark.ui.share import COPY_SCRIPT, Share
+
+_PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+
+class ComparePage:
+    """Components and handlers of the page; call inside a `gr.Blocks` context.
+
+    Args:
+        shelf: the models.
+        example: a finished comparison to begin with; None begins empty.
+        concurrency_id: shared by everything that runs a model, so that one runs at a time.
+    """
+
+    def __init__(
+        self, shelf: Shelf, example: Comparison | None = None, concurrency_id: str = "model"
+    ) -> None:
+        self.form = Form(shelf)
+        self.board = Board(example)
+        self.share = Share(self.form, self.board)
+        self.runs = Runs(self.form, self.board, self.share)
+        self._connect_runs(concurrency_id)
+        self._connect_the_rest()
+
+    def _connect_runs(self, concurrency_id: str) -> None:
+        form, board, runs = self.form, self.board, self.runs
+        told = [board.status, *form.buttons]
+        pressed = gr.on([form.run_button.click, form.prompt.submit], runs.begin, None, told,
+                        queue=False, **_PRIVATE)  # fmt: skip
+        inputs = {*form.asked, form.spoken, form.replays, form.blind, form.go_on, board.seconds,
+                  board.shown}  # fmt: skip
+        ran = pressed.then(runs.run, inputs, [*board.outputs, *form.buttons, self.share.address],
+                           concurrency_id=concurrency_id, concurrency_limit=1,
+                           api_visibility="private", show_progress="minimal",
+                           show_progress_on=board.status)  # fmt: skip
+        # What ends a run before or outside `run`: a full queue, a value that gradio refuses.
+        ran.failure(runs.failed, None, told, queue=False, **_PRIVATE)
+        # The axis may have been switched while it ran.
+        ran.success(board.redraw, [board.shown, board.seconds], board.depth, **_PRIVATE)
+        form.stop_button.click(runs.stop, None, board.status, queue=False, **_PRIVATE)
+
+    def _connect_the_rest(self) -> None:
+        form, board, share = self.form, self.board, self.share
+        for place, button in enumerate(board.votes):
+            button.click(
+                lambda shown, seconds, place=place: self.runs.blind.reveal(shown, seconds, place),
+                [board.shown, board.seconds], board.outputs, **_PRIVATE,
+            )  # fmt: skip
+        board.seconds.change(board.redraw, [board.shown, board.seconds], board.depth, **_PRIVATE)
+        # By hand only: a link that names a model brings its exit layer along.
+        form.model.input(self.choose_model, form.model, [board.status, *form.of_model],
+                         **_PRIVATE)  # fmt: skip
+        for button, text in form.examples:
+            button.click(None, None, form.prompt, js=f"() => {text!r}", **_PRIVATE)
+        saved = save_script("application/zip", "spar-k-comparison.zip")
+        share.download.click(share.zipped, board.shown, share.archive, **_PRIVATE).then(
+            None, share.archive, None, js=saved, **_PRIVATE
+        )
+        share.copy.click(share.linked, set(form.asked), share.address, **_PRIVATE).then(
+            None, share.address, share.address, js=COPY_SCRIPT, **_PRIVATE
+        )
+
+    def choose_model(self, name: str) -> Updates:
+        """Another model: what changes with it, or why it cannot run here."""
+        try:
+            lm = self.form.model_of(name)
+        except ValueError as error:
+            return self.board.say(str(error), "alert")
+        told = " ".join(filter(None, (f"Model: {lm.title}.", lm.silence)))
+        return {**self.form.follow(lm), **self.board.say(told)}
