@@ -140,8 +140,8 @@ class SlowDecoder:
                 break
             after = self.states(ids)
             if over:
-                lowest = min(depths[place - prompt] for place in waiting)
-                self.charge(lowest, top, [self.asked(waiting, ids, prompt, None)])
+                youngest = depths[waiting[-1] - prompt]  # older ones have risen along with it
+                self.charge(youngest, top, [self.asked(waiting, ids, prompt, None)])
                 fixed = self.check(after, waiting, ids, prompt)
                 waiting = []
                 if fixed is not None:
