@@ -80,6 +80,10 @@ class KVCache:
         """Keys and values of one layer, (B, 2 KV, length, head_dim), a view; keys come first."""
         return self._buffer[layer, :, :, : self.lengths[layer]]
 
+    def truncate(self, length: int) -> None:
+        """Forget all but the oldest `length` rows of each layer."""
+        self.lengths = [min(held, length) for held in self.lengths]
+
     def fork(self, capacity: int) -> KVCache:
         """An independent copy of the rows held, with room for `capacity` rows."""
         layers, batch, _, _, head_dim = self._buffer.shape
@@ -143,6 +147,10 @@ class Pending:
             rows = self._groups.pop()[1].then(rows)
         assert not self._groups or self._groups[-1][0] > layer, "a younger token waits deeper"
         self._groups.append((layer, rows))
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._groups.clear()
 
     def take(self, layer: int) -> Rows | None:
         """Remove and return the rows that wait at `layer`, None where there are none."""

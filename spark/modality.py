@@ -6,6 +6,7 @@ model may depart from it, so its state follows the ids that were really emitted.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -159,6 +160,10 @@ class LayoutState:
     def chunk_length(self) -> int | None:
         """Speech slots of this chunk, None where its end is not known."""
         return None if self._tail else self._layout.n_speech
+
+    def fork(self) -> LayoutState:
+        """A state of its own that stands at the same place."""
+        return copy(self)
 
     def advance(self, token_id: int) -> None:
         """Follow the token that was emitted, expected or not."""

@@ -8,6 +8,7 @@ Order and meaning of the filters are those of transformers' logits processors.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,8 +73,16 @@ def gumbel(seed: int, position: int, ids: Tensor) -> Tensor:
         float32, finite, the shape of `ids`; the same arguments always give the same noise, and
         one id has the same noise in whichever slice it comes.
     """
-    key = _mix(_mix((seed + _GOLDEN) & _MASK64) + position * _GOLDEN & _MASK64)
-    word = ids * _signed(_GOLDEN) + _signed(key)
+    return _noise(ids * _signed(_GOLDEN) + _key(seed, position))
+
+
+def _key(seed: int, position: int) -> int:
+    """What SplitMix64's state starts from, as an int64."""
+    return _signed(_mix(_mix((seed + _GOLDEN) & _MASK64) + position * _GOLDEN & _MASK64))
+
+
+def _noise(word: Tensor) -> Tensor:
+    """Gumbel noise of SplitMix64's states, int64 -> float32."""
     for shift, factor in ((30, _MIX1), (27, _MIX2)):
         # >> keeps the sign in int64: the mask makes the shift a logical one.
         word = (word ^ ((word >> shift) & ((1 << (64 - shift)) - 1))) * _signed(factor)
@@ -139,28 +148,34 @@ def draw(
     logits: Tensor,
     ids: Tensor | None,
     settings: SamplingSettings,
-    position: int,
+    positions: int | Sequence[int],
     seen: Tensor | None = None,
+    seeds: Sequence[int] | None = None,
 ) -> Tensor:
-    """Draw one token a sequence.
+    """Draw one token a row.
 
     Args:
         logits: (B, R), any floating type.
         ids: (R,) token ids of the columns, None where column = id.
         settings: temperature 0 takes the likeliest.
-        position: of the token drawn, the key of the noise.
-        seen: (V,) bool, tokens of prompt and reply; needed for a repetition penalty.
+        positions: of the tokens drawn, the key of the noise; one for all rows, or one a row.
+        seen: (V,) or (B, V) bool, tokens of prompt and reply; needed for a repetition penalty.
+        seeds: one a row, in place of the settings'.
 
     Returns:
         Token ids (B,), int64.
     """
     logits = logits.float()
     if seen is not None and settings.repetition_penalty != 1:
-        logits = penalised(logits, seen if ids is None else seen[ids], settings.repetition_penalty)
+        before = seen if ids is None else seen[..., ids]
+        logits = penalised(logits, before, settings.repetition_penalty)
     if settings.temperature == 0:
         column = logits.argmax(dim=-1)
         return column if ids is None else ids[column]
     log_p, columns = filtered(logits, settings)
     tokens = columns if ids is None else ids[columns]
-    best = (log_p + gumbel(settings.seed, position, tokens)).argmax(dim=-1, keepdim=True)
-    return tokens.gather(-1, best).squeeze(-1)
+    places = [positions] * len(tokens) if isinstance(positions, int) else positions
+    pairs = zip(seeds or [settings.seed] * len(tokens), places, strict=True)
+    keys = torch.tensor([[_key(*pair)] for pair in pairs], device=tokens.device)
+    scores = log_p + _noise(tokens * _signed(_GOLDEN) + keys)
+    return tokens.gather(-1, scores.argmax(dim=-1, keepdim=True)).squeeze(-1)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from spark.acceptance import AcceptanceMode
 from spark.metrics.cost import traffic_ratio
 from spark.modality import Modality, Slot, Vocabulary
 from spark.sampling import SamplingSettings
@@ -35,9 +36,11 @@ class Step:
         pending: rows that wait after the step.
         head: name of the head that decided.
         confidence: that head's measure (the policy's, or else its largest probability).
-        elapsed_ms: wall-clock of the step, catch-up included, until the token was known.
+        elapsed_ms: wall-clock of the step, catch-up included, until the token was known; with that
+            of the tokens that were rejected for it.
         drift: distance between exit and full distributions; nan where not measured.
-        heads: every head evaluated, in order, the deciding one last.
+        heads: every head evaluated, in order, the one that decided last; none where the token came
+            out of a flush, which is charged by itself.
         full_head: the head that full depth is charged with.
         outside_mass: full-vocabulary probability of the ids a speech-row head leaves out; nan
             where not measured. Measuring it is not part of elapsed_ms.
@@ -80,6 +83,15 @@ class WeightBytes:
     heads: dict[str, int]
 
 
+@dataclass(frozen=True)
+class Flush:
+    """A catch-up of its own: layers low..high-1 over pending rows, and the heads asked then."""
+
+    low: int
+    high: int
+    heads: tuple[str, ...] = ()
+
+
 @dataclass
 class Trace:
     """A reply's steps with what is needed to read them.
@@ -96,8 +108,14 @@ class Trace:
         prefill_ms: wall-clock of the prefill, shared by all policies of a prompt.
         frame_rate: speech codes a second, None where unknown.
         finish: "stop", "length", "interrupted", or "running".
-        flushes: layer ranges run by catch-ups of their own, after the last step.
-        flush_ms: their wall-clock.
+        acceptance: whether full depth was asked about tokens drawn at exits, and how strictly.
+        verified: tokens it was asked about.
+        corrected: those of them that it replaced.
+        rejected: steps whose tokens are no part of the reply: replaced, drawn after one that was,
+            or drawn ahead of where the reply was interrupted.
+        flushes: catch-ups of their own: after the last step, or before an end could be believed.
+        flush_ms: wall-clock of those after the last step.
+        ahead_ms: wall-clock of steps drawn ahead of an interrupt.
     """
 
     steps: list[Step]
@@ -111,8 +129,13 @@ class Trace:
     prefill_ms: float
     frame_rate: float | None = None
     finish: str = "running"
-    flushes: list[tuple[int, int]] = field(default_factory=list)
+    acceptance: AcceptanceMode = "always"
+    verified: int = 0
+    corrected: int = 0
+    rejected: list[Step] = field(default_factory=list)
+    flushes: list[Flush] = field(default_factory=list)
     flush_ms: float = 0.0
+    ahead_ms: float = 0.0
 
     def frame(self) -> pd.DataFrame:
         """One row a token, exactly the contract's columns; refresh as 0 or 1."""
@@ -154,7 +177,7 @@ class Trace:
         steps where it was measured.
         """
         outside = [s.outside_mass for s in self.steps if not math.isnan(s.outside_mass)]
-        elapsed = sum(step.elapsed_ms for step in self.steps)
+        elapsed = sum(step.elapsed_ms for step in self.steps) + self.ahead_ms
         return {
             "name": self.policy,
             "kv_policy": self.kv_policy,
@@ -172,5 +195,8 @@ class Trace:
             "prompt_tokens": self.prompt_tokens,
             "audio_s": self.audio_s(),
             "max_outside_mass": max(outside) if outside else None,
+            "acceptance": self.acceptance,
+            "acceptance_rate": 1 - self.corrected / self.verified if self.verified else None,
+            "n_rejected": len(self.rejected),
             "finish": self.finish,
         }

@@ -61,8 +61,8 @@ def slow_count(trace: Trace) -> tuple[int, int]:
         trusted = not surprised or trace.policy == "fixed"
         full += SPEECH if step.slot is Slot.SPEECH and trusted else FULL
         surprised = (step.modality is Modality.SPEECH) != (step.slot is Slot.SPEECH)
-    for lo, hi in trace.flushes:
-        read += LAYER * (hi - lo)
+    for flush in trace.flushes:
+        read += LAYER * (flush.high - flush.low)
     return read, full
 
 

@@ -19,7 +19,7 @@ from spark.modality import Interleave, Modality, Slot
 from spark.models.base import SpokenLM
 from spark.sampling import SamplingSettings
 from spark.schedule import MEASURES, ConfidenceExit, FixedExit, FullDepth, Policy, Spark
-from spark.trace import Step
+from spark.trace import Flush, Step
 from tests.tiny import tiny_lm
 
 TA4, BLOCKS = Interleave(1, 4), Interleave(3, 7, speech_tail=True)
@@ -66,7 +66,7 @@ def teacher_forced(lm: SpokenLM, ids: tuple[int, ...]) -> tuple[list[Tensor], Pr
 
 def assert_cache_is_prefix(given: Generation, full: Prefill) -> None:
     """Each layer holds the full model's keys and values, oldest first."""
-    cache = given._cache
+    cache = given._decoding.cache
     for layer, held in enumerate(cache.lengths):
         expected = full.cache.rows(layer)[:, :, :held]
         assert (cache.rows(layer) - expected).abs().max() < 1e-10
@@ -134,7 +134,7 @@ def test_what_is_pending_is_a_prefix_too(policy: Policy, stop_after: int) -> Non
     reply = engine.generate(start, policy, SamplingSettings(), stop_after)
     steps = list(reply)
     _, full = teacher_forced(lm, (*start.ids, *reply.trace.ids()))
-    lengths = reply._cache.lengths
+    lengths = reply._decoding.cache.lengths
     assert lengths[0] - lengths[-1] == steps[-1].pending
     assert lengths == sorted(lengths, reverse=True)
     assert_cache_is_prefix(reply, full)
@@ -160,7 +160,7 @@ def test_other_kv_policies_are_not_exact_and_say_so() -> None:
         assert {step.pending for step in steps} == {0}
         assert not any(step.refresh for step in steps)
         _, full = teacher_forced(lm, (*start.ids, *reply.trace.ids()))
-        cache, exited = reply._cache, sum(step.depth == 2 for step in steps)
+        cache, exited = reply._decoding.cache, sum(step.depth == 2 for step in steps)
         assert exited > 10
         if kv_policy == "skip":
             lost = [cache.lengths[0] - held for held in cache.lengths]
@@ -403,10 +403,10 @@ def test_a_flush_of_its_own_only_with_a_turn_to_follow() -> None:
     assert list(reply)[-1].pending == 3
     assert reply.trace.flushes == []
     reply.history()
-    assert reply.trace.flushes == [(1, 4)]
+    assert reply.trace.flushes == [Flush(1, 4)]
     assert reply.trace.flush_ms > 0
     reply.history()
-    assert reply.trace.flushes == [(1, 4)], "nothing is pending any more"
+    assert reply.trace.flushes == [Flush(1, 4)], "nothing is pending any more"
 
 
 def test_repetition_penalty_reaches_the_loop() -> None:

@@ -1,8 +1,9 @@
 """Weight traffic: bytes of weights a reply read, against full depth's for the same reply.
 
 Decoding at batch 1 is bound by reading weights, so this is what an exit can save. A catch-up
-reads nothing of its own: its rows ride through layers that the step reads anyway. The prefill,
-which all policies share, and single embedding rows are left out on both sides.
+reads nothing of its own: its rows ride through layers that the step reads anyway, and through a
+head where full depth is asked about them. The prefill, which all policies share, and single
+embedding rows are left out on both sides.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ if TYPE_CHECKING:
 
 
 def step_bytes(step: Step, weights: WeightBytes, propagated: bool) -> int:
-    """Bytes of weights one step read.
+    """Bytes of weights one step read; none where its token was read off a flush.
 
     Args:
         step: with its depth and every head it evaluated.
         weights: bytes by part.
         propagated: whether layers above an exit got keys and values from the exit state.
     """
+    if not step.heads:
+        return 0
     body = sum(weights.layers[: step.depth])
     if propagated:
         body += sum(weights.projections[step.depth :])
@@ -33,10 +36,17 @@ def full_depth_bytes(step: Step, weights: WeightBytes) -> int:
 
 
 def traffic_bytes(trace: Trace) -> int:
-    """Bytes of weights read for the whole reply: body, every head evaluated, flushes."""
-    propagated = trace.kv_policy == "propagate"
-    steps = sum(step_bytes(step, trace.weights, propagated) for step in trace.steps)
-    return steps + sum(sum(trace.weights.layers[lo:hi]) for lo, hi in trace.flushes)
+    """Bytes of weights read for the whole reply: body, every head evaluated, flushes.
+
+    Steps whose tokens were rejected have read their weights too.
+    """
+    propagated, weights = trace.kv_policy == "propagate", trace.weights
+    steps = (step_bytes(step, weights, propagated) for step in (*trace.steps, *trace.rejected))
+    flushed = (
+        sum(weights.layers[flush.low : flush.high]) + sum(weights.heads[h] for h in flush.heads)
+        for flush in trace.flushes
+    )
+    return sum(steps) + sum(flushed)
 
 
 def traffic_ratio(trace: Trace) -> float:

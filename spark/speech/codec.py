@@ -211,6 +211,11 @@ class Codec(nn.Module):
         )
         return [int(code) for code in self.encoder(measures[None])[0]]
 
+    @property
+    def code_points(self) -> Tensor:
+        """The codebook's points (N_CODES, DIMENSIONS): sounds of near codes are near."""
+        return self.encoder.points.detach()
+
     def stream(self) -> CodecStream:
         """A fresh stream: push codes, get samples."""
         return CodecStream(self)

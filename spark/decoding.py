@@ -1,0 +1,335 @@
+"""One reply as it is decoded: where it stands, its next step, and what is rolled back.
+
+Under the KV policy `deferred` a step that runs past a layer takes along every row that waits
+there, in the same batch, so that each layer's keys are complete and in order whenever they are
+read. A full-depth step therefore sees exactly the full model's states for the tokens drawn; where
+the acceptance wants it, it also draws what full depth would have drawn at the rows that waited.
+Steps are handed out once they stand. Asks for work (`spark.work`), does none; knows token ids and
+layers; words and sound are the model's own business.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from spark.acceptance import Acceptance
+from spark.cache import KVCache, Pending, Rows
+from spark.confidence import mass_outside, state_similarity
+from spark.heads import HeadBank
+from spark.modality import Modality, Slot
+from spark.models.base import SpokenLM
+from spark.schedule import FixedExit, Measure, Place, Policy
+from spark.trace import Flush, Step, Trace
+from spark.verification import Draft, Spot, Verifier
+from spark.work import Ask, Run, Sure, Task
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """What a step came to.
+
+    Attributes:
+        spot: of the token.
+        token: drawn.
+        head: whose distribution it was drawn from.
+        heads: evaluated on the way, the one that gave that distribution last.
+        depth: layers below it.
+        state: (1, D) that it saw.
+        sureness: by the policy's measure, else the largest probability.
+    """
+
+    spot: Spot
+    token: int
+    head: str
+    heads: tuple[str, ...]
+    depth: int
+    state: Tensor
+    sureness: float
+
+
+class Decoding:
+    """A reply being made.
+
+    Args:
+        lm: the model.
+        bank: its heads.
+        ids: of the prompt.
+        cache: of all of them but the last, with room for the reply; will be written to.
+        policy: how deep each token goes.
+        limit: of the reply's tokens.
+        acceptance: which tokens drawn at exits stand.
+        outside_mass: whether to log what a speech-row head leaves out.
+        trace: an empty one, filled as steps are handed out.
+    """
+
+    def __init__(
+        self,
+        lm: SpokenLM,
+        bank: HeadBank,
+        ids: Sequence[int],
+        cache: KVCache,
+        policy: Policy,
+        limit: int,
+        acceptance: Acceptance,
+        outside_mass: bool,
+        trace: Trace,
+    ) -> None:
+        self._lm, self._bank, self._policy, self._limit = lm, bank, policy, limit
+        self._verifier = Verifier(bank, acceptance, trace.sampling, lm.vocabulary.size)
+        self._verifies, self._outside_mass, self.trace = acceptance.verifies, outside_mass, trace
+        self._top = lm.transformer.num_layers
+        self._prompt, self.ids, self.cache = len(ids), list(ids), cache
+        self._layout = lm.layout.start(lm.vocabulary, ids[-1])
+        self._codes = 0
+        self._pending = Pending()
+        self._drafts: list[Draft] = []  # one a pending row, in order
+        self._drawn: list[Step] = []  # not handed out yet
+        self.spent_ms = 0.0  # of all steps so far, handed out or not
+
+    def take(self) -> Step | None:
+        """Hand out the next step that stands, None where there is none (yet)."""
+        if self.trace.finish != "running":
+            return None
+        if not self._drawn or self._drafts:
+            if not self._drafts and len(self.trace.steps) >= self._limit:
+                self.trace.finish = "length"
+            return None
+        step = self._drawn.pop(0)
+        self.trace.steps.append(step)
+        if step.token_id in self._lm.vocabulary.stop_ids:
+            self.trace.finish = "stop"
+        return step
+
+    def advance(self) -> Task[None]:
+        """Draw a token; or, where the reply would end with tokens that may not stand, ask."""
+        over = self._count >= self._limit or self.ids[-1] in self._lm.vocabulary.stop_ids
+        start = time.perf_counter()
+        if self._drafts and over:
+            choice = yield from self._settle()
+            if choice is None:
+                spent_ms = self._spent(start)
+                last = self._drawn.pop()
+                self._drawn.append(replace(last, elapsed_ms=last.elapsed_ms + spent_ms))
+                return
+            refresh = True
+        else:
+            waited = len(self._pending) > 0
+            choice = yield from self._choose()
+            refresh = waited and choice.depth == self._top
+        rejected_ms = self._roll_back(choice.spot) if choice.spot.index < self._count else 0.0
+        elapsed_ms = self._spent(start) + rejected_ms
+        outside = yield from self._outside(choice)
+        self._drawn.append(self._recorded(choice, refresh, elapsed_ms, outside))
+        self._follow(choice.token)
+
+    def interrupt(self) -> None:
+        """End the reply with the last step handed out."""
+        if self.trace.finish != "running":
+            return
+        self.trace.finish = "interrupted"
+        if self._drawn:  # ahead of what was handed out, and every layer has run for it
+            self.trace.ahead_ms = sum(step.elapsed_ms for step in self._drawn)
+            self.trace.rejected += self._drawn
+            self._drawn.clear()
+            del self.ids[self._prompt + len(self.trace.steps) :]
+            self.cache.truncate(len(self.ids) - 1)
+
+    def catch_up(self) -> Task[None]:
+        """Run the upper layers of what is pending, so that another turn can follow."""
+        low, start = self._pending.lowest, time.perf_counter()
+        if low is not None:
+            yield from self._rise_pending()
+            self.trace.flushes.append(Flush(low, self._top))
+            self.trace.flush_ms += self._spent(start)
+
+    @property
+    def _count(self) -> int:
+        """Tokens of the reply so far, those included that may not stand."""
+        return len(self.ids) - self._prompt
+
+    def _spent(self, start: float) -> float:
+        """Milliseconds since `start`, which count as work on this reply."""
+        elapsed_ms = 1e3 * (time.perf_counter() - start)
+        self.spent_ms += elapsed_ms
+        return elapsed_ms
+
+    # Up to a token
+
+    def _choose(self) -> Task[_Choice]:
+        """Run the last token up to where the policy stops it, and leave its upper layers."""
+        body, bank, policy = self._lm.transformer, self._bank, self._policy
+        spot = Spot(self._count, len(self.ids) - 1, self._layout.fork(), self._codes)
+        place, speech_only = self._place(spot), self._speech_only(spot)
+        by_state = policy.measure == "state_similarity"
+        last = torch.tensor([[self.ids[-1]]], device=body.device)
+        rows, low = Rows(body.embed(last), spot.position), 0
+        heads: tuple[str, ...] = ()
+        for layer in () if self._surprised(spot) else policy.exits(place):
+            if by_state:
+                below = yield from self._rise(rows, low, max(low, layer - 1))
+                rows, low = (yield from self._rise(below, max(low, layer - 1), layer)), layer
+                sureness = float(state_similarity(below.states[:, -1], rows.states[:, -1]))
+                if not policy.stops(sureness, place):
+                    continue
+            else:
+                rows, low = (yield from self._rise(rows, low, layer)), layer
+            heads = (*heads, bank.name(layer, speech_only))
+            state = rows.states[:, -1]
+            logits = yield Ask(heads[-1], state)
+            if not by_state:
+                sureness = float((yield Sure(self._measure, logits)))
+            if policy.measure is None or policy.stops(sureness, place):
+                self._leave(rows, layer)
+                token = int((yield self._verifier.draw(logits, heads[-1], [spot], self.ids)))
+                if self._verifies:
+                    self._drafts.append(Draft(spot, token))
+                return _Choice(spot, token, heads[-1], heads, layer, state, sureness)
+        rows = yield from self._rise(rows, low, self._top)
+        choice = yield from self._at_the_top(rows, spot)
+        assert choice is not None
+        return replace(choice, heads=(*heads, *choice.heads))
+
+    @property
+    def _measure(self) -> Measure:
+        """Of logits: the policy's, or what is logged where it has none."""
+        measure = self._policy.measure
+        return "max_prob" if measure in (None, "state_similarity") else measure
+
+    def _surprised(self, spot: Spot) -> bool:
+        """Whether the last token left the layout, so that this step trusts it in nothing.
+
+        Such a step runs in full and on every row. A fixed exit has no such remedy: it is what
+        exits do where nothing is made good.
+        """
+        return spot.layout.disagreed and not isinstance(self._policy, FixedExit)
+
+    def _speech_only(self, spot: Spot) -> bool:
+        """Whether the policy's step computes speech rows only."""
+        return spot.layout.slot is Slot.SPEECH and not self._surprised(spot)
+
+    def _place(self, spot: Spot) -> Place:
+        return Place(
+            slot=spot.layout.slot,
+            position=spot.layout.position_in_chunk,
+            chunk_length=spot.layout.chunk_length,
+            progress=spot.index / self._limit,
+            pending=len(self._pending),
+        )
+
+    def _rise(self, rows: Rows, low: int, high: int) -> Task[Rows]:
+        """Run rows from layer `low` to `high`, taking along every row that waits on the way."""
+        while low < high:
+            older = self._pending.take(low)
+            rows = rows if older is None else older.then(rows)
+            waiting = self._pending.lowest
+            stop = high if waiting is None else min(high, waiting)
+            states = yield Run(low, stop, rows, self.cache)
+            rows, low = Rows(states, rows.start), stop
+        return rows
+
+    def _rise_pending(self) -> Task[Rows]:
+        """Run everything that waits to the top."""
+        low = self._pending.lowest
+        assert low is not None
+        rows = self._pending.take(low)
+        assert rows is not None
+        return (yield from self._rise(rows, low, self._top))
+
+    def _leave(self, rows: Rows, layer: int) -> None:
+        """Do with the layers above an exit what the KV policy says."""
+        if self.trace.kv_policy == "deferred":
+            self._pending.push(layer, rows)
+        elif self.trace.kv_policy == "propagate":
+            body = self._lm.transformer
+            positions = torch.arange(rows.start, rows.end, device=body.device)
+            body.append_keys(layer, self._top, rows.states, positions, self.cache)
+
+    # Full depth, asked
+
+    def _settle(self) -> Task[_Choice | None]:
+        """Ask full depth about all drafts, without a token to follow; None where all stand."""
+        low = self._pending.lowest
+        assert low is not None
+        rows = yield from self._rise_pending()
+        asked = self._verifier.asked([draft.spot for draft in self._drafts])
+        self.trace.flushes.append(Flush(low, self._top, (asked,)))
+        choice = yield from self._at_the_top(rows, None)
+        return choice and replace(choice, heads=())  # the flush has paid for it
+
+    def _at_the_top(self, rows: Rows, spot: Spot | None) -> Task[_Choice | None]:
+        """Full depth's draw at the first draft that may not stand, or else at `spot`.
+
+        Args:
+            rows: after the last layer; the drafts' rows and that of `spot` come last.
+            spot: of the token to follow; None where the reply is over if all drafts stand.
+        """
+        drafts, self._drafts = self._drafts, []
+        states = rows.states[0, -len(drafts) - (spot is not None) :]
+        verdict = yield from self._verifier.judge(states, drafts, spot, self.ids)
+        self.trace.verified += verdict.verified
+        self.trace.corrected += verdict.corrected
+        if verdict.answer is None:
+            return None
+        answer, sureness = verdict.answer, math.nan
+        if self._policy.measure != "state_similarity":
+            sureness = float((yield Sure(self._measure, answer.logits)))
+        heads = (verdict.asked,)
+        return _Choice(
+            answer.spot, answer.token, answer.head, heads, self._top, answer.state, sureness
+        )
+
+    # After a token
+
+    def _roll_back(self, spot: Spot) -> float:
+        """Forget every token from a spot on; returns the milliseconds that went into them."""
+        gone = [step for step in self._drawn if step.index >= spot.index]
+        del self._drawn[len(self._drawn) - len(gone) :]
+        self.trace.rejected += gone
+        del self.ids[spot.position + 1 :]
+        self.cache.truncate(spot.position + 1)
+        self._layout, self._codes = spot.layout.fork(), spot.codes
+        return sum(step.elapsed_ms for step in gone)
+
+    def _recorded(
+        self, choice: _Choice, refresh: bool, elapsed_ms: float, outside_mass: float
+    ) -> Step:
+        spot, words, rate = choice.spot, self._lm.vocabulary, self.trace.frame_rate
+        modality = words.modality(choice.token)
+        return Step(
+            index=spot.index,
+            chunk=spot.layout.chunk,
+            slot=spot.layout.slot,
+            modality=modality,
+            token_id=choice.token,
+            text=self._lm.decode_text([choice.token]) if modality is Modality.TEXT else "",
+            time_s=spot.codes / rate if rate else math.nan,
+            depth=choice.depth,
+            refresh=refresh,
+            pending=len(self._pending),
+            head=choice.head,
+            confidence=choice.sureness,
+            elapsed_ms=elapsed_ms,
+            heads=choice.heads,
+            full_head=self._bank.full_name(choice.head, self._speech_only(spot)),
+            outside_mass=outside_mass,
+        )
+
+    def _outside(self, choice: _Choice) -> Task[float]:
+        """Probability that the deciding speech-row head left out, nan where not measured."""
+        sliced = choice.head in ("speech", "untrained-speech")
+        ids = self._bank.heads["speech"].row_ids
+        if not self._outside_mass or not sliced or ids is None:
+            return math.nan
+        return float(mass_outside((yield Ask("full", choice.state)), ids))
+
+    def _follow(self, token: int) -> None:
+        """Make a token the next one to run."""
+        self.ids.append(token)
+        self._layout.advance(token)
+        self._codes += self._lm.vocabulary.is_speech(token)
