@@ -316,7 +316,7 @@ def never_turned(target: Target) -> None:
     known = session_plan._trial
     target.patch.setattr(
         session_plan, "_trial",
-        lambda study, item, arms, turn, row: known(study, item, arms, 0, row),
+        lambda study, item, arms, turn: known(study, item, arms, 0),
     )  # fmt: skip
 
 

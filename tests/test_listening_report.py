@@ -16,7 +16,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from listening_test import analyse, analysis, export, report, server
+from listening_test import analyse, analysis, calls, export, report
 from listening_test.document import Heading, Listing, Missing, Paragraph, Table, markdown, page
 from listening_test.hosting import Studies
 from listening_test.server import attach
@@ -70,7 +70,7 @@ def taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )
     study_dir = prepared_study(tmp_path, extra=extra)
     clock = Clock()
-    monkeypatch.setattr(server, "time", clock)
+    monkeypatch.setattr(calls, "time", clock)
     studies = Studies()
     studies.open(study_dir)
     app = FastAPI()
