@@ -1,0 +1,215 @@
+"""The Compare page with models that hear, converse and bring settings of their own."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import gradio as gr
+import numpy as np
+import pytest
+import soundfile
+
+from spark import cards, compare
+from spark.comparison import CompareSettings, Exchange
+from spark.models.base import Heard, Prompt
+from spark.sampling import SamplingSettings
+from spark.shelf import Shelf
+from spark.ui import ComparePage
+from tests.forms import run
+from tests.tiny import tiny_lm
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return tiny_lm()
+
+
+@pytest.fixture
+def page(lm):
+    with gr.Blocks():
+        return ComparePage(Shelf(lm, []))
+
+
+# Spoken prompts
+
+
+class Ears:
+    """Hears any recording as the same two words."""
+
+    def __init__(self, lm):
+        self.ids, self.lengths = lm.encode_prompt("hello there"), []
+
+    def hear(self, pcm, rate):
+        self.lengths.append(len(pcm) / rate)
+        return (Heard(tuple(self.ids)),)
+
+    def encode(self, turns, system=None, speak=True):
+        self.turns, self.system = turns, system
+        heard = turns[-1].heard
+        return Prompt.of(heard[0]) if heard else Prompt(list(self.ids))
+
+
+@pytest.fixture
+def hearing():
+    lm = tiny_lm()
+    lm.listener = lm.dialogue = Ears(lm)
+    lm.system_prompt = "You are tiny."
+    with gr.Blocks():
+        yield ComparePage(Shelf(lm, []))
+
+
+def test_a_recording_is_asked_with_or_without_words(hearing, tmp_path):
+    path = tmp_path / "question.flac"
+    tone = np.sin(np.arange(24_000) / 20)
+    soundfile.write(path, np.stack((tone, tone), axis=1) / 2, 48_000)
+    _, last = run(hearing, prompt="", spoken=str(path))
+    shown = last[hearing.board.shown]
+    assert shown.comparison.prompt == "(a recording of 0.5 s)"
+    assert shown.comparison.replies[0].trace.ids()
+    assert hearing.form.lm.listener.lengths == [0.5]
+    path.write_text("no sound")
+    _, last = run(hearing, prompt="", spoken=str(path))
+    assert "question.flac is not a sound file" in last[hearing.board.status]
+    _, last = run(hearing, prompt="hello", spoken=None)
+    assert last[hearing.board.shown].comparison.prompt == "hello"
+
+
+def test_a_model_that_reads_says_why_it_does_not_hear(page, hearing):
+    assert not page.form.spoken.visible
+    assert "takes no spoken prompt: it reads text only" in page.form.deafness.value
+    assert hearing.form.spoken.visible
+    updates = page.choose_model("tiny")
+    assert updates[page.form.spoken]["visible"] is False
+    _, last = run(page, spoken="left/over/from/another/model.wav")
+    assert last[page.board.shown].comparison.prompt == "hello there"
+
+
+# Settings that follow the model, system prompts, conversations
+
+
+@pytest.fixture
+def two(lm):
+    """A page with a second model that has settings, a system prompt and turns of its own."""
+    other = replace(
+        tiny_lm(layers=6, vocoder=False, max_tokens=80), name="other", title="Other",
+        sampling=SamplingSettings(temperature=0.8, top_p=0.6, repetition_penalty=1.05),
+        system_prompt="Be kind.", licence="Built with <other>.", silence="fetch its voice",
+        notes=("On the CPU.",),
+    )  # fmt: skip
+    other.dialogue = Ears(other)
+    shelf = Shelf(lm, [])
+    shelf.add(other)
+    with gr.Blocks():
+        return ComparePage(shelf)
+
+
+def test_choosing_a_model_brings_its_own_settings(two):
+    form, updates = two.form, two.choose_model("other")
+    assert (updates[form.temperature], updates[form.top_p]) == (0.8, 0.6)
+    assert updates[form.repetition_penalty] == 1.05
+    assert (updates[form.max_tokens]["value"], updates[form.max_tokens]["maximum"]) == (80, 80)
+    assert (updates[form.system]["visible"], updates[form.system]["value"]) == (True, "Be kind.")
+    assert updates[form.go_on]["visible"] is True
+    back = two.choose_model("tiny")
+    assert back[form.temperature] == CompareSettings().temperature
+    assert back[form.system]["visible"] is back[form.go_on]["visible"] is False
+    assert set(updates) == {*form.of_model, two.board.status} - {form.replays}
+
+
+def test_a_model_is_told_with_its_size_licence_and_what_it_needs(two):
+    updates = two.choose_model("other")
+    facts = updates[two.form.facts]
+    assert "6 layers" in facts
+    other = two.form.shelf.get("other")
+    parameters = sum(tensor.numel() for tensor in other.transformer.state_dict().values())
+    assert f"{parameters / 1e6:.1f} million parameters" in facts
+    assert "none: fetch its voice" in facts
+    assert "none: it reads text only" in facts
+    assert "80 tokens" in facts
+    assert "On the CPU." in facts
+    assert "Built with &lt;other&gt;." in updates[two.form.credit]
+    assert "fetch its voice" in updates[two.board.status]
+    plain = cards.model_facts(two.form.lm)
+    assert "8000 Hz" in plain
+    assert "120 tokens, about 4 s of speech" in plain
+
+
+def test_a_link_restores_what_the_model_takes(two):
+    query = {"model": "other", "system": "Be brief.", "max_tokens": "30", "top_p": "0.5"}
+    updates = two.share.load(SimpleNamespace(session_hash="v", query_params=query))
+    form = two.form
+    assert two.board.status not in updates
+    assert (updates[form.system]["value"], updates[form.system]["visible"]) == ("Be brief.", True)
+    assert (updates[form.max_tokens]["value"], updates[form.max_tokens]["maximum"]) == (30, 80)
+    assert updates[form.top_p] == 0.5
+    assert updates[form.temperature] == 0.8  # not in the link: the model's own
+    assert set(updates) <= set(two.share.load_outputs())
+
+
+def test_settings_of_the_form_reach_the_run(two):
+    asked = {"model": "other", "system": "Be brief.", "max_tokens": 10, "exit_layer": 2}
+    _, last = run(two, repetition_penalty=1.05, temperature=0.8, **asked)
+    done = last[two.board.shown].comparison
+    assert two.form.shelf.get("other").dialogue.system == "Be brief."
+    assert done.settings.system == "Be brief."
+    assert [len(reply.trace.steps) for reply in done.replies] == [10, 10, 10]
+    drawn = done.replies[0].trace.sampling
+    assert (drawn.temperature, drawn.repetition_penalty) == (0.8, 1.05)
+    _, last = run(two, **{**asked, "system": "Be kind."})
+    assert last[two.board.shown].comparison.settings.system is None  # its own
+    _, last = run(two, system="left over from another model")
+    assert last[two.board.shown].comparison.settings.system is None
+
+
+def test_a_conversation_goes_on_from_full_depths_answer(two):
+    dialogue = two.form.shelf.get("other").dialogue
+    asked = {"model": "other", "exit_layer": 2, "max_tokens": 20, "system": "Be kind."}
+    _, last = run(two, prompt="hello", **asked)
+    first = last[two.board.shown]
+    _, last = run(two, prompt="good day", go_on=True, shown=first, **asked)
+    second = last[two.board.shown]
+    past = first.comparison.replies[0]
+    assert [(turn.role, turn.text, turn.ids) for turn in dialogue.turns] == [
+        ("user", "hello", ()),
+        ("assistant", "", tuple(past.trace.ids())),
+        ("user", "good day", ()),
+    ]
+    assert "<b>You:</b> hello" in last[two.board.conversation]
+    assert len(second.comparison.continued()) == 2
+    _, last = run(two, prompt="good day", shown=second, **asked)
+    assert last[two.board.conversation] == ""
+    assert last[two.board.shown].comparison.earlier == ()
+    _, last = run(two, prompt="good day", go_on=True, shown=second)  # another model's answer
+    assert last[two.board.shown].comparison.earlier == ()
+    for past in ("<b>x</b>", "<img>"):
+        text = cards.conversation([Exchange(past, None, (), past)], "<i>")
+        assert past not in text
+
+
+def test_a_conversation_is_not_lost_with_a_run_that_fails(two, monkeypatch):
+    asked = {"model": "other", "exit_layer": 2, "max_tokens": 20, "system": "Be kind."}
+    _, last = run(two, prompt="hello", **asked)
+    first = last[two.board.shown]
+
+    def broken(*given, **more):
+        yield compare.Progress("full", None)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(compare, "stream", broken)
+        _, last = run(two, prompt="and then", go_on=True, shown=first, **asked)
+    assert last[two.board.shown] is first
+    two.form.shelf.get("other").dialogue.ids = [3] * 1010
+    _, last = run(two, prompt="and then", go_on=True, shown=first, **asked)
+    assert "1010 tokens" in last[two.board.status]
+    assert "Begin a new one" in last[two.board.status]
+    assert last[two.board.shown] is first
+
+
+def test_a_spoken_question_stays_in_the_conversation(hearing, tmp_path):
+    path = tmp_path / "question.wav"
+    soundfile.write(path, np.sin(np.arange(12_000) / 20) / 2, 16_000)
+    _, last = run(hearing, prompt="", spoken=str(path), system="You are tiny.")
+    _, last = run(hearing, prompt="hello", spoken=None, go_on=True, system="You are tiny.",
+                  shown=last[hearing.board.shown])  # fmt: skip
+    turns = hearing.form.lm.dialogue.turns
+    assert len(turns[0].heard) == 1
+    assert "(a recording of 0.8 s)" in last[hearing.board.conversation]
