@@ -10,11 +10,10 @@ import soundfile
 
 from spark import cards, compare
 from spark.comparison import CompareSettings, Exchange
-from spark.models.base import Heard, Prompt
 from spark.sampling import SamplingSettings
 from spark.shelf import Shelf
 from spark.ui import ComparePage
-from tests.forms import run
+from tests.forms import Ears, run
 from tests.tiny import tiny_lm
 
 
@@ -30,22 +29,6 @@ def page(lm):
 
 
 # Spoken prompts
-
-
-class Ears:
-    """Hears any recording as the same two words."""
-
-    def __init__(self, lm):
-        self.ids, self.lengths = lm.encode_prompt("hello there"), []
-
-    def hear(self, pcm, rate):
-        self.lengths.append(len(pcm) / rate)
-        return (Heard(tuple(self.ids)),)
-
-    def encode(self, turns, system=None, speak=True):
-        self.turns, self.system = turns, system
-        heard = turns[-1].heard
-        return Prompt.of(heard[0]) if heard else Prompt(list(self.ids))
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import app
 from listening_test.hosting import Studies
 from spark.compare import compare
 from tests.browser import chromium, local_page
-from tests.test_pages import Ears
+from tests.forms import Ears
 from tests.tiny import tiny_lm
 
 pytestmark = pytest.mark.browser

@@ -22,7 +22,7 @@ from spark.comparison import CompareSettings, Recording
 from spark.lending import Permit, lends
 from spark.shelf import Shelf
 from spark.ui import ComparePage
-from tests.test_pages import Ears, form
+from tests.forms import Ears, form
 from tests.tiny import tiny_lm
 
 REQUEST = SimpleNamespace(session_hash="visitor", query_params={})
