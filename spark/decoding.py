@@ -149,6 +149,11 @@ class Decoding:
             self.trace.flush_ms += self._spent(start)
 
     @property
+    def opens_group(self) -> bool:
+        """Whether the next token is the first of a group of the layout."""
+        return self._layout.opens_group
+
+    @property
     def _count(self) -> int:
         """Tokens of the reply so far, those included that may not stand."""
         return len(self.ids) - self._prompt

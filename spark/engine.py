@@ -1,4 +1,4 @@
-"""The engine: prompts run once, replies begun under any policy, stopped and continued.
+"""The engine: prompts run once, replies begun under any policy, alone or in a batch, and stopped.
 
 How a reply is decoded, step by step, is the business of `decoding.py`. Knows token ids and layers;
 words and sound are the model's own business.
@@ -7,8 +7,9 @@ words and sound are the model's own business.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -195,6 +196,19 @@ class Generation(Iterator[Step]):
             self._worker.alone(self._decoding.advance())
         return step
 
+    @property
+    def opens_group(self) -> bool:
+        """Whether the next token is the first of a group of the layout."""
+        return self._decoding.opens_group
+
+    def is_over(self) -> bool:
+        """Hand out to the trace what stands, without a step; whether nothing is to come."""
+        if self._interrupted:
+            self._decoding.interrupt()
+        while self._decoding.take() is not None:
+            pass
+        return self.trace.finish != "running"
+
     def history(self) -> Prefill:
         """What another turn builds on: every token so far, the upper layers of all made good.
 
@@ -204,6 +218,41 @@ class Generation(Iterator[Step]):
         self._decoding.interrupt()
         self._worker.alone(self._decoding.catch_up())
         return Prefill(tuple(self._decoding.ids), self._decoding.cache, self.trace.flush_ms)
+
+
+def decode_batch(replies: Iterable[Generation], size: int) -> Iterator[Generation]:
+    """Run replies of one engine to their ends, several at a time; yields each as it ends.
+
+    A reply comes to what it would alone, to rounding, whatever the policies, lengths and prompts
+    beside it. Where replies stand at the same place of the layout under one schedule, they run the
+    same layers and the weights are read once for all: so a new one begins where another opens a
+    group, and exits stay in step.
+
+    Args:
+        replies: taken one by one as places become free, so their prompts can be run then.
+        size: the most that are decoded together.
+
+    Raises:
+        ValueError: no place, or replies of two engines.
+    """
+    if size < 1:
+        raise ValueError("a batch needs room for at least one reply")
+    waiting, live = iter(replies), list[Generation]()
+    while True:
+        joins = not live or any(reply.opens_group for reply in live)
+        begun = list(islice(waiting, size - len(live))) if joins else []
+        if not live and not begun:
+            return
+        live += begun
+        over = [reply for reply in live if reply.is_over()]
+        yield from over
+        live = [reply for reply in live if reply not in over]
+        if len({id(reply._worker) for reply in live}) > 1:
+            raise ValueError("a batch holds replies of one engine")
+        for reply in live:
+            reply.trace.batch = max(reply.trace.batch, len(live))
+        if live:
+            live[0]._worker.together([reply._decoding.advance() for reply in live])
 
 
 def _overlaid(states: Tensor, features: Sequence[tuple[int, Tensor]], offset: int) -> Tensor:

@@ -161,6 +161,11 @@ class LayoutState:
         """Speech slots of this chunk, None where its end is not known."""
         return None if self._tail else self._layout.n_speech
 
+    @property
+    def opens_group(self) -> bool:
+        """Whether the next token is the first of a group, or no more groups come."""
+        return self._place == 0 or self._tail or not self.speaking
+
     def fork(self) -> LayoutState:
         """A state of its own that stands at the same place."""
         return copy(self)

@@ -116,6 +116,8 @@ class Trace:
         flushes: catch-ups of their own: after the last step, or before an end could be believed.
         flush_ms: wall-clock of those after the last step.
         ahead_ms: wall-clock of steps drawn ahead of an interrupt.
+        batch: the most replies that were decoded together, this one included. Above 1 the times
+            are wall-clock that all of them shared.
     """
 
     steps: list[Step]
@@ -136,6 +138,7 @@ class Trace:
     flushes: list[Flush] = field(default_factory=list)
     flush_ms: float = 0.0
     ahead_ms: float = 0.0
+    batch: int = 1
 
     def frame(self) -> pd.DataFrame:
         """One row a token, exactly the contract's columns; refresh as 0 or 1."""
@@ -199,4 +202,5 @@ class Trace:
             "acceptance_rate": 1 - self.corrected / self.verified if self.verified else None,
             "n_rejected": len(self.rejected),
             "finish": self.finish,
+            "batch": self.batch,
         }

@@ -162,26 +162,82 @@ class Transformer:
             States after layer hi-1, (B, T, D).
         """
         batch, length, width = states.shape
-        rotary = self.rotary[positions].unsqueeze(-2)  # (T, 1, head_dim/2) or (B, T, 1, ...)
         flat = states.reshape(batch * length, width).clone()  # updated in place by each layer
         work = _Workspace.make(self.config, batch, length, flat)
-        mask: Tensor | None = None
-        slots = cache.extend(lo, hi, length)
-        for kept, (slot, keys, values) in zip(self.layers[lo:hi], slots, strict=True):
+        part = _Part(cache.extend(lo, hi, length), slice(0, length))
+        self._run(self.layers[lo:hi], flat, positions, work, [part])
+        return flat.view(batch, length, width)
+
+    def run_ragged(
+        self,
+        lo: int,
+        hi: int,
+        states: Tensor,
+        positions: Tensor,
+        caches: Sequence[KVCache],
+        counts: Sequence[int],
+    ) -> Tensor:
+        """Run layers lo..hi-1 over rows of several sequences, reading the weights once.
+
+        As `run_layers` on each sequence alone, to rounding; each may bring another number of
+        rows, and have another number in its cache. Attention is computed a sequence at a time.
+
+        Args:
+            lo: first layer.
+            hi: one past the last layer.
+            states: (T, D), those of the first sequence first; left untouched.
+            positions: (T,) rotary positions of the rows, int64.
+            caches: of batch size 1, one a sequence.
+            counts: rows of each sequence, T in all.
+
+        Returns:
+            States after layer hi-1, (T, D).
+        """
+        flat = states.clone()
+        work = _Workspace.make(self.config, 1, len(flat), flat)
+        parts, start = [], 0
+        for cache, count in zip(caches, counts, strict=True):
+            parts.append(_Part(cache.extend(lo, hi, count), slice(start, start + count)))
+            start += count
+        self._run(self.layers[lo:hi], flat, positions, work, parts)
+        return flat
+
+    def _run(
+        self,
+        layers: Sequence[Layer | Int8Layer],
+        flat: Tensor,
+        positions: Tensor,
+        work: _Workspace,
+        parts: Sequence[_Part],
+    ) -> None:
+        """Run layers over the residual stream (B T, D), in place."""
+        rotary = self.rotary[positions].unsqueeze(-2)  # (T, 1, head_dim/2) or (B, T, 1, ...)
+        for index, kept in enumerate(layers):
             layer = kept.dense()
-            if length > 1 and (mask is None or mask.shape[1] != keys.shape[2]):
-                mask = self._mask(length, keys.shape[2] - length)
             self._project(layer, flat, rotary, work)
-            slot.copy_(work.keys_values)
-            mixed = F.scaled_dot_product_attention(
-                work.queries.flatten(2, 3), keys, values, attn_mask=mask
-            )
-            mixed = mixed.reshape(batch, -1, length, keys.shape[3]).transpose(1, 2)
-            flat.addmm_(mixed.reshape(batch * length, -1), layer.output)
+            mixed = [self._attend(part, index, work) for part in parts]
+            # (B T, H head_dim)
+            heads = (mixed[0] if len(parts) == 1 else torch.cat(mixed, dim=1)).flatten(0, 1)
+            flat.addmm_(heads, layer.output)
             normed = layer.mlp_norm(flat)
             torch.mm(normed, layer.gate_up, out=work.gate_up)
             flat.addmm_(F.silu(work.gate).mul_(work.up), layer.down)
-        return flat.view(batch, length, width)
+
+    def _attend(self, part: _Part, index: int, work: _Workspace) -> Tensor:
+        """What the rows of one part gather from their cache, (B, T, H head_dim)."""
+        slot, keys, values = part.slots[index]
+        length, queries, fresh = slot.shape[2], work.queries, work.keys_values
+        if length != fresh.shape[2]:
+            queries, fresh = queries[..., part.rows, :], fresh[:, :, part.rows]
+        slot.copy_(fresh)
+        seen = keys.shape[2]
+        if length > 1 and (part.mask is None or part.mask.shape[1] != seen):
+            part.mask = self._mask(length, seen - length)
+        mixed = F.scaled_dot_product_attention(
+            queries.flatten(2, 3), keys, values, attn_mask=part.mask
+        )
+        mixed = mixed.reshape(len(slot), -1, length, keys.shape[3]).transpose(1, 2)
+        return mixed.flatten(2)
 
     def _project(self, layer: Layer, flat: Tensor, rotary: Tensor, work: _Workspace) -> None:
         """Queries, keys and values of the residual stream (B T, D), rotated, into `work`."""
@@ -248,6 +304,21 @@ def rotary_table(config: TransformerConfig, dtype: torch.dtype) -> Tensor:
     angle[:, : size // 2] = torch.outer(position, frequency)
     table = torch.polar(torch.ones_like(angle), angle)
     return table.to(torch.complex128) if dtype == torch.float64 else table
+
+
+@dataclass
+class _Part:
+    """Rows that share a cache, among those of one call.
+
+    Attributes:
+        slots: what `KVCache.extend` gave for them, a layer each.
+        rows: which of the call's T rows they are.
+        mask: of the layer last run; layers that hold equally many rows share it.
+    """
+
+    slots: Sequence[tuple[Tensor, Tensor, Tensor]]
+    rows: slice
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,8 @@ class Verifier:
             for row, spot in zip(seen, spots, strict=True):
                 row[list(ids[: spot.position + 1])] = True
         positions = tuple(spot.position + 1 for spot in spots)
-        return Draw(logits, self._bank.heads[head].row_ids, self._sampling, positions, seen)
+        rows, seeds = self._bank.heads[head].row_ids, (self._sampling.seed,) * len(spots)
+        return Draw(logits, rows, self._sampling, positions, seen, seeds)
 
     def _answers(
         self, states: Tensor, spots: Sequence[Spot], asked: str, ids: Sequence[int]

@@ -1,13 +1,14 @@
 """What a reply asks of the model while it is decoded, and the doing of it.
 
 A reply is written as if it were alone: a generator that yields a piece of work and is sent its
-result. Knows weights, heads and noise; knows no policy, no layout and no reply.
+result. Several can be run together: what they ask at the same time of the same weights is then
+done at once. Knows weights, heads and noise; knows no policy, no layout and no reply.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from dataclasses import dataclass
+from collections.abc import Generator, Hashable, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -57,13 +58,15 @@ class Draw:
         sampling: how.
         positions: of the tokens.
         seen: (n, V) bool, or None without a repetition penalty.
+        seeds: of the noise, one a row, in place of the settings'.
     """
 
     logits: Tensor
     ids: Tensor | None
     sampling: SamplingSettings
     positions: tuple[int, ...]
-    seen: Tensor | None = None
+    seen: Tensor | None
+    seeds: tuple[int, ...]
 
 
 Work = Run | Ask | Sure | Draw
@@ -93,11 +96,51 @@ class Worker:
         except StopIteration as end:
             return end.value
 
+    @torch.inference_mode()
+    def together(self, tasks: Sequence[Task[T]]) -> list[T]:
+        """Run tasks to their ends, each as if alone; returns what they return, in order.
+
+        In each round every task that is not over has its piece of work done, those of one kind as
+        one. Results are those of `alone` to rounding: products of several rows add up otherwise.
+        """
+        results: dict[int, T] = {}
+        answers: dict[int, Tensor | None] = dict.fromkeys(range(len(tasks)))
+        while answers:
+            wanted: dict[int, Work] = {}
+            for number, answer in answers.items():
+                try:
+                    # A generator that has not begun takes None, as `next` would send.
+                    wanted[number] = tasks[number].send(answer)  # type: ignore[arg-type]
+                except StopIteration as end:
+                    results[number] = end.value
+            groups: dict[Hashable, list[int]] = {}
+            for number, work in wanted.items():
+                groups.setdefault(_kind(work), []).append(number)
+            answers = {}
+            for members in groups.values():
+                done = self._do_together([wanted[number] for number in members])
+                answers |= zip(members, done, strict=True)
+        return [results[number] for number in range(len(tasks))]
+
     def run(self, work: Run) -> Tensor:
         """Layers over rows, whose keys and values join the cache."""
         rows = work.rows
         positions = self._positions[rows.start : rows.end]
         return self._body.run_layers(work.low, work.high, rows.states, positions, work.cache)
+
+    def _run_together(self, alike: Sequence[Run]) -> list[Tensor]:
+        """The same layers over rows of several sequences."""
+        counts = [work.rows.end - work.rows.start for work in alike]
+        positions = [self._positions[work.rows.start : work.rows.end] for work in alike]
+        states = self._body.run_ragged(
+            alike[0].low,
+            alike[0].high,
+            torch.cat([work.rows.states for work in alike], dim=1)[0],
+            torch.cat(positions),
+            [work.cache for work in alike],
+            counts,
+        )
+        return [part[None] for part in states.split(counts)]
 
     def _do(self, work: Work) -> Tensor:
         match work:
@@ -107,5 +150,48 @@ class Worker:
                 return self._bank.heads[head].logits(states)
             case Sure(measure, logits):
                 return confidence(measure, logits)
-            case Draw(logits, ids, sampling, positions, seen):
-                return draw(logits, ids, sampling, positions, seen)
+            case Draw(logits, ids, sampling, positions, seen, seeds):
+                return draw(logits, ids, sampling, positions, seen, seeds)
+
+    def _do_together(self, alike: Sequence[Work]) -> list[Tensor]:
+        """The results of pieces of one kind."""
+        if len(alike) == 1:
+            return [self._do(alike[0])]
+        runs = [work for work in alike if isinstance(work, Run)]
+        if runs:
+            return self._run_together(runs)
+        rest = [work for work in alike if not isinstance(work, Run)]
+        return list(self._do(_joined(rest)).split([len(_rows(work)) for work in rest]))
+
+
+def _kind(work: Work) -> Hashable:
+    """Equal for pieces that can be done as one."""
+    match work:
+        case Run(low, high):
+            return Run, low, high
+        case Ask(head):
+            return Ask, head
+        case Sure(measure, logits):
+            return Sure, measure, logits.shape[-1]
+        case Draw(logits, ids, sampling):
+            return Draw, logits.shape[-1], id(ids), replace(sampling, seed=0)
+
+
+def _rows(work: Ask | Sure | Draw) -> Tensor:
+    return work.states if isinstance(work, Ask) else work.logits
+
+
+def _joined(alike: Sequence[Ask | Sure | Draw]) -> Ask | Sure | Draw:
+    """Pieces of one kind as one piece, with the rows of the first on top."""
+    first, rows = alike[0], torch.cat([_rows(work) for work in alike])
+    match first:
+        case Ask(head):
+            return Ask(head, rows)
+        case Sure(measure):
+            return Sure(measure, rows)
+        case Draw(_, ids, sampling):
+            draws = [work for work in alike if isinstance(work, Draw)]
+            positions = tuple(place for work in draws for place in work.positions)
+            seeds = tuple(seed for work in draws for seed in work.seeds)
+            seen = [work.seen for work in draws if work.seen is not None]
+            return Draw(rows, ids, sampling, positions, torch.cat(seen) if seen else None, seeds)
