@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from spark.comparison import CompareSettings
@@ -245,6 +248,15 @@ def test_retrained_weights_are_another_run(
 def test_the_code_that_decides_is_where_the_fingerprint_looks() -> None:
     root = Path(fingerprint.__file__).parent.parent
     assert [part for part in fingerprint._DECIDING if not list(root.glob(part))] == []
+    held = {path for part in fingerprint._DECIDING for path in root.glob(part)}
+    script = "import sys, spark.evaluation.runner as r; print(*(m.__file__ for n, m in "
+    script += "sys.modules.items() if n.startswith('spark.')), sep='\\n')"
+    loaded = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True,
+                            text=True, cwd=root.parent).stdout.split()  # fmt: skip
+    # What is written beside replies, their clock, and what is asked (its texts are hashed).
+    deciding_nothing = {"bundle.py", "timing.py", "fingerprint.py", "suite.py", "questions.py",
+                        "__init__.py"}  # fmt: skip
+    assert {Path(name) for name in loaded if Path(name).name not in deciding_nothing} <= held
 
 
 def test_what_cannot_run_is_refused_before_any_worker_starts(
@@ -258,14 +270,30 @@ def test_what_cannot_run_is_refused_before_any_worker_starts(
 def test_lines_say_what_speech_rows_left_out(tmp_path: Path) -> None:
     lm = tiny_lm()
     asked = replace(job(tmp_path, exit_layer=2, head="untrained"), fixed_exit=2)
-    made = runner.answer(lm, asked, replace(item("factual", "lima", "peru"), prompt="hello"))
+    made = runner.answer(lm, asked, [replace(item("factual", "lima", "peru"), prompt="hello")])
     assert [line["policy"] for line in made] == ["full", "spark", "confidence", "fixed"]
     for line in made:
         assert line["outside_mass_n"] > 0
         assert 0 <= line["outside_mass_mean"] <= line["outside_mass_max"] <= 1
-    other = runner.answer(lm, asked, replace(item("factual", "lima", "peru"), item_id="y"))
+    other = runner.answer(lm, asked, [replace(item("factual", "lima", "peru"), item_id="y")])
     assert len({line["seed"] for line in made}) == len({line["seed"] for line in other}) == 1
     assert made[0]["seed"] != other[0]["seed"]
+
+
+def test_a_batch_gives_the_lines_of_its_items_alone_but_for_the_time(tmp_path: Path) -> None:
+    lm = tiny_lm(dtype=torch.float64)
+    asked = replace(job(tmp_path, exit_layer=2), fixed_exit=2)
+    items = [
+        replace(item("factual", "lima"), prompt=prompt, item_id=prompt)
+        for prompt in ("hello", "a longer question than that", "ok")
+    ]
+    together = runner.answer(lm, replace(asked, batch=2), items)
+    alone = [line for one in items for line in runner.answer(lm, asked, [one])]
+    assert all(line.pop("ms_per_token") > 0 for line in alone)
+    assert all(line.pop("ms_per_token") is None for line in together)
+    assert together == alone
+    with pytest.raises(ValueError, match="--batch 1 or more"):
+        next(runner.run(replace(asked, batch=0), items))
 
 
 def test_the_command_is_the_one_given() -> None:

@@ -27,6 +27,12 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--exit-layer", type=int, help="of SPAR-K; default: the model's own")
     parser.add_argument("--fixed-exit", type=int, help="of the fixed exit; default: half the model")
     parser.add_argument("--head", choices=("fitted", "untrained"), default="fitted")
+    parser.add_argument(
+        "--batch",
+        type=int,
+        default=1,
+        help="replies decoded together; above 1 no time a token is measured",
+    )
     parser.add_argument("--workers", type=int, help="processes; default: one a core")
     return parser
 
@@ -59,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         seed=given.seed, temperature=given.temperature, exit_layer=given.exit_layer, head=given.head
     )
     items = limited(builtin(), given.limit)
-    job = runner.Job(given.model, settings, given.fixed_exit, given.out)
+    job = runner.Job(given.model, settings, given.fixed_exit, given.out, given.batch)
     try:
         _run(job, items, given.workers)
     except ValueError as error:

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 RUN = "run.json"
 # Folders and modules of the code that decides what a line says; not the pages.
 _DECIDING = (
-    "cache.py", "compare.py", "comparison.py", "confidence.py", "engine.py", "heads.py",
-    "modality.py", "norm.py", "quantised.py",
-    "sampling.py", "schedule.py", "text.py", "trace.py", "transformer.py", "weights.py",
+    "acceptance.py", "cache.py", "compare.py", "comparison.py", "confidence.py", "decoding.py",
+    "engine.py", "heads.py", "modality.py", "norm.py", "quantised.py", "sampling.py",
+    "schedule.py", "text.py", "trace.py", "transformer.py", "verification.py", "weights.py",
+    "work.py",
     "metrics/*.py", "models/*.py", "speech/*.py", "evaluation/runner.py", "evaluation/scoring.py",
     "training/pitch.py", "training/teacher.py",
 )  # fmt: skip
@@ -65,7 +66,7 @@ def conditions(job: Job, items: Sequence[Item]) -> dict[str, Any]:
     settings = json.loads(json.dumps(asdict(job.settings)))  # as it will be read back
     return {
         "model": job.model,
-        "settings": {**settings, "fixed_exit": job.fixed_exit},
+        "settings": {**settings, "fixed_exit": job.fixed_exit, "batch": job.batch},
         "weights": _weights(job.model),
         "software": {"torch": torch.__version__, "code": _code()},
         "items": {item.item_id: _digest(json.dumps(asdict(item)).encode()) for item in items},

@@ -1,9 +1,10 @@
 """Runs every item under every policy and writes each line as it is done.
 
 Lines that exist are not made again, so a killed run goes on where it stopped; `fingerprint` sees
-to it that they were made under the same conditions. Worker processes
-take whole items, so that all policies of an item share one prefill. With the teacher installed it
-says the same answers, straight and through the codec, into teacher.jsonl.
+to it that they were made under the same conditions. Worker processes take whole items, so that all
+policies of an item share one prefill; where a batch is asked for, several items, whose replies
+under one policy are decoded together. With the teacher installed it says the same answers,
+straight and through the codec, into teacher.jsonl.
 Knows nothing of tables (`report` does).
 """
 
@@ -16,13 +17,14 @@ import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from spark.compare import CompareSettings
-from spark.engine import Engine
+from spark.engine import Engine, decode_batch
 from spark.evaluation.fingerprint import claim
 from spark.evaluation.scoring import is_right, word_errors
 from spark.evaluation.suite import Item
@@ -32,6 +34,7 @@ from spark.models import load
 from spark.models.base import Pcm, SpokenLM
 from spark.schedule import FixedExit, Policy
 from spark.speech.codec import Codec
+from spark.trace import Trace
 from spark.training import pitch, teacher
 
 ITEMS, TEACHER = "items.jsonl", "teacher.jsonl"
@@ -46,6 +49,7 @@ class Job:
     settings: CompareSettings
     fixed_exit: int | None  # layer of the policy `fixed`; None is half the model
     out: Path
+    batch: int = 1  # replies decoded together; with more than one, none has a time of its own
 
 
 def policies_of(job: Job, lm: SpokenLM) -> tuple[Policy, ...]:
@@ -85,33 +89,40 @@ def seed_of(job: Job, item: Item) -> int:
     return zlib.crc32(f"{job.settings.seed}:{item.item_id}".encode())
 
 
-def answer(lm: SpokenLM, job: Job, item: Item) -> list[dict[str, Any]]:
-    """One line a policy. The seed is the item's own: items do not share their luck, policies do."""
-    settings = replace(job.settings, seed=seed_of(job, item))
+def answer(lm: SpokenLM, job: Job, items: Sequence[Item]) -> list[dict[str, Any]]:
+    """One line for each item and policy, the items' order first.
+
+    The seed is the item's own: items do not share their luck, policies do.
+    """
     engine = Engine(lm, head=job.settings.head)
-    prefill = engine.prefill(lm.encode_prompt(item.prompt))
-    lines = []
+    prefills = [engine.prefill(lm.encode_prompt(item.prompt)) for item in items]
+    samplings = [replace(job.settings, seed=seed_of(job, item)).sampling() for item in items]
+    lines: list[list[dict[str, Any]]] = [[] for _ in items]
     for policy in policies_of(job, lm):
-        generation = engine.generate(prefill, policy, settings.sampling())
-        for _ in generation:
+        replies = [engine.generate(*asked) for asked in zip(prefills, repeat(policy), samplings)]
+        for _ in decode_batch(replies, job.batch):
             pass
-        trace = generation.trace
-        codes = trace.codes()
-        pcm = lm.vocoder.decode(codes) if lm.vocoder and codes else None
-        rate = lm.vocoder.sample_rate if lm.vocoder else 0
-        line = heard_line(item, policy.name, lm.decode_text(trace.text_ids()), pcm, rate)
-        figures = trace.summary()
-        kept = ("mean_depth_text", "mean_depth_speech", "traffic_ratio", "ms_per_token", "audio_s")
-        line |= {name: figures[name] for name in kept}
-        outside = outside_mass(trace)
-        line |= {
-            "outside_mass_n": outside.n,
-            "outside_mass_mean": outside.mean,
-            "outside_mass_max": outside.largest,
-        }
-        line |= {"seed": settings.seed, "finish": trace.finish}
-        lines.append(line)
-    return lines
+        for own, item, reply in zip(lines, items, replies, strict=True):
+            own.append(_line(lm, item, reply.trace))
+    return [line for own in lines for line in own]
+
+
+def _line(lm: SpokenLM, item: Item, trace: Trace) -> dict[str, Any]:
+    """What is kept of a reply."""
+    codes, figures, outside = trace.codes(), trace.summary(), outside_mass(trace)
+    pcm = lm.vocoder.decode(codes) if lm.vocoder and codes else None
+    rate = lm.vocoder.sample_rate if lm.vocoder else 0
+    if trace.batch > 1:
+        figures["ms_per_token"] = None  # the clock was shared
+    line = heard_line(item, trace.policy, lm.decode_text(trace.text_ids()), pcm, rate)
+    kept = ("mean_depth_text", "mean_depth_speech", "traffic_ratio", "ms_per_token", "audio_s")
+    return line | {name: figures[name] for name in kept} | {
+        "outside_mass_n": outside.n,
+        "outside_mass_mean": outside.mean,
+        "outside_mass_max": outside.largest,
+        "seed": trace.sampling.seed,
+        "finish": trace.finish,
+    }  # fmt: skip
 
 
 def taught(job: Job) -> set[str]:
@@ -147,6 +158,8 @@ def _done(path: Path) -> dict[str, set[str]]:
     return found
 
 
+Task = tuple[Sequence[Item], bool]  # and whether the teacher is to say them
+
 _worker: tuple[SpokenLM, Job] | None = None
 
 
@@ -156,43 +169,50 @@ def _start_worker(job: Job) -> None:
     _worker = (load(job.model), job)
 
 
-def _work(task: tuple[Item, bool]) -> tuple[bool, list[dict[str, Any]]]:
+def _work(task: Task) -> tuple[Task, list[dict[str, Any]]]:
     assert _worker is not None
-    (lm, job), (item, teaching) = _worker, task
-    return teaching, teach(lm, job, item) if teaching else answer(lm, job, item)
+    (lm, job), (items, teaching) = _worker, task
+    if not teaching:
+        return task, answer(lm, job, items)
+    return task, [line for item in items for line in teach(lm, job, item)]
 
 
 def run(job: Job, items: Sequence[Item], workers: int | None = None) -> Iterator[tuple[int, int]]:
-    """Runs what is not done yet; yields (tasks done, tasks in all).
+    """Runs what is not done yet; yields (items done, items in all), the teacher's counted too.
 
     Raises:
         ValueError: the folder holds another run, or the model cannot take the settings.
     """
+    if job.batch < 1:
+        raise ValueError("a batch holds at least one reply: use --batch 1 or more")
     job.out.mkdir(parents=True, exist_ok=True)
     paths = {False: job.out / ITEMS, True: job.out / TEACHER}
     claim(job, items, list(paths.values()))
     policies_of(job, load(job.model))  # here, where a refusal has a reader
     done = {teaching: _done(path) for teaching, path in paths.items()}
     wanted = {False: _POLICIES, True: taught(job)}
-    tasks = [
-        (item, teaching)
+    missing = {
+        teaching: [item for item in items if not names <= done[teaching].get(item.item_id, set())]
         for teaching, names in wanted.items()
-        for item in items
-        if not names <= done[teaching].get(item.item_id, set())
+    }
+    tasks: list[Task] = [
+        (left[start : start + job.batch], teaching)
+        for teaching, left in missing.items()
+        for start in range(0, len(left), job.batch)
     ]
     if not tasks:
         return
-    context = multiprocessing.get_context("spawn")
+    context, ended = multiprocessing.get_context("spawn"), 0
     count = min(workers or os.cpu_count() or 1, len(tasks))
     with ProcessPoolExecutor(count, context, _start_worker, (job,)) as pool:
-        futures = [pool.submit(_work, task) for task in tasks]
-        for number, future in enumerate(as_completed(futures), 1):
-            teaching, lines = future.result()
+        for future in as_completed([pool.submit(_work, task) for task in tasks]):
+            (said, teaching), lines = future.result()
             with paths[teaching].open("a", encoding="utf-8") as file:
                 file.write("".join(json.dumps(line) + "\n" for line in lines))
                 file.flush()
                 os.fsync(file.fileno())
-            yield number, len(tasks)
+            ended += len(said)
+            yield ended, sum(map(len, missing.values()))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
