@@ -21,8 +21,10 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 import gradio as gr
 from fastapi import FastAPI
 
+from listening_test import addresses
 from listening_test.gate import Gate
 from listening_test.hosting import Studies
+from listening_test.limit import BadLimit, limit_from
 from listening_test.ready import ensure_ready_study
 from listening_test.server import attach
 from listening_test.targets import BadTarget, target_from
@@ -166,9 +168,10 @@ def main() -> None:
     parser.add_argument("--host", help="default: GRADIO_SERVER_NAME, else 127.0.0.1")
     parser.add_argument("--port", type=int, help="default: GRADIO_SERVER_PORT, else from 7860 up")
     options = parser.parse_args()
+    addresses.trust_platform(os.environ)
     try:
-        studies = Studies(target_from(os.environ))
-    except BadTarget as error:
+        studies = Studies(target_from(os.environ), limit_from(os.environ))
+    except (BadTarget, BadLimit) as error:
         parser.error(str(error))
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=_stop, args=[studies]).start())
     lm = load(MODEL)

@@ -28,6 +28,8 @@ from listening_test.exclusion import RULES, apply_rules
 from listening_test.export import ExportError, closed_and_withdrawn, exported_frame, sessions_frame
 from listening_test.gate import SECRET_VARIABLE, WINDOW_S, Gate
 from listening_test.hosting import Hosted
+from listening_test.limit import VARIABLE as LIMIT_VARIABLE
+from listening_test.limit import Limiter
 from listening_test.methods import anchor_name
 from listening_test.prepared import NotPrepared, load_prepared
 from listening_test.store import NotSaved, Store, StoreMismatch
@@ -104,13 +106,21 @@ def overview(study_dir: Path, now: float, problems: tuple[str, ...] = ()) -> Ove
     )  # fmt: skip
 
 
-def server_alarms(hosted: Hosted, gate: Gate | None = None) -> tuple[str, ...]:
+def server_alarms(
+    hosted: Hosted, gate: Gate | None = None, limiter: Limiter | None = None
+) -> tuple[str, ...]:
     """What only the running server knows."""
     found = [hosted.store.csv_error] if hosted.store.csv_error else []
     if hosted.copy and (alarm := hosted.copy.status().alarm):
         found.append(alarm)
     if gate is not None and gate.wrong:
         found.append(f"Wrong secrets in the last {WINDOW_S // 60} minutes: {gate.wrong}.")
+    if limiter is not None and (refused := limiter.refused):
+        found.append(
+            f"Requests refused in the last {WINDOW_S // 60} minutes, since one address made more "
+            f"than {limiter.rate:g} a second: {refused}. If many raters share an address, set "
+            f"{LIMIT_VARIABLE} higher."
+        )
     if 0 < len(os.environ.get(SECRET_VARIABLE, "")) < SHORT_SECRET:
         found.append(
             f"The secret is short enough to be guessed; take {SHORT_SECRET} characters or more."

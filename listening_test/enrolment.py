@@ -27,12 +27,16 @@ IDLE_S = 30 * 60
 
 
 class Refused(Exception):
-    """A request against the rules: nothing was stored. `code` is for the page, text for people."""
+    """A request against the rules: nothing was stored. `code` is for the page, text for people.
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    `retry_after_s`: when the same request may be made again; 0 where that would change nothing.
+    """
+
+    def __init__(self, status: int, code: str, message: str, retry_after_s: int = 0) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        self.retry_after_s = retry_after_s
 
 
 def _digest(key: str) -> str:

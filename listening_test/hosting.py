@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from listening_test import enrolment, trials
+from listening_test.limit import Limiter
 from listening_test.offsite import Copy, begin_patiently, place_of
 from listening_test.prepared import PreparedStudy, load_prepared
 from listening_test.session_plan import block_rows
@@ -66,10 +67,12 @@ class Studies:
 
     Args:
         copy_to: where ratings are copied, off the machine; None where the disk is to be trusted.
+        limiter: of the requests that one address may make to all of them.
     """
 
-    def __init__(self, copy_to: Target | None = None) -> None:
+    def __init__(self, copy_to: Target | None = None, limiter: Limiter | None = None) -> None:
         self._copy_to = copy_to
+        self.limiter = limiter or Limiter()
         self._lock = threading.Lock()
         self._opening = threading.Lock()  # one study at a time; taking copies back may be slow
         self._states: dict[str, StudyState] = {}

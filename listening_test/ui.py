@@ -24,6 +24,7 @@ import gradio as gr
 import pandas as pd
 
 from listening_test import enrolment, plots
+from listening_test.addresses import SPACE_VARIABLE
 from listening_test.admin import Overview, overview, server_alarms
 from listening_test.analyse import RatingsError
 from listening_test.analysis import Plan, analyse, counted
@@ -49,8 +50,6 @@ from listening_test.tables import (
 )
 from spark.download import save_script
 
-# Set by the platform, where the disk does not outlive a restart.
-SPACE_VARIABLE = "SPACE_ID"
 SPACE_NOTE = (
     "**This lab runs on a Space: its disk is emptied at every restart, and the ratings with it.** "
     "They are kept nowhere else. Whoever runs the study: set `LISTENING_TEST_COPY` (the guide of "
@@ -315,7 +314,7 @@ def show_overview(studies: Studies, gate: Gate, given: str, address: str) -> Adm
         return _told(state)
     assert state.study_dir is not None
     hosted = studies.get(state.study_id)
-    problems = server_alarms(hosted, gate) if hosted else ()
+    problems = server_alarms(hosted, gate, studies.limiter) if hosted else ()
     try:
         found = overview(state.study_dir, time.time(), problems)
     except ExportError as error:

@@ -7,7 +7,7 @@ import { fillQuestionnaire, questionnaireAnswers } from "./about.js";
 import { Clips } from "./clips.js";
 import { keepIds, wayBack } from "./crowd.js";
 import { forget, keepAboutUntilSafe, keepUntilSafe, noteSafe, standing } from "./kept.js";
-import { ask, insist, pause, randomHex, store, uuid } from "./net.js";
+import { ask, insist, pause, randomHex, store, uuid, whyLater } from "./net.js";
 import { Questions } from "./questions.js";
 import { say, speak } from "./strings.js";
 import { stopVolume, volumeHeard, volumeWords } from "./volume.js";
@@ -110,10 +110,16 @@ function opened() {
 }
 
 async function notPlayed() {
+  let busy = false;
   try {
     // Another tab may have rated this trial: then it is closed, and the next one is up.
-    const state = await ask("trial");
+    const state = await insist("trial", null, (error) => {
+      if (error.code !== "too_many") throw error;
+      busy = true;
+      trouble(say("busy"));
+    });
     if (state.clips?.[0] !== trial.clips[0]) { await resume(); return; }
+    if (busy) { trouble(""); await clips.toggle(); return; }
   } catch (error) {
     if (error.code === "no_session") { await resume(); return; }
     // The server cannot be reached: said below.
@@ -198,8 +204,8 @@ function keep(body) {
 
 function notSaved(error) {
   savedLine(say("not_saved_yet"), true);
-  const why = { not_saved: "why_disk", late: "why_late", behind: "why_late" }[error.code]
-    ?? "why_gone";
+  const why = { not_saved: "why_disk", late: "why_late", behind: "why_late",
+    too_many: "why_busy" }[error.code] ?? "why_gone";
   const text = say("keep_open", { why: say(why) });
   if ($("trial").hidden) waiting(text); else trouble(text);
 }
@@ -256,9 +262,7 @@ function enter(state) {
   }
 }
 
-// Why it takes longer: the server says that it goes on by itself, or cannot be reached.
-const delayed = (error) => waiting(
-  say(["no_place", "behind", "too_many"].includes(error.code) ? "delayed" : "trying"));
+const delayed = (error) => waiting(whyLater(error));
 
 const ids = () => JSON.parse(store.get("ids") ?? "{}");
 
@@ -368,8 +372,8 @@ $("about-form").addEventListener("submit", async (event) => {
   $("about-saved").textContent = say("saving");
   const answers = questionnaireAnswers($("about-form"));
   try {
-    const state = await insist("questionnaire", { answers }, () => {
-      $("about-saved").textContent = say("trying");
+    const state = await insist("questionnaire", { answers }, (error) => {
+      $("about-saved").textContent = whyLater(error);
     });
     if (left) return;
     keepAboutUntilSafe(answers, state);

@@ -79,6 +79,9 @@ const EN = {
   why_disk: "The server could not write it",
   why_late: "The server does not answer in time",
   why_gone: "The server cannot be reached",
+  why_busy: "Too many requests come from your network at once",
+  busy: "Too many requests come from your network at once. This page goes on by itself in a few "
+    + "seconds; please keep it open.",
   delayed: "The server needs a moment to go on with you. This page goes on by itself; please keep "
     + "it open.",
   trying: "The server cannot be reached. Trying again …",
@@ -159,6 +162,8 @@ const ZH = {
   why_disk: "服务器无法写入",
   why_late: "服务器没有及时应答",
   why_gone: "无法连接服务器",
+  why_busy: "您的网络同时发出的请求过多",
+  busy: "您的网络同时发出的请求过多。几秒后本页面会自动继续，请不要关闭。",
   delayed: "服务器还需要一点时间才能继续。本页面会自动继续，请不要关闭。",
   trying: "无法连接服务器，正在重试……",
   preparing: "本研究的录音仍在准备中，本页面会自动继续。",
@@ -238,6 +243,8 @@ const AR = {
   why_disk: "تعذّر على الخادم الكتابة",
   why_late: "لم يُجب الخادم في الوقت المناسب",
   why_gone: "تعذّر الوصول إلى الخادم",
+  why_busy: "تصل من شبكتك طلبات كثيرة في آن واحد",
+  busy: "تصل من شبكتك طلبات كثيرة في آن واحد. ستتابع هذه الصفحة تلقائيًا بعد ثوانٍ؛ يُرجى إبقاؤها مفتوحة.",
   delayed: "يحتاج الخادم إلى لحظة ليتابع معك. ستتابع هذه الصفحة تلقائيًا؛ يُرجى إبقاؤها مفتوحة.",
   trying: "تعذّر الوصول إلى الخادم. تُعاد المحاولة …",
   preparing: "ما زالت مقاطع هذه الدراسة قيد الإعداد. تتابع هذه الصفحة بنفسها.",
