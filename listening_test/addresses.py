@@ -1,7 +1,7 @@
 """Where this server is to be reached, and whom it believes about where a request came from.
 
-    trust_platform(os.environ)     before serving: whose X-Forwarded-For counts
-    root_of(os.environ)            the address to give to raters, on a Space
+    trust_platform(os.environ)       before serving: whose X-Forwarded-For counts
+    root_of(os.environ, address)     where raters find this server
 
 uvicorn reads X-Forwarded-For from the right and takes the first address that is no trusted proxy's:
 what the nearest proxy wrote, never what a client put before it. By itself it trusts this machine
@@ -31,10 +31,10 @@ def trust_platform(environment: MutableMapping[str, str]) -> None:
         environment[PROXIES_VARIABLE] = _PLATFORM_PROXIES
 
 
-def root_of(environment: Mapping[str, str]) -> str | None:
-    """The Space's own address, without a slash at its end; None where this is no Space.
+def root_of(environment: Mapping[str, str], address: str) -> str:
+    """Where raters find this server: on a Space its own address, else `address`; without a last /.
 
     The page that shows a Space inside a frame has another one, and drops what stands behind a `?`.
     """
     host = environment.get(HOST_VARIABLE)
-    return f"https://{host}" if host else None
+    return f"https://{host}" if host else address.rstrip("/")

@@ -66,7 +66,7 @@ def write_bundle(path: Path, folder: Path, files: dict[str, bytes]) -> None:
 
 def _without_codes(record: dict[str, Any]) -> dict[str, Any]:
     given = record["config"].get("platform") or {}
-    for name in ("completed", "screened_out"):
+    for name in ("completed", "screened_out", "failed_check"):
         if given.get(name):
             given[name] = _WITHHELD
     return record

@@ -162,6 +162,10 @@ class Studies:
             names = list(self._states)
         return [state for name in names if (state := self.state(name)) is not None]
 
+    def shown(self) -> StudyState | None:
+        """The study that the app's pages show: the first that is there."""
+        return next((state for state in self.states() if state.study_dir is not None), None)
+
     def close(self) -> None:
         """Close every store, after a last copy off the machine."""
         with self._lock:

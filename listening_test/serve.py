@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from listening_test import addresses
 from listening_test.changes import ForeignCopy
+from listening_test.crowd import invitation
 from listening_test.hosting import Studies
 from listening_test.limit import BadLimit, limit_from
 from listening_test.offsite import NotCopied
@@ -39,7 +40,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     app = FastAPI(openapi_url=None)
     attach(app, studies)
-    print(f"raters: http://{options.host}:{options.port}/listen/{hosted.study.study_id}")
+    root = addresses.root_of(os.environ, f"http://{options.host}:{options.port}")
+    address = f"{root}/listen/{hosted.study.study_id}"
+    print(f"raters: {address}")
+    if hosted.study.platform:
+        invited = invitation(hosted.study.platform, address)
+        print(f"{invited.what}:\n{invited.text}")
     print(f"ratings: {hosted.store.csv_path}")
     print(f"progress, alarms, closing: python -m listening_test.admin {options.study_dir}")
     if hosted.copy:

@@ -113,9 +113,10 @@ def _standing(
     index = session["n_done"] + 1
     stages = [t.trial_type if t.trial_type in _BEFORE else "trial" for t in order]
     if index > len(order):
+        ending = _ending(db, study, session["session_id"])
         return {"state": "done", "total": stages.count("trial"),
-                "code": session["completion_code"],
-                **crowd.way_back(study.platform, "complete")}  # fmt: skip
+                "code": crowd.code_of(study.platform, ending) or session["completion_code"],
+                **crowd.way_back(study.platform, ending)}  # fmt: skip
     stage = stages[index - 1]
     state = {
         "state": stage,
@@ -128,6 +129,16 @@ def _standing(
         question = _asked(study, order[index - 1])[0]
         state["question"] = {"text": question.text, "options": question.options}
     return state
+
+
+def _ending(db: sqlite3.Connection, study: PreparedStudy, session_id: str) -> crowd.Ending:
+    """How a session ended that came to its last trial."""
+    (wrong,) = db.execute(
+        "SELECT count(*) FROM ratings WHERE session_id = ? AND trial_type = 'trap' "
+        "AND check_passed = 0",
+        (session_id,),
+    ).fetchone()
+    return "failed_check" if wrong > study.traps_forgiven else "completed"
 
 
 def _asked(study: PreparedStudy, trial: Trial) -> tuple[Question, ...]:

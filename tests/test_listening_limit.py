@@ -17,10 +17,8 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from listening_test import serve
 from listening_test.addresses import (
-    HOST_VARIABLE,
     PROXIES_VARIABLE,
     SPACE_VARIABLE,
-    root_of,
     trust_platform,
 )
 from listening_test.admin import server_alarms
@@ -227,8 +225,6 @@ def test_whose_proxies_are_believed() -> None:
         space = {SPACE_VARIABLE: "someone/lab"} | ({PROXIES_VARIABLE: set_to} if set_to else {})
         trust_platform(space)
         assert (space[PROXIES_VARIABLE] == set_to) is kept
-    assert root_of({HOST_VARIABLE: "someone-lab.hf.space"}) == "https://someone-lab.hf.space"
-    assert root_of({}) is None
 
 
 def test_a_refused_rating_is_stored_when_it_is_sent_again(
