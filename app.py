@@ -59,7 +59,7 @@ def theme() -> gr.themes.Base:
     )
     return plain.set(
         body_text_color_subdued="*neutral_600",
-        body_text_color_subdued_dark="*neutral_400",
+        body_text_color_subdued_dark="*neutral_300",
         block_label_text_color="*neutral_700",
         block_title_text_color="*neutral_700",
         block_info_text_color="*neutral_600",

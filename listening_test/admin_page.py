@@ -23,6 +23,7 @@ from listening_test.addresses import root_of
 from listening_test.admin import Overview, overview, server_alarms
 from listening_test.analyse import RatingsError
 from listening_test.crowd import Invitation, invitation
+from listening_test.decisions import DECISIONS, MAX_REASON, BadDecision, decide
 from listening_test.export import ExportError, export_zip
 from listening_test.gate import Gate
 from listening_test.hosting import Studies, StudyState
@@ -47,6 +48,22 @@ def admin_page(studies: Studies, gate: Gate | None = None) -> None:
         cells = gr.Dataframe(label="Ratings of each text", interactive=False)
         raters = gr.Dataframe(label="Raters", interactive=False)
         excluded = gr.Dataframe(label="Left out by rule", interactive=False)
+        with gr.Accordion("Leave a rater out, or mark a test run", open=False):
+            gr.Markdown(
+                "Whom you leave out by hand is counted apart in the results, with your reason, and "
+                "whether the results were open by then. An internal session is your team's own: it "
+                "is in no result. Neither counts towards the wanted ratings, and its place is free "
+                "for somebody else. Both can be taken back; the list below keeps each decision."
+            )
+            rater = gr.Dropdown(label="Rater", choices=[], value=None)
+            what = gr.Dropdown(label="Decision", choices=list(DECISIONS), value=None)
+            reason = gr.Textbox(
+                label="Reason (printed with the results: no names)",
+                max_lines=1,
+                max_length=MAX_REASON,
+            )
+            decide_now = gr.Button("Save the decision")
+            decided = gr.Dataframe(label="Decisions so far", interactive=False, visible=False)
         with gr.Row():
             download = gr.Button("Download the export (zip)")
             report = gr.Button("Download report and bundle (zip)")
@@ -58,7 +75,7 @@ def admin_page(studies: Studies, gate: Gate | None = None) -> None:
             sure = gr.Checkbox(label="I want to close it for good", value=False)
             close = gr.Button("Close the study", variant="stop")
     data = gr.Textbox(visible=False)
-    outputs = [note, alarms, address, cells, raters, excluded, shown]
+    outputs = [note, alarms, address, cells, raters, excluded, decided, rater, shown]
 
     def seen(given: str, request: gr.Request) -> tuple[object, ...]:
         return show_overview(studies, gate, given, Asker.of(request))
@@ -69,10 +86,16 @@ def admin_page(studies: Studies, gate: Gate | None = None) -> None:
     def reported(given: str, request: gr.Request) -> tuple[str, str]:
         return report_zip(studies, gate, given, Asker.of(request))
 
+    def decided_now(
+        given: str, whom: str | None, name: str | None, why: str, request: gr.Request
+    ) -> tuple[object, ...]:
+        return decide_on(studies, gate, given, whom, name, why, Asker.of(request))
+
     def closed(given: str, meant: bool, request: gr.Request) -> tuple[object, ...]:
         return close_study(studies, gate, given, meant, Asker.of(request))
 
     gr.on([show.click, secret.submit], seen, secret, outputs, api_visibility="private")
+    decide_now.click(decided_now, [secret, rater, what, reason], outputs, api_visibility="private")
     close.click(closed, [secret, sure], outputs, api_visibility="private")
     for button, made, name in ((download, exported, "study.zip"), (report, reported, "bundle.zip")):
         button.click(made, secret, [note, data], api_visibility="private").then(
@@ -104,8 +127,8 @@ def _opened(studies: Studies, gate: Gate, given: str, asker: Asker) -> StudyStat
 
 def _told(note: str, found: Overview | None = None, invited: Invitation | None = None) -> Admin:
     if found is None or invited is None:
-        nothing = pd.DataFrame()
-        return note, "", "", nothing, nothing, nothing, gr.update(visible=False)
+        tables = [pd.DataFrame()] * 4
+        return note, "", "", *tables, gr.update(choices=[], value=None), gr.update(visible=False)
     alarms = "\n".join(f"- **Alarm:** {html.escape(alarm)}" for alarm in found.alarms)
     return (
         note,
@@ -116,12 +139,24 @@ def _told(note: str, found: Overview | None = None, invited: Invitation | None =
         ),
         pd.DataFrame(found.raters),
         pd.DataFrame(found.excluded),
+        gr.update(value=pd.DataFrame(found.decisions), visible=bool(found.decisions)),
+        gr.update(choices=[_choice(row) for row in found.raters], value=None),
         gr.update(visible=True),
     )
 
 
+def _choice(rater: dict[str, str]) -> tuple[str, str]:
+    """A rater as the list to choose from shows them, and their id."""
+    left_out = f", left out: {rater['left out by']}" if rater["left out by"] else ""
+    began = rater["began (UTC)"]
+    return f"{rater['rater']} ({rater['state']}, began {began} UTC{left_out})", rater["rater"]
+
+
 def show_overview(studies: Studies, gate: Gate, given: str, asker: Asker) -> Admin:
-    """A note, the alarms, the tables of cells, raters and exclusions, and whether they show."""
+    """A note, the alarms, the address, the tables, whom to decide about, and whether they show.
+
+    The tables are those of cells, raters, exclusions and decisions.
+    """
     state = _opened(studies, gate, given, asker)
     if isinstance(state, str):
         return _told(state)
@@ -134,6 +169,34 @@ def show_overview(studies: Studies, gate: Gate, given: str, asker: Asker) -> Adm
         return _told(html.escape(str(error)))
     invited = invitation(hosted.study.platform if hosted else None, f"{asker.root}{state.path}")
     return _told(f"**{html.escape(found.title)}**: {found.summary}", found, invited)
+
+
+def decide_on(
+    studies: Studies,
+    gate: Gate,
+    given: str,
+    whom: str | None,
+    name: str | None,
+    reason: str,
+    asker: Asker,
+) -> Admin:
+    """Take the decision of that name about a rater, and show the study as it then is."""
+    state = _opened(studies, gate, given, asker)
+    if isinstance(state, str):
+        return _told(state)
+    hosted = studies.get(state.study_id)
+    note = "Choose a rater and a decision first."
+    if whom and name in DECISIONS and hosted is not None:
+        decision = DECISIONS[name]
+        try:
+            hosted.store.run(lambda db: decide(db, whom, decision, reason, time.time())).result()
+            if hosted.copy:
+                hosted.copy.wake()
+            note = f"Saved: {name}, rater {html.escape(whom)}."
+        except (BadDecision, NotSaved) as error:
+            note = f"Not saved. {html.escape(str(error))}"
+    told, *rest = show_overview(studies, gate, given, asker)
+    return (f"{note}\n\n{told}", *rest)
 
 
 def close_study(studies: Studies, gate: Gate, given: str, meant: bool, asker: Asker) -> Admin:

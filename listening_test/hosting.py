@@ -40,6 +40,7 @@ class StudyState:
     ratings: int | None = None
     study_dir: Path | None = None
     withdrawn: int | None = None
+    decisions: int | None = None
     closed_utc: str | None = None
 
     @property
@@ -153,6 +154,7 @@ class Studies:
             message=hosted.store.csv_error or "",
             study_dir=hosted.study_dir,
             withdrawn=counts["withdrawn"],
+            decisions=counts["decisions"],
             closed_utc=closed,
         )
 

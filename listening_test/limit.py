@@ -53,13 +53,17 @@ def limit_from(environment: Mapping[str, str]) -> Limiter:
     return Limiter(rate)
 
 
-def counted_as(host: str) -> str | None:
+def counted_as(host: str | None) -> str | None:
     """The address that a request from `host` is counted under; None for this very machine.
+
+    `host` is None where a proxy on this machine talks through a socket without addresses.
 
     A load test comes from this machine, and so does everybody where a local proxy keeps their
     addresses to itself: neither is to be slowed down. Of IPv6 a network of 64 bits is one, since
     that is what one connection gets.
     """
+    if host is None:
+        return None
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -97,7 +101,7 @@ class Limiter:
         self._minutes: OrderedDict[int, int] = OrderedDict()  # refusals in each
         self._unlogged, self._logged_at = 0, -math.inf
 
-    def wait_s(self, host: str) -> float:
+    def wait_s(self, host: str | None) -> float:
         """Count a request from `host`: 0 if it may pass, else the seconds until one may."""
         address = counted_as(host)
         if address is None or not self.rate:

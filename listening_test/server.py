@@ -118,7 +118,7 @@ def _endpoint(studies: Studies, asked: Asked, keyed: bool) -> Endpoint:
     """A route that answers `asked`, and turns what can go wrong into a status and a sentence."""
 
     async def endpoint(study_id: str, request: Request) -> Response:
-        if wait := studies.limiter.wait_s(request.client.host if request.client else "unknown"):
+        if wait := studies.limiter.wait_s(request.client.host if request.client else None):
             return replies.too_many(wait)
         try:
             call = Call(request, _hosted(studies, study_id), _key(request) if keyed else "")

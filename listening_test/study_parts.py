@@ -27,6 +27,8 @@ Line = Annotated[str, StringConstraints(min_length=1, max_length=300, strip_whit
 Passage = Annotated[str, StringConstraints(min_length=1, max_length=4000, strip_whitespace=True)]
 
 Code = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{4,40}$")]
+# Stands for every code of a platform in a study that is passed on.
+WITHHELD = "withheld"
 PolicyName = Literal["full", "spark", "confidence"]
 
 
@@ -218,7 +220,7 @@ class Platform(Part):
         if code is not None and name != "prolific":
             raise ValueError(f"{name} takes no codes; leave `{info.field_name}:` out")
         for other in ("completed", "screened_out"):
-            if code is not None and info.data.get(other) == code:
+            if code not in (None, WITHHELD) and info.data.get(other) == code:
                 raise ValueError(f"is the code of `{other}:` too; Prolific made one for each")
         return code
 

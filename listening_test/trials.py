@@ -173,6 +173,10 @@ def _tokens(
             tokens, enumerate(clips), strict=True)],
     )  # fmt: skip
     db.execute("UPDATE sessions SET last_seen = ? WHERE session_id = ?", (now, session_id))
+    if index == 1:
+        db.execute(
+            "UPDATE sessions SET started_utc = ? WHERE session_id = ?", (utc(now), session_id)
+        )
     return tokens
 
 
@@ -371,14 +375,19 @@ def _insert(db: sqlite3.Connection, row: dict[str, Any]) -> None:
 
 
 def progress(db: sqlite3.Connection) -> dict[str, int]:
-    """Counts for the study's state: sessions started and complete, trials rated."""
+    """Counts for the study's state: sessions started and complete, trials rated, decisions.
+
+    Whom a decision leaves out is started, and counts no further.
+    """
+    left_out = "session_id IN (SELECT session_id FROM left_out)"
     started, complete = db.execute(
-        "SELECT count(*), coalesce(sum(state = 'complete'), 0) FROM sessions"
+        f"SELECT count(*), coalesce(sum(state = 'complete' AND NOT {left_out}), 0) FROM sessions"
     ).fetchone()
-    (ratings,) = db.execute(
-        "SELECT count(*) FROM ratings WHERE trial_type != 'practice'"
-    ).fetchone()
+    rated = "SELECT count(*) FROM ratings WHERE trial_type != 'practice'"
+    (ratings,) = db.execute(f"SELECT ({rated}) - ({rated} AND {left_out})").fetchone()
     (withdrawn,) = db.execute("SELECT count(*) FROM withdrawals").fetchone()
+    (decisions,) = db.execute("SELECT count(*) FROM decisions").fetchone()
     return {
         "started": started, "complete": complete, "ratings": ratings, "withdrawn": withdrawn,
+        "decisions": decisions,
     }  # fmt: skip

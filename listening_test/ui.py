@@ -60,9 +60,9 @@ def listen_page(studies: Studies) -> None:
         gr.Markdown(SPACE_NOTE)
     gr.HTML(value=lambda: _cards(studies.states()), every=10, elem_id="listen-studies")
     gr.Markdown(
-        "Kept: your scores and comments, when and how long you listened, under a random number. "
-        "Not kept: your name or network address. The key that tells which clip came from which "
-        "policy lies apart from the ratings."
+        "Kept: your scores and comments, when and how long you listened, what kind of device and "
+        "browser you use, under a random number. Not kept: your name or network address. The key "
+        "that tells which clip came from which policy lies apart from the ratings."
     )
 
 
@@ -174,8 +174,11 @@ def show_results(studies: Studies) -> Shown:
     if isinstance(state, str):
         return state, pd.DataFrame(), None, pd.DataFrame(), None, None
     assert state.study_dir is not None
-    # Who has begun may still finish, or withdraw.
-    stamp = (state.ratings, state.sessions_started, state.sessions_complete, state.withdrawn)
+    # Who has begun may still finish, or withdraw, or be left out by hand.
+    stamp = (
+        state.ratings, state.sessions_started, state.sessions_complete, state.withdrawn,
+        state.decisions,
+    )  # fmt: skip
     note, *rest = _analysed(state.study_dir, stamp)
     if not rest[0].empty:
         note = (

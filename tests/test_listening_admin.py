@@ -36,6 +36,9 @@ from tests.test_listening_screening import answer_screen
 from tests.tiny import tiny_lm
 
 SECRET = "a long secret of the operator's"
+NOBODY = dict.fromkeys(
+    ("complete", "at work", "gone", "screened out", "left out by hand", "internal"), 0
+)  # fmt: skip
 ASKER = admin_page.Asker("198.51.100.1", "http://lab.example:7860")
 
 
@@ -134,7 +137,7 @@ def test_cells_count_every_answered_trial_once(
     assert {place: n for place, n in table.items() if n} == by_hand
     assert set(table.values()) == {2}  # nobody missed a cell
     assert len(table) == 3 * {"acr": 3, "p835": 3, "dcr": 2, "ab": 3, "mushra": 4}[method]
-    assert seen.sessions == {"complete": 2, "at work": 1, "gone": 0, "screened out": 0}
+    assert seen.sessions == NOBODY | {"complete": 2, "at work": 1}
     assert len(seen.raters) == 3
     assert seen.wanted == 8
     assert seen.drop_out == "Nobody dropped out."
@@ -158,7 +161,7 @@ def test_who_left_and_who_is_left_out_is_told_with_the_reason(
         Rater(client).start()
         now = trials_now(study_dir) + enrolment.IDLE_S + 1
         seen = overview(study_dir, now, ("the copy is late",))
-    assert seen.sessions == {"complete": 2, "at work": 0, "gone": 1, "screened out": 0}
+    assert seen.sessions == NOBODY | {"complete": 2, "gone": 1}
     assert seen.drop_out == "Drop-out 33%: 1 left, half of them by trial 0 of 7."
     reasons = sorted((row["state"], row["left out by"]) for row in seen.raters)
     assert reasons == [("complete", ""), ("complete", "same answer share"), ("gone", "")]
@@ -267,6 +270,12 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, St
     studies.close()
 
 
+def rater_of(studies: Studies) -> str:
+    hosted = studies.get("small")
+    assert hosted is not None
+    return hosted.store.read(lambda db: db.execute("SELECT rater_id FROM sessions").fetchone()[0])
+
+
 def shown(found: tuple[Any, ...]) -> bool:
     return bool(found[-1]["visible"])
 
@@ -276,25 +285,33 @@ def test_every_handler_asks_for_the_secret(running: Any, gate: Gate) -> None:
     for handler in (
         lambda given: admin_page.show_overview(studies, gate, given, ASKER),
         lambda given: admin_page.close_study(studies, gate, given, True, ASKER),
+        lambda given: admin_page.decide_on(
+            studies, gate, given, rater_of(studies), "Leave out", "why", ASKER
+        ),
     ):
-        note, alarms, address, *tables, _ = found = handler("wrong")
+        note, alarms, address, *tables, whom, _ = found = handler("wrong")
         assert note == "That is not the secret."
         assert alarms == address == ""
+        assert whom["choices"] == []
         assert all(table.empty for table in tables)
         assert not shown(found)
     for handed_out in (admin_page.bundle, admin_page.report_zip):
-        assert handed_out(studies, gate, "wrong", ASKER) == ("That is not the secret.", "")
+        other = admin_page.Asker("198.51.100.2", ASKER.root)  # five wrong ones shut an address out
+        assert handed_out(studies, gate, "wrong", other) == ("That is not the secret.", "")
     told, data = admin_page.report_zip(studies, gate, SECRET, ASKER)
     assert "shut until you close" in told
     assert data == ""
     (state,) = studies.states()
     assert state.closed_utc is None
+    assert state.decisions == 0
 
 
 def test_the_overview_and_the_bundle_open_with_it(running: Any, gate: Gate) -> None:
     study_dir, studies, _ = running
     found = admin_page.show_overview(studies, gate, SECRET, ASKER)
-    note, alarms, address, cells, raters, excluded, _ = found
+    note, alarms, address, cells, raters, excluded, decided, whom, _ = found
+    assert not decided["visible"]
+    assert [rater for _, rater in whom["choices"]] == list(raters["rater"])
     assert shown(found)
     assert "\nhttp://lab.example:7860/listen/small\n" in address
     assert "2 complete" in note

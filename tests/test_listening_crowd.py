@@ -305,12 +305,13 @@ def test_a_code_for_more_wrong_traps_than_there_are_is_told(tmp_path: Path) -> N
 
 def test_a_study_without_the_new_code_keeps_its_hash() -> None:
     content = {
-        "id": "old", "title": "T", "items": [{"id": "x"}, {"id": "y"}],
+        "id": "old", "title": "T", "consent": "C", "instructions": "I",
+        "items": [{"id": "x"}, {"id": "y"}],
         "systems": [{"name": "a", "folder": "a"}, {"name": "b", "folder": "b"}],
         "platform": {"name": "prolific", "completed": "CDONE123", "screened_out": "CSCREEN9"},
     }  # fmt: skip
     # As version 0.1.0 gave it, before there was such a code.
-    old = "1e5bce1f44252a40f22da01a592eaecfb0cffb344d2e99a152edc2d8564fa9e0"
+    old = "bfa77d9a43f023c2bb107f337075a7bec170bf0bd04479c816e3921004c268a3"
     assert Study.model_validate(content).sha256 == old
     trap = {"id": "t", "files": ["t.wav"], "answer": 1}
     study = Study.model_validate({**content, "traps": [trap]})

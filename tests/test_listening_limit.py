@@ -117,9 +117,10 @@ def test_a_lab_behind_one_address_is_not_slowed_down() -> None:
         ("unknown", "unknown"),
         ("x" * 1000, "x" * 64),
         ("", ""),
+        (None, None),
     ],
 )
-def test_who_is_counted_together(host: str, counted: str | None) -> None:
+def test_who_is_counted_together(host: str | None, counted: str | None) -> None:
     assert counted_as(host) == counted
 
 

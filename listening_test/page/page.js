@@ -350,7 +350,8 @@ async function begin() {
   // Made here, before it is sent: asking again after a lost answer begins no second session.
   if (!store.get("session")) store.set("session", randomHex(24));
   try {
-    const body = { consent: true, ids: ids() };
+    const body = { consent: true, ids: ids(), touch: navigator.maxTouchPoints > 0,
+      ui_lang: study.language };
     enter(await insist("session", body, delayed));
   } catch (error) { waiting(error.code === "closed" ? say("closed") : error.message); }
 }
