@@ -245,14 +245,14 @@ function enter(state) {
   } else if (state.state === "done") {
     clips?.stop();
     $("code").textContent = state.code;
-    wayBack($("back"), state);
+    wayBack($("back"), state, study.platform);
     document.title = `${say("thanks")} – ${study.title}`;
     show("thanks");
   } else if (state.state === "screened_out") {
     clips?.stop();
     $("screened-text").textContent = say(state.check ? "screened_room" : "screened_text");
     document.title = `${say("screened_title")} – ${study.title}`;
-    wayBack($("screened-back"), state);
+    wayBack($("screened-back"), state, study.platform);
     show("screened");
   } else if (state.state === "questionnaire") {
     document.title = `${say("about")} – ${study.title}`;
