@@ -21,12 +21,15 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 import gradio as gr
 from fastapi import FastAPI
 
+from listening_test import addresses
+from listening_test.admin_page import admin_page
 from listening_test.gate import Gate
 from listening_test.hosting import Studies
+from listening_test.limit import BadLimit, limit_from
 from listening_test.ready import ensure_ready_study
 from listening_test.server import attach
 from listening_test.targets import BadTarget, target_from
-from listening_test.ui import admin_page, listen_page, results_page
+from listening_test.ui import listen_page, results_page
 from spark.compare import compare
 from spark.comparison import Comparison
 from spark.lending import lends
@@ -56,7 +59,7 @@ def theme() -> gr.themes.Base:
     )
     return plain.set(
         body_text_color_subdued="*neutral_600",
-        body_text_color_subdued_dark="*neutral_400",
+        body_text_color_subdued_dark="*neutral_300",
         block_label_text_color="*neutral_700",
         block_title_text_color="*neutral_700",
         block_info_text_color="*neutral_600",
@@ -166,9 +169,10 @@ def main() -> None:
     parser.add_argument("--host", help="default: GRADIO_SERVER_NAME, else 127.0.0.1")
     parser.add_argument("--port", type=int, help="default: GRADIO_SERVER_PORT, else from 7860 up")
     options = parser.parse_args()
+    addresses.trust_platform(os.environ)
     try:
-        studies = Studies(target_from(os.environ))
-    except BadTarget as error:
+        studies = Studies(target_from(os.environ), limit_from(os.environ))
+    except (BadTarget, BadLimit) as error:
         parser.error(str(error))
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=_stop, args=[studies]).start())
     lm = load(MODEL)
@@ -178,7 +182,10 @@ def main() -> None:
     ensure_ready_study(Path(data), studies)
     demo = build(lm, studies, example)
     _, address = launch(demo, studies, options.host, options.port)
-    print(f"SPAR-K Lab: {address}", flush=True)
+    root = addresses.root_of(os.environ, address)
+    print(f"SPAR-K Lab: {root}")
+    for state in studies.states():
+        print(f"raters: {root}{state.path}", flush=True)
     demo.block_thread()
     studies.close()
 

@@ -2,6 +2,8 @@
 
     python -m listening_test.admin STUDY_DIR           progress, raters, exclusions, alarms
     python -m listening_test.admin STUDY_DIR --close   no new sessions; results become public
+    python -m listening_test.admin STUDY_DIR --leave-out RATER --reason WHY    and --take-back RATER
+    python -m listening_test.admin STUDY_DIR --internal RATER    a test run; and --not-internal
 
 The Gradio page Admin shows the same behind a secret (`gate.py`). Progress and raters are told while
 a study runs, scores are not: results stay shut until the study is closed (`ui.results_page`).
@@ -12,22 +14,40 @@ from __future__ import annotations
 
 import argparse
 import os
+import sqlite3
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 
 from listening_test import enrolment
 from listening_test.columns import SCORED_TRIALS
+from listening_test.decisions import (
+    BY_HAND,
+    DECISIONS,
+    INTERNAL,
+    STATUS,
+    BadDecision,
+    decide,
+)
 from listening_test.exclusion import RULES, apply_rules
-from listening_test.export import ExportError, closed_and_withdrawn, exported_frame, sessions_frame
+from listening_test.export import (
+    ExportError,
+    closed_and_withdrawn,
+    decisions_frame,
+    exported_frame,
+    sessions_frame,
+)
 from listening_test.gate import SECRET_VARIABLE, WINDOW_S, Gate
 from listening_test.hosting import Hosted
+from listening_test.limit import VARIABLE as LIMIT_VARIABLE
+from listening_test.limit import Limiter
 from listening_test.methods import anchor_name
 from listening_test.prepared import NotPrepared, load_prepared
 from listening_test.store import NotSaved, Store, StoreMismatch
@@ -41,6 +61,11 @@ _EXCLUDED_SHARE = 0.3
 _GONE_SHARE = 0.4
 
 Row = dict[str, Any]
+T = TypeVar("T")
+# Options of the command line, and what they decide.
+_OPTIONS = dict(
+    zip(("leave-out", "take-back", "internal", "not-internal"), DECISIONS, strict=True)
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,6 +82,7 @@ class Overview:
     wanted: int
     raters: list[Row]
     excluded: list[Row]
+    decisions: list[Row]
     alarms: list[str]
 
     @property
@@ -87,30 +113,38 @@ def overview(study_dir: Path, now: float, problems: tuple[str, ...] = ()) -> Ove
     states = _states(sessions, now)
     incomplete = frozenset(sessions.loc[states != "complete", "session_id"])
     judged = apply_rules(ratings, study.exclusion, study.reference, incomplete)
-    counts = {name: int((states == name).sum()) for name in ("complete", "at work", "gone")}
-    counts["screened out"] = int((states == "screened_out").sum())
-    cells = _cells(ratings, study)
-    excluded = _excluded(judged, study)
+    counting = sessions["status"] == "use"
+    counts = _counts(states, sessions["status"])
+    cells = _cells(ratings[ratings["status"] == "use"], study)
     alarms = [
         *problems,
-        *_rater_alarms(sessions, counts, judged),
+        *_rater_alarms(sessions[counting], counts, judged),
         *_progress_alarms(counts, prepared.planned_sessions, cells, study, closed),
     ]
     return Overview(
         title=study.title, closed_utc=closed, planned_sessions=prepared.planned_sessions,
-        sessions=counts, withdrawn=withdrawn, drop_out=_drop_out(sessions, states), cells=cells,
+        sessions=counts, withdrawn=withdrawn,
+        drop_out=_drop_out(sessions[counting], states[counting]), cells=cells,
         wanted=study.ratings_per_stimulus, raters=_raters(sessions, states, judged),
-        excluded=excluded, alarms=alarms,
+        excluded=_excluded(judged, study, sessions), decisions=_decisions(study_dir), alarms=alarms,
     )  # fmt: skip
 
 
-def server_alarms(hosted: Hosted, gate: Gate | None = None) -> tuple[str, ...]:
+def server_alarms(
+    hosted: Hosted, gate: Gate | None = None, limiter: Limiter | None = None
+) -> tuple[str, ...]:
     """What only the running server knows."""
     found = [hosted.store.csv_error] if hosted.store.csv_error else []
     if hosted.copy and (alarm := hosted.copy.status().alarm):
         found.append(alarm)
     if gate is not None and gate.wrong:
         found.append(f"Wrong secrets in the last {WINDOW_S // 60} minutes: {gate.wrong}.")
+    if limiter is not None and (refused := limiter.refused):
+        found.append(
+            f"Requests refused in the last {WINDOW_S // 60} minutes, since one address made more "
+            f"than {limiter.rate:g} a second: {refused}. If many raters share an address, set "
+            f"{LIMIT_VARIABLE} higher."
+        )
     if 0 < len(os.environ.get(SECRET_VARIABLE, "")) < SHORT_SECRET:
         found.append(
             f"The secret is short enough to be guessed; take {SHORT_SECRET} characters or more."
@@ -125,6 +159,29 @@ def _states(sessions: pd.DataFrame, now: float) -> pd.Series:
     begun = sessions["state"] == "started"
     states = sessions["state"].astype(object)
     return states.where(~(begun & gone), "gone").where(~(begun & ~gone), "at work")
+
+
+def _counts(states: pd.Series, status: pd.Series) -> dict[str, int]:
+    """Sessions that count, by state; then those that a decision leaves out."""
+    counting = states[status == "use"]
+    counts = {name: int((counting == name).sum()) for name in ("complete", "at work", "gone")}
+    counts["screened out"] = int((counting == "screened_out").sum())
+    counts["left out by hand"] = int((status == STATUS[BY_HAND]).sum())
+    counts["internal"] = int((status == STATUS[INTERNAL]).sum())
+    return counts
+
+
+def _decisions(study_dir: Path) -> list[Row]:
+    names = {(d.rule, d.holds): name for name, d in DECISIONS.items()}
+    return [
+        {
+            "when (UTC)": row.server_utc[:16].replace("T", " "),
+            "rater": row.rater_id,
+            "decision": names[row.rule, bool(row.holds)],
+            "reason": row.reason,
+        }
+        for row in decisions_frame(study_dir).itertuples()
+    ]
 
 
 def _drop_out(sessions: pd.DataFrame, states: pd.Series) -> str:
@@ -187,7 +244,7 @@ def _raters(sessions: pd.DataFrame, states: pd.Series, judged: pd.DataFrame) -> 
             "began (UTC)": session["consent_utc"][:16].replace("T", " "),
             "last seen (UTC)": session["last_seen_utc"][:16].replace("T", " "),
             "headphones": _headphones(session),
-            "left out by": why.get(session["session_id"], ""),
+            "left out by": why.get(session["session_id"], session["status_reason"] or ""),
         }
         for (_, session), state in zip(sessions.iterrows(), states, strict=True)
     ]
@@ -199,19 +256,23 @@ def _headphones(session: pd.Series) -> str:
     return "passed" if session["headphones_passed"] else "failed"
 
 
-def _excluded(judged: pd.DataFrame, study: Study) -> list[Row]:
-    """One row a rule that the study file sets, fitting somebody or not."""
+def _excluded(judged: pd.DataFrame, study: Study, sessions: pd.DataFrame) -> list[Row]:
+    """One row a rule that the study file sets, fitting somebody or not; then what was decided."""
     given = [name for name, _ in RULES if getattr(study.exclusion, name) is not None]
     rules = ["incomplete session"] * study.exclusion.incomplete_sessions
     rules += [name.replace("_", " ") for name in given]
     out = _reasons(judged)
+    decided = sessions[sessions["status"] != "use"]
+    who = [*zip(out["status_reason"], out["rater_id"], strict=True),
+           # Who is left out before they rated anything.
+           *zip(decided["status_reason"], decided["rater_id"], strict=True)]  # fmt: skip
     return [
         {
             "rule": rule,
-            "raters": int(out.loc[out["status_reason"] == rule, "rater_id"].nunique()),
+            "raters": len({rater for why, rater in who if why == rule}),
             "ratings": int((out["status_reason"] == rule).sum()),
         }
-        for rule in rules
+        for rule in [*rules, *decided["status_reason"].drop_duplicates()]
     ]
 
 
@@ -261,12 +322,18 @@ def _table(rows: list[Row]) -> str:
     return pd.DataFrame(rows).to_string(index=False) if rows else "none"
 
 
-def _close(study_dir: Path) -> str:
+def _run(study_dir: Path, operation: Callable[[sqlite3.Connection], T]) -> T:
+    """Run an operation on a study's ratings, beside its server if there is one."""
     study = load_prepared(study_dir)
     store = Store(study_dir / "data", study.study_id, study.config_sha256)
-    closed: str = store.run(lambda db: enrolment.close_study(db, time.time())).result()
-    store.close()
-    return closed
+    try:
+        return store.run(operation).result()
+    finally:
+        store.close()
+
+
+def _decision(rater: str, name: str, reason: str) -> Callable[[sqlite3.Connection], None]:
+    return lambda db: decide(db, rater, DECISIONS[name], reason, time.time())
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -278,17 +345,26 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("study_dir", type=Path)
     parser.add_argument("--close", action="store_true", help="close the study; not to be undone")
+    for option, name in _OPTIONS.items():
+        parser.add_argument(f"--{option}", metavar="RATER", help=f"{name} (see raters below)")
+    parser.add_argument("--reason", default="", help="of the decision; printed with the results")
     options = parser.parse_args(arguments)
     try:
         if options.close:
-            print(f"closed since {_close(options.study_dir)}: no new sessions, results are public")
+            closed = _run(options.study_dir, lambda db: enrolment.close_study(db, time.time()))
+            print(f"closed since {closed}: no new sessions, results are public")
+        for option, name in _OPTIONS.items():
+            if rater := getattr(options, option.replace("-", "_")):
+                _run(options.study_dir, _decision(rater, name, options.reason))
+                print(f"{name}: {rater}")
         seen = overview(options.study_dir, time.time())
-    except (ExportError, NotPrepared, NotSaved, StoreMismatch) as error:
+    except (ExportError, NotPrepared, NotSaved, StoreMismatch, BadDecision) as error:
         print(error, file=sys.stderr)
         return 2
     print(f"{seen.title}\n{seen.summary}")
     print(f"\nratings of each text, {seen.wanted} wanted\n{_table(seen.cells)}")
     print(f"\nraters\n{_table(seen.raters)}\n\nleft out by rule\n{_table(seen.excluded)}")
+    print(f"\ndecisions\n{_table(seen.decisions)}")
     print("\nalarms\n" + ("\n".join(seen.alarms) or "none"))
     return 0
 

@@ -8,7 +8,15 @@ from __future__ import annotations
 from typing import Annotated, Literal, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+)
 from starlette.requests import ClientDisconnect, Request
 
 from listening_test import resend
@@ -27,6 +35,7 @@ ChosenValue = StrictInt | Annotated[StrictStr, Field(max_length=8)]
 PlatformKey = Annotated[StrictStr, Field(pattern=r"^[A-Za-z_]{1,20}$")]
 PlatformId = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9_.:-]{0,128}$")]
 Ticket = Annotated[StrictStr, Field(pattern=resend.TICKET_PATTERN)]
+LanguageTag = Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9-]{0,35}$")]
 Milliseconds = Annotated[StrictInt, Field(ge=0, le=10**9)]
 
 
@@ -35,11 +44,16 @@ class _Body(BaseModel):
 
 
 class SessionBody(_Body):
-    """Start of a session: only with consent; `ids` are a platform's, from the page's address."""
+    """Start of a session: only with consent; `ids` are a platform's, from the page's address.
+
+    `touch`: whether the screen can be touched; `ui_lang`: the language of the consent read.
+    """
 
     consent: bool
     ids: Annotated[dict[PlatformKey, PlatformId], Field(max_length=8)] = {}
     ticket: Ticket | None = None
+    touch: StrictBool = False
+    ui_lang: LanguageTag = ""
 
 
 class QuestionnaireBody(_Body):
@@ -81,7 +95,7 @@ class RatingBody(_Body):
     changed_n: Count = 0
     comment: Annotated[StrictStr, Field(max_length=MAX_COMMENT)] = ""
     client_utc: Annotated[StrictStr, Field(pattern=r"^[0-9T:.Z+-]{0,40}$")] = ""
-    ui_lang: Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9-]{0,35}$")] = ""
+    ui_lang: LanguageTag = ""
     receipt: Annotated[StrictStr, Field(pattern=resend.RECEIPT_PATTERN)] | None = None
 
     def answer(self) -> Answer:

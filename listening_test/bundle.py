@@ -14,13 +14,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from listening_test.study_parts import WITHHELD
+
 # What decides the numbers of an analysis, and what made the stimuli.
 _PACKAGES = (
     "numpy", "scipy", "pandas", "statsmodels", "choix", "plotly", "pydantic", "soundfile", "soxr",
     "pyloudnorm",
 )  # fmt: skip
 _DATA = ("ratings.csv", "sessions.csv", "stimuli.csv")
-_WITHHELD = "withheld"
 _READ_ME = """\
 report.html, report.md   methods and results; what is not known is marked MISSING
 analysis.json            every figure: python -m listening_test.analyse . --json
@@ -66,9 +67,9 @@ def write_bundle(path: Path, folder: Path, files: dict[str, bytes]) -> None:
 
 def _without_codes(record: dict[str, Any]) -> dict[str, Any]:
     given = record["config"].get("platform") or {}
-    for name in ("completed", "screened_out"):
+    for name in ("completed", "screened_out", "failed_check"):
         if given.get(name):
-            given[name] = _WITHHELD
+            given[name] = WITHHELD
     return record
 
 

@@ -26,6 +26,7 @@ from listening_test.bodies import (
     WithdrawBody,
     body_of,
 )
+from listening_test.client import client_of
 from listening_test.enrolment import Refused
 from listening_test.hosting import Hosted
 from listening_test.prepared import VOLUME_FILE, Texts
@@ -75,12 +76,13 @@ async def begin(call: Call) -> Json:
         raise Refused(400, "no_consent", "Without your consent there is no session.")
     study, copy, key, now = call.hosted.study, call.hosted.copy, call.key, time.time()
     rows = copy.rows() if copy else None
+    client = client_of(call.request.headers.get("user-agent", ""), body.touch, body.ui_lang)
 
     def operation(db: sqlite3.Connection) -> Json:
         if body.ticket and copy:
             resend.readmit(db, study, key, body.ticket, now)
             copy.check_caught_up(db, key, call.safe)
-        enrolment.start_session(db, study, key, body.ids, now, rows)
+        enrolment.start_session(db, study, key, body.ids, now, rows, client)
         return call.standing(db, now)
 
     try:

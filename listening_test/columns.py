@@ -24,9 +24,11 @@ RATING_COLUMNS = (
     "status_reason", "comment",
 )  # fmt: skip
 SESSION_COLUMNS = (
-    "session_id", "rater_id", "platform", "design_row", "state", "n_done", "trials",
-    "consent_utc", "last_seen_utc", "headphones", "headphones_right", "headphones_passed",
-    "environment_right", "environment_passed", "volume_utc",
+    "session_id", "rater_id", "platform", "submission_id", "design_row", "state", "n_done",
+    "trials", "consent_utc", "consent_version", "ui_lang", "started_utc", "ended_utc",
+    "last_seen_utc", "device", "browser", "headphones", "headphones_right", "headphones_passed",
+    "environment_right", "environment_passed", "volume_utc", "traps_wrong", "payment_class",
+    "completion_code_id", "status", "status_reason",
 )  # fmt: skip
 RATER_COLUMNS = ("rater_id", "platform", "sessions", "sessions_complete", "ratings")
 # Kinds of trial whose scores speak for a system. A null pair is the same sound under two

@@ -17,26 +17,34 @@ from dataclasses import asdict
 from typing import Any
 
 from listening_test import crowd
+from listening_test.client import Client
 from listening_test.prepared import PreparedStudy
 from listening_test.rows import utc
 from listening_test.session_plan import session_trials
 
+NOTHING_KNOWN = Client()
 # A session untouched for this long frees its place in the design for the next rater. Whoever
 # comes back later still goes on: their ratings are kept, and the place is filled twice.
 IDLE_S = 30 * 60
+# Whom a decision leaves out of the results (`decisions.py`) fills no place of the design.
+_COUNTS = "session_id NOT IN (SELECT session_id FROM left_out)"
 
 
 class Refused(Exception):
-    """A request against the rules: nothing was stored. `code` is for the page, text for people."""
+    """A request against the rules: nothing was stored. `code` is for the page, text for people.
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    `retry_after_s`: when the same request may be made again; 0 where that would change nothing.
+    """
+
+    def __init__(self, status: int, code: str, message: str, retry_after_s: int = 0) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
+        self.retry_after_s = retry_after_s
 
 
-def _digest(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def start_session(
@@ -46,6 +54,7 @@ def start_session(
     ids: dict[str, str],
     now: float,
     rows: Sequence[range] | None = None,
+    client: Client = NOTHING_KNOWN,
 ) -> None:
     """Begin the session of the browser that holds `key`, or do nothing if it has one already.
 
@@ -72,12 +81,19 @@ def start_session(
     if closed_utc(db) is not None:
         raise Refused(403, "closed", "This study is closed: it takes no new participants.")
     who = visitor.person or hmac.new(secret, key.encode(), "sha256").hexdigest()
+    read = study.texts_in(client.language)
     facts = {
         "session_id": str(uuid.uuid4()), "rater_id": who[:16], "platform": visitor.platform,
         "design_row": _free_row(db, rows, now), "consent_utc": utc(now), "person": visitor.person,
-        "submission": visitor.submission,
+        "submission": visitor.submission, "consent_version": consent_version(read.consent),
+        "ui_lang": read.language, "device": client.device, "browser": client.browser,
     }  # fmt: skip
     insert_session(db, study, key, facts, now)
+
+
+def consent_version(text: str) -> str:
+    """Which consent was read: the first digits of its SHA-256."""
+    return _digest(text)[:12]
 
 
 def insert_session(
@@ -108,7 +124,7 @@ def stop_if_due(db: sqlite3.Connection, study: PreparedStudy, now: float) -> Non
     due = study.stops_at is not None and now >= study.stops_at
     if study.stops_when_planned and not due:
         (complete,) = db.execute(
-            "SELECT count(*) FROM sessions WHERE state = 'complete'"
+            f"SELECT count(*) FROM sessions WHERE state = 'complete' AND {_COUNTS}"
         ).fetchone()
         due = complete >= study.planned_sessions
     if due:
@@ -145,7 +161,9 @@ def _free_row(db: sqlite3.Connection, rows: Sequence[range] | None, now: float) 
     """
     taken = _taken(db, now)
     filled = dict(
-        db.execute("SELECT design_row, sum(n_done) FROM sessions GROUP BY design_row").fetchall()
+        db.execute(
+            f"SELECT design_row, sum(n_done) FROM sessions WHERE {_COUNTS} GROUP BY design_row"
+        ).fetchall()
     )
     mine = (range(sys.maxsize),) if rows is None else rows
     begun = {row: n for row, n in filled.items() if any(row in part for part in mine)}
@@ -169,8 +187,8 @@ def free_rows(db: sqlite3.Connection, rows: Sequence[range], now: float) -> int:
 
 def _taken(db: sqlite3.Connection, now: float) -> set[int]:
     found = db.execute(
-        "SELECT DISTINCT design_row FROM sessions WHERE state = 'complete' "
-        "OR (state = 'started' AND last_seen >= ?)",
+        "SELECT DISTINCT design_row FROM sessions WHERE (state = 'complete' "
+        f"OR (state = 'started' AND last_seen >= ?)) AND {_COUNTS}",
         (now - IDLE_S,),
     )
     return {row for (row,) in found}

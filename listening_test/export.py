@@ -7,6 +7,7 @@ what analysis needs. The database is read beside a running server; nothing in ST
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 import sqlite3
@@ -24,9 +25,24 @@ from listening_test.columns import (
     SESSION_COLUMNS,
     csv_text,
 )
+from listening_test.database import looking
+from listening_test.decisions import INTERNAL, STATUS, told
 from listening_test.questionnaire import columns
 from listening_test.rows import utc
 from listening_test.study import Study
+
+# A platform's id of a submission is a keyed hash, of which the beginning is enough.
+_SESSIONS = """
+SELECT *, substr(submission, 1, 16) AS submission_id,
+    (SELECT count(*) FROM ratings WHERE ratings.session_id = sessions.session_id
+        AND trial_type = 'trap' AND check_passed = 0) AS traps_wrong,
+    CASE WHEN state != 'started' THEN max(
+        coalesce((SELECT max(server_utc) FROM ratings
+            WHERE ratings.session_id = sessions.session_id), ''),
+        coalesce((SELECT max(server_utc) FROM screens
+            WHERE screens.session_id = sessions.session_id), '')) END AS ended_utc
+FROM sessions ORDER BY sessions.rowid
+"""
 
 
 class ExportError(ValueError):
@@ -54,11 +70,43 @@ def exported_frame(study_dir: Path) -> tuple[pd.DataFrame, Study]:
             f"{len(unknown)} rated stimuli are not in {key_path} (first: {unknown[0]}). Was the "
             "study prepared again with another LISTENING_TEST_KEY? Use the key of the ratings."
         )
+    _mark(ratings, left_out(study_dir))
     ratings["system"] = ratings["stimulus_id"].map(key)
     ratings["system_b"] = ratings["stimulus_b_id"].map(key)
     study = studied(study_dir)
     ratings["score_signed"] = _signed(ratings, [system.name for system in study.systems])
     return ratings, study
+
+
+def left_out(study_dir: Path) -> dict[str, tuple[str, str]]:
+    """Status and reason of each session that a decision leaves out of the results.
+
+    Internal before by hand, where both hold.
+    """
+    database = study_dir / "data" / "ratings.sqlite3"
+    closed, _ = closed_and_withdrawn(study_dir)
+    found: dict[str, tuple[str, str]] = {}
+    for row in _table(database, "SELECT * FROM left_out").itertuples():
+        if row.session_id not in found or row.rule == INTERNAL:
+            why = told(row.rule, row.reason, row.server_utc, closed)
+            found[row.session_id] = (STATUS[row.rule], why)
+    return found
+
+
+def _mark(rows: pd.DataFrame, decided: dict[str, tuple[str, str]]) -> None:
+    """Put what was decided about a session into its rows' `status` and `status_reason`."""
+    for place, name in enumerate(("status", "status_reason")):
+        found = rows["session_id"].map({session: both[place] for session, both in decided.items()})
+        rows[name] = found.astype(object).where(found.notna(), rows[name])
+
+
+def decisions_frame(study_dir: Path) -> pd.DataFrame:
+    """One row a decision about a rater, in the order taken: when, whom, what and why."""
+    return _table(
+        study_dir / "data" / "ratings.sqlite3",
+        "SELECT DISTINCT decisions.server_utc, rater_id, rule, holds, reason "
+        "FROM decisions JOIN sessions USING (session_id) ORDER BY decisions.server_utc",
+    )
 
 
 def studied(study_dir: Path) -> Study:
@@ -81,17 +129,14 @@ def _signed(ratings: pd.DataFrame, order: list[str]) -> pd.Series:
 
 
 def _table(database: Path, query: str) -> pd.DataFrame:
-    """Rows of the database; a study that nobody serves is read without a trace.
+    """Rows of the database, beside a server or without one.
 
     Raises:
         ExportError: it cannot be read.
     """
-    served = database.with_name(database.name + "-wal").exists()
-    mode = "mode=ro" if served else "mode=ro&immutable=1"
     try:
-        connection = sqlite3.connect(f"{database.resolve().as_uri()}?{mode}", uri=True, timeout=30)
-        with closing(connection):
-            return pd.read_sql_query(query, connection)
+        with closing(looking(database)) as db:
+            return pd.read_sql_query(query, db)
     except (sqlite3.Error, pd.errors.DatabaseError) as error:
         raise ExportError(f"{database} cannot be read ({error}). Is it a whole copy?") from error
 
@@ -101,21 +146,35 @@ def sessions_frame(study_dir: Path) -> pd.DataFrame:
 
     Keys, tokens and completion codes stay behind.
     """
-    database = study_dir / "data" / "ratings.sqlite3"
-    found = _table(database, "SELECT * FROM sessions ORDER BY rowid")
+    database, study = study_dir / "data" / "ratings.sqlite3", studied(study_dir)
+    found = _table(database, _SESSIONS)
     found["trials"] = [len(json.loads(trials)) for trials in found["trials"]]
     found["last_seen_utc"] = [utc(seconds) for seconds in found["last_seen"]]
+    found["payment_class"] = _payment_classes(found, study.exclusion.trap_errors or 0)
+    found["completion_code_id"] = [
+        None if pd.isna(code) else hashlib.sha256(code.encode()).hexdigest()[:8]
+        for code in found["completion_code"]
+    ]
+    found["status"], found["status_reason"] = "use", None
+    _mark(found, left_out(study_dir))
     for name in SESSION_COLUMNS:  # a screen's are empty where there was none
         if name.endswith(("_right", "_passed")):
             found[name] = found[name].astype("Int64")
-    about = columns(studied(study_dir).questionnaire)
-    if about:  # a database of an older version has no such table
+    about = columns(study.questionnaire)
+    if about:
         kept = _table(database, "SELECT session_id, answers FROM profiles")
         answers = dict(zip(kept["session_id"], map(json.loads, kept["answers"]), strict=True))
         for name in about:
             own = name.removeprefix("about_")
             found[name] = [answers.get(session, {}).get(own) for session in found["session_id"]]
     return found[[*SESSION_COLUMNS, *about]]
+
+
+def _payment_classes(sessions: pd.DataFrame, forgiven: int) -> pd.Series:
+    """What each session that ended may ask for: `completed`, `failed_check` or `screened_out`."""
+    failed = sessions["traps_wrong"] > forgiven
+    classes = sessions["state"].map({"complete": "completed", "screened_out": "screened_out"})
+    return classes.mask(failed & (classes == "completed"), "failed_check")
 
 
 def raters_frame(sessions: pd.DataFrame, ratings: pd.DataFrame) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from listening_test import enrolment, trials
+from listening_test.limit import Limiter
 from listening_test.offsite import Copy, begin_patiently, place_of
 from listening_test.prepared import PreparedStudy, load_prepared
 from listening_test.session_plan import block_rows
@@ -39,6 +40,7 @@ class StudyState:
     ratings: int | None = None
     study_dir: Path | None = None
     withdrawn: int | None = None
+    decisions: int | None = None
     closed_utc: str | None = None
 
     @property
@@ -66,10 +68,12 @@ class Studies:
 
     Args:
         copy_to: where ratings are copied, off the machine; None where the disk is to be trusted.
+        limiter: of the requests that one address may make to all of them.
     """
 
-    def __init__(self, copy_to: Target | None = None) -> None:
+    def __init__(self, copy_to: Target | None = None, limiter: Limiter | None = None) -> None:
         self._copy_to = copy_to
+        self.limiter = limiter or Limiter()
         self._lock = threading.Lock()
         self._opening = threading.Lock()  # one study at a time; taking copies back may be slow
         self._states: dict[str, StudyState] = {}
@@ -150,6 +154,7 @@ class Studies:
             message=hosted.store.csv_error or "",
             study_dir=hosted.study_dir,
             withdrawn=counts["withdrawn"],
+            decisions=counts["decisions"],
             closed_utc=closed,
         )
 
@@ -158,6 +163,10 @@ class Studies:
         with self._lock:
             names = list(self._states)
         return [state for name in names if (state := self.state(name)) is not None]
+
+    def shown(self) -> StudyState | None:
+        """The study that the app's pages show: the first that is there."""
+        return next((state for state in self.states() if state.study_dir is not None), None)
 
     def close(self) -> None:
         """Close every store, after a last copy off the machine."""

@@ -104,6 +104,7 @@ class PreparedStudy:
     further: tuple[Texts, ...] = ()
     stops_when_planned: bool = False
     stops_at: float | None = None  # seconds since 1970
+    traps_forgiven: int = 0  # so many may be answered wrong
 
     @cached_property
     def texts(self) -> dict[str, Texts]:

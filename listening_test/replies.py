@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 
 from fastapi import Request, Response
@@ -19,9 +20,27 @@ def refusal(request: Request, error: Refused) -> Response:
     """A refusal as the page reads it; it is logged, and whose it was is not."""
     # Quoted: a path may hold line breaks. Raters' addresses are kept nowhere.
     log.warning("refused %s %r: %s", request.method, request.url.path[:200], error.code)
-    return JSONResponse(
-        {"error": error.code, "message": str(error)}, error.status, headers=NO_STORE
+    return _refused(error)
+
+
+def too_many(wait_s: float) -> Response:
+    """What an address is told that asks too often. The limit logs it: a line each would be a flood.
+
+    `wait_s`: until the next request may pass; pages that all come back then do not fit either.
+    """
+    seconds = max(2, math.ceil(2 * wait_s))
+    message = (
+        "Too many requests came from your network at once. Nothing is lost: this page tries again "
+        f"by itself in {seconds} seconds."
     )
+    return _refused(Refused(429, "too_many", message, seconds))
+
+
+def _refused(error: Refused) -> Response:
+    headers = dict(NO_STORE)
+    if error.retry_after_s:
+        headers["Retry-After"] = str(error.retry_after_s)
+    return JSONResponse({"error": error.code, "message": str(error)}, error.status, headers=headers)
 
 
 def not_saved(error: Exception) -> Response:

@@ -30,6 +30,7 @@ from listening_test.analyse import (
 )
 from listening_test.analysis import Plan, analyse, counted
 from listening_test.bundle import write_bundle
+from listening_test.decisions import INTERNAL, STATUS
 from listening_test.document import markdown, page
 from listening_test.exclusion import apply_rules
 from listening_test.export import ExportError, export
@@ -69,6 +70,8 @@ def load_evidence(folder: Path, details: Reporting | None = None) -> Evidence:
         cells(path) if (path := folder / name).exists() else None
         for name in ("sessions.csv", "stimuli.csv")
     )
+    if sessions is not None and "status" in sessions:
+        sessions = sessions[sessions["status"] != STATUS[INTERNAL]]
     return Evidence(
         frame=apply_rules(frame, plan.exclusion, plan.reference, incomplete).fillna(
             {"status_reason": ""}

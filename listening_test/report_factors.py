@@ -16,6 +16,7 @@ import pandas as pd
 
 from listening_test.analysis import CHOICE_METHODS
 from listening_test.columns import SCORED_TRIALS
+from listening_test.decisions import BY_HAND, INTERNAL, STATUS
 from listening_test.study import Study
 from listening_test.study_parts import Reporting
 
@@ -39,7 +40,7 @@ class Evidence:
         frame: all rows of ratings.csv with `status` and `status_reason` after the study's rules.
         used: the rows that count.
         result: the analysis of `used`.
-        sessions, stimuli: the export's files, where there are any.
+        sessions, stimuli: the export's files, where there are any; without the team's own sessions.
         study: what the study file fixed, where it is known.
         details: what no rating can tell.
         screenshot: whether a picture of the rater's page goes with the report.
@@ -171,14 +172,22 @@ def _filtering(evidence: Evidence) -> str | None:
         return f"{fixed} Nobody was excluded."
     reason = out["status_reason"].where(out["status_reason"] != "", out["status"])
     dropped = [
-        f"{number(rows['rater_id'].nunique(), 'rater')} ({number(len(rows), 'rating')}) by {name}"
-        for name, rows in out.groupby(reason)
+        f"{number(rows['rater_id'].nunique(), 'rater')} ({number(len(rows), 'rating')}) "
+        f"{name if name.startswith(BY_HAND) else f'by {name}'}"
+        for name, rows in out[out["status"] != STATUS[INTERNAL]].groupby(reason)
     ]
-    return f"{fixed} Excluded: {'; '.join(dropped)}."
+    internal = out[out["status"] == STATUS[INTERNAL]]
+    apart = (
+        f" Apart from these, {number(internal['rater_id'].nunique(), 'session')} of the team "
+        f"({number(len(internal), 'rating')}) tested the test, and count nowhere."
+        if len(internal) else ""
+    )  # fmt: skip
+    return f"{fixed} Excluded: {'; '.join(dropped) or 'nobody'}.{apart}"
 
 
 def _raters(evidence: Evidence) -> str:
     used, scored = evidence.used, evidence.frame["trial_type"].isin(SCORED_TRIALS)
+    scored &= evidence.frame["status"] != STATUS[INTERNAL]
     everyone = evidence.frame.loc[scored, "rater_id"].nunique()
     text = f"{number(used['rater_id'].nunique(), 'rater')} of {everyone} who rated are analysed."
     if evidence.sessions is not None and "state" in evidence.sessions:

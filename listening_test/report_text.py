@@ -67,7 +67,8 @@ def _progress(evidence: Evidence) -> list[Block]:
     study, sessions = evidence.study, evidence.sessions
     if study is None or sessions is None or "state" not in sessions:
         return []
-    done = int((sessions["state"] == "complete").sum())
+    counting = sessions["status"] == "use" if "status" in sessions else True
+    done = int(((sessions["state"] == "complete") & counting).sum())
     if done >= study.planned_sessions:
         return []
     return [

@@ -22,6 +22,7 @@ from listening_test.rows import Answer
 # What start_session draws or is told; all else follows from the answers.
 _FACTS = (
     "session_id", "rater_id", "platform", "design_row", "consent_utc", "person", "submission",
+    "consent_version", "ui_lang", "device", "browser",
 )  # fmt: skip
 TICKET_PATTERN = r"^[A-Za-z0-9_=-]{1,1500}\.[0-9a-f]{64}$"
 RECEIPT_PATTERN = r"^[0-9]{1,17}\.[0-9a-f]{64}$"
@@ -52,7 +53,8 @@ def readmit(db: sqlite3.Connection, study: PreparedStudy, key: str, given: str, 
     text, _, signature = given.partition(".")
     if not hmac.compare_digest(signature, _signed(db, "ticket", text)):
         raise refused
-    facts = dict(zip(_FACTS, json.loads(base64.urlsafe_b64decode(text)), strict=True))
+    # Not strict: a ticket of an earlier version lacks the last ones.
+    facts = dict(zip(_FACTS, json.loads(base64.urlsafe_b64decode(text)), strict=False))
     taken = db.execute(
         "SELECT 1 FROM sessions WHERE session_id = ? OR (person IS NOT NULL AND person = ?) "
         "UNION ALL SELECT 1 FROM gone WHERE \"table\" = 'sessions' AND key = ?",

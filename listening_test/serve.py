@@ -10,8 +10,11 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
+from listening_test import addresses
 from listening_test.changes import ForeignCopy
+from listening_test.crowd import invitation
 from listening_test.hosting import Studies
+from listening_test.limit import BadLimit, limit_from
 from listening_test.offsite import NotCopied
 from listening_test.prepared import NotPrepared
 from listening_test.server import attach
@@ -26,17 +29,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=7861)
     options = parser.parse_args(arguments)
+    addresses.trust_platform(os.environ)
     try:
-        studies = Studies(target_from(os.environ))
+        studies = Studies(target_from(os.environ), limit_from(os.environ))
         hosted = studies.open(options.study_dir)
     except (
-        NotPrepared, NotSaved, StoreMismatch, NotCopied, ForeignCopy, BadTarget
+        NotPrepared, NotSaved, StoreMismatch, NotCopied, ForeignCopy, BadTarget, BadLimit
     ) as error:  # fmt: skip
         print(error, file=sys.stderr)
         return 2
     app = FastAPI(openapi_url=None)
     attach(app, studies)
-    print(f"raters: http://{options.host}:{options.port}/listen/{hosted.study.study_id}")
+    root = addresses.root_of(os.environ, f"http://{options.host}:{options.port}")
+    address = f"{root}/listen/{hosted.study.study_id}"
+    print(f"raters: {address}")
+    if hosted.study.platform:
+        invited = invitation(hosted.study.platform, address)
+        print(f"{invited.what}:\n{invited.text}")
     print(f"ratings: {hosted.store.csv_path}")
     print(f"progress, alarms, closing: python -m listening_test.admin {options.study_dir}")
     if hosted.copy:

@@ -17,6 +17,9 @@
 A refusal is JSON {"error": code, "message": sentence} and stores nothing. The session key is
 made by the browser and travels in the header X-Session, never in an address. What each address
 does is in `calls.py`; this module knows which there are, and what becomes of errors.
+
+An address of the network that asks too often gets 429 with Retry-After (`limit.py`). The page and
+its scripts are not counted: with one of them missing, no page could say so and try again.
 """
 
 from __future__ import annotations
@@ -115,6 +118,8 @@ def _endpoint(studies: Studies, asked: Asked, keyed: bool) -> Endpoint:
     """A route that answers `asked`, and turns what can go wrong into a status and a sentence."""
 
     async def endpoint(study_id: str, request: Request) -> Response:
+        if wait := studies.limiter.wait_s(request.client.host if request.client else None):
+            return replies.too_many(wait)
         try:
             call = Call(request, _hosted(studies, study_id), _key(request) if keyed else "")
             found = await asked(call)

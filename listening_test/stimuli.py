@@ -238,6 +238,7 @@ def _prepared(
         platform=study.platform, questionnaire=first.questionnaire, payment=first.payment,
         further=tuple(further), stops_when_planned=bool(stop and stop.planned),
         stops_at=end_of_day(stop.until) if stop and stop.until else None,
+        traps_forgiven=study.exclusion.trap_errors or 0,
     )  # fmt: skip
 
 

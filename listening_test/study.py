@@ -19,6 +19,7 @@ from pydantic import (
     PrivateAttr,
     StringConstraints,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -52,7 +53,7 @@ from listening_test.study_parts import (
     System,
     Words,
 )
-from listening_test.study_rules import check_consistent, twice_in
+from listening_test.study_rules import check_codes, check_consistent, twice_in
 from listening_test.wording import CONSENT, INSTRUCTIONS, in_language
 
 DEFAULT_CONSENT = CONSENT["en"]
@@ -112,6 +113,13 @@ class Study(Part):
         if twice := twice_in(names):
             raise ValueError(f"{twice} is listed twice; give each its own name")
         return parts
+
+    @field_validator("platform")
+    @classmethod
+    def _codes(cls, platform: Platform | None, info: ValidationInfo) -> Platform | None:
+        if "traps" in info.data and "exclusion" in info.data:  # else told already
+            check_codes(platform, len(info.data["traps"]), info.data["exclusion"])
+        return platform
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:
@@ -183,10 +191,12 @@ class Study(Part):
     def sha256(self) -> str:
         """Hash of the study's content: comments and layout of the YAML do not change it."""
         fields = type(self).model_fields
-        unused = {
-            name for name in _LATER
+        unused: dict[str, Any] = {
+            name: True for name in _LATER
             if getattr(self, name) == fields[name].get_default(call_default_factory=True)
         }  # fmt: skip
+        if self.platform and self.platform.failed_check is None:
+            unused["platform"] = {"failed_check"}  # came later too
         content = self.model_dump(mode="json", exclude=unused)
         canonical = json.dumps(content, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()
@@ -247,7 +257,7 @@ def _explain(path: Path, tree: Any, error: ValidationError) -> str:
                 "systems": System, "items": Item, "practice": Practice, "traps": Check,
                 "gold": Check, "exclusion": Exclusion, "screening": Screening,
                 "questionnaire": PersonalQuestion,
-                "report": Reporting, "stop_rule": Stop, "languages": Words,
+                "report": Reporting, "stop_rule": Stop, "languages": Words, "platform": Platform,
             }  # fmt: skip
             inner = str(problem["loc"][0]) if len(problem["loc"]) > 1 else ""
             known = parts.get(inner, Study).model_fields

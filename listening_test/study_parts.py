@@ -9,7 +9,15 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from listening_test.methods import Value
 
@@ -19,6 +27,8 @@ Line = Annotated[str, StringConstraints(min_length=1, max_length=300, strip_whit
 Passage = Annotated[str, StringConstraints(min_length=1, max_length=4000, strip_whitespace=True)]
 
 Code = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{4,40}$")]
+# Stands for every code of a platform in a study that is passed on.
+WITHHELD = "withheld"
 PolicyName = Literal["full", "spark", "confidence"]
 
 
@@ -192,22 +202,34 @@ class Stop(Part):
 
 
 class Platform(Part):
-    """Where raters come from, and the codes that the platform gave for their way back."""
+    """Where raters come from, and the codes that the platform gave for their way back.
+
+    `failed_check` is for who came to the end with more wrong traps than `exclusion:` forgives;
+    without it they get `completed` as everybody.
+    """
 
     name: Literal["prolific", "mturk", "lab"]
     completed: Code | None = None
     screened_out: Code | None = None
+    failed_check: Code | None = None
+
+    @field_validator("completed", "screened_out", "failed_check")
+    @classmethod
+    def _own_code(cls, code: Code | None, info: ValidationInfo) -> Code | None:
+        name = info.data.get("name", "prolific")
+        if code is not None and name != "prolific":
+            raise ValueError(f"{name} takes no codes; leave `{info.field_name}:` out")
+        for other in ("completed", "screened_out"):
+            if code not in (None, WITHHELD) and info.data.get(other) == code:
+                raise ValueError(f"is the code of `{other}:` too; Prolific made one for each")
+        return code
 
     @model_validator(mode="after")
-    def _codes(self) -> Platform:
-        if (self.name == "prolific") != (self.completed is not None):
+    def _completed(self) -> Platform:
+        if self.name == "prolific" and self.completed is None:
             raise ValueError(
                 "give `completed:`, the completion code that Prolific made for this study"
-                if self.name == "prolific"
-                else f"{self.name} takes no codes; leave `completed:` out"
             )
-        if self.screened_out is not None and self.name != "prolific":
-            raise ValueError(f"{self.name} takes no codes; leave `screened_out:` out")
         return self
 
 

@@ -9,11 +9,28 @@ from listening_test.methods import questions as standard_questions
 
 if TYPE_CHECKING:
     from listening_test.study import Study
+    from listening_test.study_parts import Exclusion, Platform
 
 
 def twice_in(names: list[str]) -> str:
     """The names that are listed more than once, for a message."""
     return ", ".join(sorted({name for name in names if names.count(name) > 1}))
+
+
+def check_codes(platform: Platform | None, traps: int, exclusion: Exclusion) -> None:
+    """Raise ValueError for a code that nobody could ever get."""
+    if platform is None or platform.failed_check is None:
+        return
+    if not traps:
+        raise ValueError(
+            "`failed_check:` is for who gets traps wrong, and the study has none; add `traps:`, or "
+            "leave the code out"
+        )
+    if (exclusion.trap_errors or 0) >= traps:
+        raise ValueError(
+            f"`failed_check:` would never be given: `trap_errors: {exclusion.trap_errors}` "
+            "forgives as many wrong traps as there are; lower it, or leave the code out"
+        )
 
 
 def check_consistent(study: Study) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from listening_test.decisions import BY_HAND
+
 Row = dict[str, Any]
 _ANSWERS = {True: "yes", False: "not shown", None: "not measured"}
 
@@ -120,7 +122,10 @@ def notes(result: Mapping[str, Any]) -> list[str]:
             f"Null pairs, the same sound twice, got {bias['mean']:+.2f} on the comparison scale "
             f"(95 % interval {span(bias)})."
         )
-    found += [f"Excluded: {n} by {rule}." for rule, n in result["excluded"].items()]
+    found += [
+        f"Excluded: {n} {rule if rule.startswith(BY_HAND) else f'by {rule}'}."
+        for rule, n in result["excluded"].items()
+    ]
     return found + ([note] if (note := spread_note(result)) else [])
 
 

@@ -113,9 +113,10 @@ def _standing(
     index = session["n_done"] + 1
     stages = [t.trial_type if t.trial_type in _BEFORE else "trial" for t in order]
     if index > len(order):
+        ending = _ending(db, study, session["session_id"])
         return {"state": "done", "total": stages.count("trial"),
-                "code": session["completion_code"],
-                **crowd.way_back(study.platform, "complete")}  # fmt: skip
+                "code": crowd.code_of(study.platform, ending) or session["completion_code"],
+                **crowd.way_back(study.platform, ending)}  # fmt: skip
     stage = stages[index - 1]
     state = {
         "state": stage,
@@ -128,6 +129,16 @@ def _standing(
         question = _asked(study, order[index - 1])[0]
         state["question"] = {"text": question.text, "options": question.options}
     return state
+
+
+def _ending(db: sqlite3.Connection, study: PreparedStudy, session_id: str) -> crowd.Ending:
+    """How a session ended that came to its last trial."""
+    (wrong,) = db.execute(
+        "SELECT count(*) FROM ratings WHERE session_id = ? AND trial_type = 'trap' "
+        "AND check_passed = 0",
+        (session_id,),
+    ).fetchone()
+    return "failed_check" if wrong > study.traps_forgiven else "completed"
 
 
 def _asked(study: PreparedStudy, trial: Trial) -> tuple[Question, ...]:
@@ -162,6 +173,10 @@ def _tokens(
             tokens, enumerate(clips), strict=True)],
     )  # fmt: skip
     db.execute("UPDATE sessions SET last_seen = ? WHERE session_id = ?", (now, session_id))
+    if index == 1:
+        db.execute(
+            "UPDATE sessions SET started_utc = ? WHERE session_id = ?", (utc(now), session_id)
+        )
     return tokens
 
 
@@ -360,14 +375,19 @@ def _insert(db: sqlite3.Connection, row: dict[str, Any]) -> None:
 
 
 def progress(db: sqlite3.Connection) -> dict[str, int]:
-    """Counts for the study's state: sessions started and complete, trials rated."""
+    """Counts for the study's state: sessions started and complete, trials rated, decisions.
+
+    Whom a decision leaves out is started, and counts no further.
+    """
+    left_out = "session_id IN (SELECT session_id FROM left_out)"
     started, complete = db.execute(
-        "SELECT count(*), coalesce(sum(state = 'complete'), 0) FROM sessions"
+        f"SELECT count(*), coalesce(sum(state = 'complete' AND NOT {left_out}), 0) FROM sessions"
     ).fetchone()
-    (ratings,) = db.execute(
-        "SELECT count(*) FROM ratings WHERE trial_type != 'practice'"
-    ).fetchone()
+    rated = "SELECT count(*) FROM ratings WHERE trial_type != 'practice'"
+    (ratings,) = db.execute(f"SELECT ({rated}) - ({rated} AND {left_out})").fetchone()
     (withdrawn,) = db.execute("SELECT count(*) FROM withdrawals").fetchone()
+    (decisions,) = db.execute("SELECT count(*) FROM decisions").fetchone()
     return {
         "started": started, "complete": complete, "ratings": ratings, "withdrawn": withdrawn,
+        "decisions": decisions,
     }  # fmt: skip

@@ -1,12 +1,10 @@
-"""The Gradio pages around the listening test: Listen introduces it, Results shows its outcome,
-Admin is for whoever runs it.
+"""The public Gradio pages: Listen introduces the listening test, Results shows its outcome.
 
     listen_page(studies)      inside `with demo.route("Listen", "/listen"):`
     results_page(studies, demo)   inside `with demo.route("Results", "/results"):`
-    admin_page(studies)       inside a route that is made only where `Gate.exists()`
 
-The test itself is the plain page /listen/<study> (`server.py`). Nothing here names a system until
-the study is closed, but the Admin page to who knows the secret of `LISTENING_TEST_SECRET`.
+The test itself is the plain page /listen/<study> (`server.py`), whoever runs it has the Admin page
+(`admin_page.py`). Nothing here names a system until the study is closed.
 """
 
 from __future__ import annotations
@@ -14,8 +12,6 @@ from __future__ import annotations
 import base64
 import html
 import os
-import tempfile
-import time
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeAlias
@@ -23,22 +19,16 @@ from typing import TypeAlias
 import gradio as gr
 import pandas as pd
 
-from listening_test import enrolment, plots
-from listening_test.admin import Overview, overview, server_alarms
-from listening_test.analyse import RatingsError
+from listening_test import plots
+from listening_test.addresses import SPACE_VARIABLE
 from listening_test.analysis import Plan, analyse, counted
 from listening_test.columns import SCORED_TRIALS
 from listening_test.export import (
-    ExportError,
-    export_zip,
     exported_csv,
     exported_frame,
     incomplete_sessions,
 )
-from listening_test.gate import Gate
 from listening_test.hosting import Studies, StudyState
-from listening_test.report import write_report
-from listening_test.store import NotSaved
 from listening_test.tables import (
     notes,
     pair_rows,
@@ -49,8 +39,6 @@ from listening_test.tables import (
 )
 from spark.download import save_script
 
-# Set by the platform, where the disk does not outlive a restart.
-SPACE_VARIABLE = "SPACE_ID"
 SPACE_NOTE = (
     "**This lab runs on a Space: its disk is emptied at every restart, and the ratings with it.** "
     "They are kept nowhere else. Whoever runs the study: set `LISTENING_TEST_COPY` (the guide of "
@@ -72,9 +60,9 @@ def listen_page(studies: Studies) -> None:
         gr.Markdown(SPACE_NOTE)
     gr.HTML(value=lambda: _cards(studies.states()), every=10, elem_id="listen-studies")
     gr.Markdown(
-        "Kept: your scores and comments, when and how long you listened, under a random number. "
-        "Not kept: your name or network address. The key that tells which clip came from which "
-        "policy lies apart from the ratings."
+        "Kept: your scores and comments, when and how long you listened, what kind of device and "
+        "browser you use, under a random number. Not kept: your name or network address. The key "
+        "that tells which clip came from which policy lies apart from the ratings."
     )
 
 
@@ -144,14 +132,9 @@ def _with_visibility(found: Shown) -> tuple[object, ...]:
     return (*found, gr.update(visible=not found[1].empty))
 
 
-def _first(studies: Studies) -> StudyState | None:
-    """The study that the pages show: the first that is there."""
-    return next((state for state in studies.states() if state.study_dir is not None), None)
-
-
 def _closed(studies: Studies) -> StudyState | str:
     """The study whose results are public, or why there is nothing to see."""
-    state = _first(studies)
+    state = studies.shown()
     if state is None:
         return "No study is open."
     if state.closed_utc is None:
@@ -191,8 +174,11 @@ def show_results(studies: Studies) -> Shown:
     if isinstance(state, str):
         return state, pd.DataFrame(), None, pd.DataFrame(), None, None
     assert state.study_dir is not None
-    # Who has begun may still finish, or withdraw.
-    stamp = (state.ratings, state.sessions_started, state.sessions_complete, state.withdrawn)
+    # Who has begun may still finish, or withdraw, or be left out by hand.
+    stamp = (
+        state.ratings, state.sessions_started, state.sessions_complete, state.withdrawn,
+        state.decisions,
+    )  # fmt: skip
     note, *rest = _analysed(state.study_dir, stamp)
     if not rest[0].empty:
         note = (
@@ -230,145 +216,3 @@ def _analysed(study_dir: Path, stamp: tuple[int | None, ...]) -> Shown:
 def _warning(state: StudyState) -> str:
     """What is wrong with the study's CSV, where something is."""
     return f"\n\n**Warning:** {html.escape(state.message)}" if state.message else ""
-
-
-def admin_page(studies: Studies, gate: Gate | None = None) -> None:
-    """Components of the Admin page; every event asks for the secret again."""
-    gate = gate or Gate()
-    gr.Markdown(
-        "# Admin\nProgress, raters and alarms of the study. Scores stay shut until it is closed."
-    )
-    with gr.Row(equal_height=True):
-        secret = gr.Textbox(label="Secret", type="password", max_lines=1, scale=4)
-        show = gr.Button("Show", variant="primary", scale=1, min_width=160)
-    note = gr.Markdown(elem_id="admin-note")
-    with gr.Column(visible=False) as shown:
-        alarms = gr.Markdown(elem_id="admin-alarms")
-        cells = gr.Dataframe(label="Ratings of each text", interactive=False)
-        raters = gr.Dataframe(label="Raters", interactive=False)
-        excluded = gr.Dataframe(label="Left out by rule", interactive=False)
-        with gr.Row():
-            download = gr.Button("Download the export (zip)")
-            report = gr.Button("Download report and bundle (zip)")
-        with gr.Accordion("Close the study", open=False):
-            gr.Markdown(
-                "No new sessions from then on; who has begun may finish. The results become "
-                "public. It cannot be undone."
-            )
-            sure = gr.Checkbox(label="I want to close it for good", value=False)
-            close = gr.Button("Close the study", variant="stop")
-    data = gr.Textbox(visible=False)
-    outputs = [note, alarms, cells, raters, excluded, shown]
-
-    def seen(given: str, request: gr.Request) -> tuple[object, ...]:
-        return show_overview(studies, gate, given, _address(request))
-
-    def exported(given: str, request: gr.Request) -> tuple[str, str]:
-        return bundle(studies, gate, given, _address(request))
-
-    def reported(given: str, request: gr.Request) -> tuple[str, str]:
-        return report_zip(studies, gate, given, _address(request))
-
-    def closed(given: str, meant: bool, request: gr.Request) -> tuple[object, ...]:
-        return close_study(studies, gate, given, meant, _address(request))
-
-    gr.on([show.click, secret.submit], seen, secret, outputs, api_visibility="private")
-    close.click(closed, [secret, sure], outputs, api_visibility="private")
-    for button, made, name in ((download, exported, "study.zip"), (report, reported, "bundle.zip")):
-        button.click(made, secret, [note, data], api_visibility="private").then(
-            None, data, None, js=save_script("application/zip", name), api_visibility="private"
-        )
-
-
-def _address(request: gr.Request) -> str:
-    return request.client.host if request.client else "unknown"
-
-
-Admin = tuple[object, ...]
-
-
-def _opened(studies: Studies, gate: Gate, given: str, address: str) -> StudyState | str:
-    """The study that is run, for who knows the secret; or why there is nothing to see."""
-    return gate.refusal(given, address) or _first(studies) or "No study is open."
-
-
-def _told(note: str, found: Overview | None = None) -> Admin:
-    if found is None:
-        return note, "", pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), gr.update(visible=False)
-    alarms = "\n".join(f"- **Alarm:** {html.escape(alarm)}" for alarm in found.alarms)
-    return (
-        note,
-        alarms or "No alarms.",
-        gr.update(
-            value=pd.DataFrame(found.cells), label=f"Ratings of each text, {found.wanted} wanted"
-        ),
-        pd.DataFrame(found.raters),
-        pd.DataFrame(found.excluded),
-        gr.update(visible=True),
-    )
-
-
-def show_overview(studies: Studies, gate: Gate, given: str, address: str) -> Admin:
-    """A note, the alarms, the tables of cells, raters and exclusions, and whether they show."""
-    state = _opened(studies, gate, given, address)
-    if isinstance(state, str):
-        return _told(state)
-    assert state.study_dir is not None
-    hosted = studies.get(state.study_id)
-    problems = server_alarms(hosted, gate) if hosted else ()
-    try:
-        found = overview(state.study_dir, time.time(), problems)
-    except ExportError as error:
-        return _told(html.escape(str(error)))
-    return _told(f"**{html.escape(found.title)}**: {found.summary}", found)
-
-
-def close_study(studies: Studies, gate: Gate, given: str, meant: bool, address: str) -> Admin:
-    """Close the study if it is `meant`, and show it as it then is."""
-    state = _opened(studies, gate, given, address)
-    if isinstance(state, str):
-        return _told(state)
-    hosted = studies.get(state.study_id)
-    note = "Tick the box first: closing cannot be undone."
-    if meant and hosted is not None:
-        try:
-            hosted.store.run(lambda db: enrolment.close_study(db, time.time())).result()
-            if hosted.copy:
-                hosted.copy.wake()  # it stays closed, whatever becomes of this disk
-            note = "The study is closed, and its results are public."
-        except NotSaved as error:
-            note = f"Not closed: {html.escape(str(error))}. Try again."
-    told, *rest = show_overview(studies, gate, given, address)
-    return (f"{note}\n\n{told}", *rest)
-
-
-def bundle(studies: Studies, gate: Gate, given: str, address: str) -> tuple[str, str]:
-    """A note, and the unblinded export as a zip in base64; empty without the secret."""
-    state = _opened(studies, gate, given, address)
-    if isinstance(state, str):
-        return state, ""
-    assert state.study_dir is not None
-    try:
-        data, n = export_zip(state.study_dir)
-    except ExportError as error:
-        return html.escape(str(error)), ""
-    note = f"{n} rows of **{html.escape(state.title)}** with their systems and comments."
-    return note, base64.b64encode(data).decode()
-
-
-def report_zip(studies: Studies, gate: Gate, given: str, address: str) -> tuple[str, str]:
-    """A note on what the report lacks, and its bundle in base64; empty before the study closes."""
-    state = _opened(studies, gate, given, address)
-    if isinstance(state, str):
-        return state, ""
-    assert state.study_dir is not None
-    if state.closed_utc is None:
-        return "The report holds results, which are shut until you close the study.", ""
-    with tempfile.TemporaryDirectory() as scratch:
-        try:
-            missing = write_report(state.study_dir, Path(scratch))
-        except (RatingsError, ExportError) as error:
-            return f"No report: {html.escape(str(error))}", ""
-        data = (Path(scratch) / "bundle.zip").read_bytes()
-    note = f"The report of **{html.escape(state.title)}**. Missing in it: "
-    return note + (", ".join(missing) or "nothing") + ".", base64.b64encode(data).decode()

@@ -24,7 +24,7 @@ from listening_test.prepared import NotPrepared, PreparedStudy, load_prepared
 from listening_test.rows import utc
 from listening_test.store import NotSaved, Store, StoreMismatch
 
-_TABLES = ("ratings", "clips", "screens", "profiles", "sessions")
+_TABLES = ("ratings", "clips", "screens", "profiles", "decisions", "sessions")
 
 
 def forget(db: sqlite3.Connection, session_id: str, asked_by: str, now: float) -> int:

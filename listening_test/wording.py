@@ -111,14 +111,16 @@ _TABLES = {"zh": _ZH, "ar": _AR}
 
 CONSENT = {
     "en": "You will hear short clips of speech and say how they sound to you. We keep your "
-    "scores, your comments, and when and how long you listened, under a random number. We do not "
-    "keep your name or your network address. You may stop at any time by closing this page, or "
-    "withdraw: the button below each page then deletes all you gave.",
+    "scores, your comments, when and how long you listened, and what kind of device and browser "
+    "you use, under a random number. We do not keep your name or your network address. You may "
+    "stop at any time by closing this page, or withdraw: the button below each page then deletes "
+    "all you gave.",
     "zh": "您将听到一些简短的语音，并说出您的感受。我们会以一个随机编号保存您的评分、备注"
-    "以及收听的时间和时长，不保存您的姓名或网络地址。您可以随时关闭本页面来停止，"
+    "、收听的时间和时长，以及设备和浏览器的类型，不保存您的姓名或网络地址。您可以随时关闭本页面来停止，"
     "也可以退出研究：每页下方的按钮会删除您提供的一切。",
     "ar": "ستسمع مقاطع كلام قصيرة وتقول كيف تبدو لك. نحتفظ بتقييماتك وتعليقاتك ووقت استماعك ومدته "
-    "تحت رقم عشوائي، ولا نحتفظ باسمك ولا بعنوان شبكتك. يمكنك التوقف في أي وقت بإغلاق هذه الصفحة، "
+    "ونوع جهازك ومتصفحك تحت رقم عشوائي، ولا نحتفظ باسمك ولا بعنوان شبكتك. "
+    "يمكنك التوقف في أي وقت بإغلاق هذه الصفحة، "
     "أو الانسحاب: الزر أسفل كل صفحة يحذف كل ما قدمته.",
 }
 INSTRUCTIONS = {

@@ -67,9 +67,9 @@ transcripts are pocketsphinx's with its default US English model.
 ## Privacy
 
 Prompts and sounds stay in memory while your page is open and up to an hour after, and are not kept.
-A copied link holds the prompt in its address. The listening test keeps scores,
-comments and times under a random number, and no name or network address. Nothing on these pages
-asks another machine for anything.
+A copied link holds the prompt in its address. The listening test keeps scores, comments, times and
+the kind of device and browser under a random number, and no name or network address. Nothing on
+these pages asks another machine for anything.
 """
 
 

@@ -24,7 +24,7 @@ from fastapi.testclient import TestClient
 from playwright.sync_api import Browser, expect
 
 import app
-from listening_test import admin, enrolment, ui
+from listening_test import admin, admin_page, enrolment, ui
 from listening_test.admin import overview, server_alarms
 from listening_test.export import exported_frame
 from listening_test.gate import SECRET_VARIABLE, WINDOW_S, WRONG_IN_ALL, WRONG_PER_ADDRESS, Gate
@@ -36,6 +36,10 @@ from tests.test_listening_screening import answer_screen
 from tests.tiny import tiny_lm
 
 SECRET = "a long secret of the operator's"
+NOBODY = dict.fromkeys(
+    ("complete", "at work", "gone", "screened out", "left out by hand", "internal"), 0
+)  # fmt: skip
+ASKER = admin_page.Asker("198.51.100.1", "http://lab.example:7860")
 
 
 @pytest.fixture
@@ -133,7 +137,7 @@ def test_cells_count_every_answered_trial_once(
     assert {place: n for place, n in table.items() if n} == by_hand
     assert set(table.values()) == {2}  # nobody missed a cell
     assert len(table) == 3 * {"acr": 3, "p835": 3, "dcr": 2, "ab": 3, "mushra": 4}[method]
-    assert seen.sessions == {"complete": 2, "at work": 1, "gone": 0, "screened out": 0}
+    assert seen.sessions == NOBODY | {"complete": 2, "at work": 1}
     assert len(seen.raters) == 3
     assert seen.wanted == 8
     assert seen.drop_out == "Nobody dropped out."
@@ -157,7 +161,7 @@ def test_who_left_and_who_is_left_out_is_told_with_the_reason(
         Rater(client).start()
         now = trials_now(study_dir) + enrolment.IDLE_S + 1
         seen = overview(study_dir, now, ("the copy is late",))
-    assert seen.sessions == {"complete": 2, "at work": 0, "gone": 1, "screened out": 0}
+    assert seen.sessions == NOBODY | {"complete": 2, "gone": 1}
     assert seen.drop_out == "Drop-out 33%: 1 left, half of them by trial 0 of 7."
     reasons = sorted((row["state"], row["left out by"]) for row in seen.raters)
     assert reasons == [("complete", ""), ("complete", "same answer share"), ("gone", "")]
@@ -266,6 +270,12 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, St
     studies.close()
 
 
+def rater_of(studies: Studies) -> str:
+    hosted = studies.get("small")
+    assert hosted is not None
+    return hosted.store.read(lambda db: db.execute("SELECT rater_id FROM sessions").fetchone()[0])
+
+
 def shown(found: tuple[Any, ...]) -> bool:
     return bool(found[-1]["visible"])
 
@@ -273,34 +283,44 @@ def shown(found: tuple[Any, ...]) -> bool:
 def test_every_handler_asks_for_the_secret(running: Any, gate: Gate) -> None:
     _, studies, _ = running
     for handler in (
-        lambda given: ui.show_overview(studies, gate, given, "a"),
-        lambda given: ui.close_study(studies, gate, given, True, "a"),
+        lambda given: admin_page.show_overview(studies, gate, given, ASKER),
+        lambda given: admin_page.close_study(studies, gate, given, True, ASKER),
+        lambda given: admin_page.decide_on(
+            studies, gate, given, rater_of(studies), "Leave out", "why", ASKER
+        ),
     ):
-        note, alarms, *tables, _ = found = handler("wrong")
+        note, alarms, address, *tables, whom, _ = found = handler("wrong")
         assert note == "That is not the secret."
-        assert alarms == ""
+        assert alarms == address == ""
+        assert whom["choices"] == []
         assert all(table.empty for table in tables)
         assert not shown(found)
-    for handed_out in (ui.bundle, ui.report_zip):
-        assert handed_out(studies, gate, "wrong", "a") == ("That is not the secret.", "")
-    told, data = ui.report_zip(studies, gate, SECRET, "a")
+    for handed_out in (admin_page.bundle, admin_page.report_zip):
+        other = admin_page.Asker("198.51.100.2", ASKER.root)  # five wrong ones shut an address out
+        assert handed_out(studies, gate, "wrong", other) == ("That is not the secret.", "")
+    told, data = admin_page.report_zip(studies, gate, SECRET, ASKER)
     assert "shut until you close" in told
     assert data == ""
     (state,) = studies.states()
     assert state.closed_utc is None
+    assert state.decisions == 0
 
 
 def test_the_overview_and_the_bundle_open_with_it(running: Any, gate: Gate) -> None:
     study_dir, studies, _ = running
-    note, alarms, cells, raters, excluded, _ = found = ui.show_overview(studies, gate, SECRET, "a")
+    found = admin_page.show_overview(studies, gate, SECRET, ASKER)
+    note, alarms, address, cells, raters, excluded, decided, whom, _ = found
+    assert not decided["visible"]
+    assert [rater for _, rater in whom["choices"]] == list(raters["rater"])
     assert shown(found)
+    assert "\nhttp://lab.example:7860/listen/small\n" in address
     assert "2 complete" in note
     assert alarms == "No alarms."
     assert list(cells["value"].columns) == ["text", *SYSTEMS[:2]]
     assert cells["label"] == "Ratings of each text, 8 wanted"
     assert len(raters) == 2
     assert excluded.empty  # the file has no rule
-    note, data = ui.bundle(studies, gate, SECRET, "a")
+    note, data = admin_page.bundle(studies, gate, SECRET, ASKER)
     assert "10 rows" in note
     with zipfile.ZipFile(io.BytesIO(base64.b64decode(data))) as archive:
         assert sorted(archive.namelist()) == [
@@ -317,7 +337,7 @@ def test_results_are_shut_to_everyone_until_the_study_is_closed(running: Any, ga
     assert systems.empty
     assert raters is figures[0] is figures[2] is None
     assert ui.ratings_csv(studies) == (note, "")
-    told, *_ = ui.close_study(studies, gate, SECRET, False, "a")
+    told, *_ = admin_page.close_study(studies, gate, SECRET, False, ASKER)
     assert told.startswith("Tick the box first")
     assert ui.show_results(studies)[1].empty
 
@@ -373,6 +393,9 @@ def test_the_admin_page_in_a_browser(site: Any, browser: Browser, scheme: Any) -
         expect(page.locator("#admin-note")).to_contain_text("2 complete")
         expect(page.locator("#admin-alarms")).to_contain_text("Wrong secrets in the last 5 minutes")
         expect(page.get_by_text("zebrafish").first).to_be_visible()
+        invited = page.locator("#admin-address")
+        expect(invited).to_contain_text("Address for raters")
+        expect(invited.locator("code")).to_have_text(f"{address}/listen/small\n")
         _clean(page)
         with page.expect_download() as download:
             page.get_by_role("button", name="Download the export").click()
@@ -430,14 +453,14 @@ def test_closed_results_are_public_but_comments_are_not(running: Any) -> None:
     card = ui._cards(studies.states())
     assert "Closed: it takes no new participants" in card
     with gr.Blocks(analytics_enabled=False) as demo:
-        ui.admin_page(studies, Gate())
+        admin_page.admin_page(studies, Gate())
     assert not [name for name in SYSTEMS if name in json.dumps(demo.get_config_file(), default=str)]
 
 
 def test_a_closed_study_has_a_report(running: Any, gate: Gate) -> None:
     study_dir, studies, _ = running
     closed(study_dir)
-    note, data = ui.report_zip(studies, gate, SECRET, "a")
+    note, data = admin_page.report_zip(studies, gate, SECRET, ASKER)
     assert "Missing in it: " in note
     with zipfile.ZipFile(io.BytesIO(base64.b64decode(data))) as bundle:
         names = {Path(name).name for name in bundle.namelist()}

@@ -18,7 +18,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from listening_test import analyse, decode, enrolment, export, ready, ui
+from listening_test import admin_page, analyse, decode, enrolment, export, ready, ui
 from listening_test.columns import RATING_COLUMNS
 from listening_test.gate import SECRET_VARIABLE
 from listening_test.hosting import Studies, StudyState
@@ -290,7 +290,7 @@ def test_no_page_of_the_app_names_a_system(
     with gr.Blocks(analytics_enabled=False) as demo:
         ui.listen_page(studies)
         ui.results_page(studies, demo)
-        ui.admin_page(studies)
+        admin_page.admin_page(studies)
     config = json.dumps(demo.get_config_file(), default=str)
     assert "right" not in config.replace("copyright", "").split()
     assert not [name for name in SYSTEMS if name in config]

@@ -74,10 +74,15 @@ export async function ask(path, body) {
     error.code = reply?.error;
     // What the server refused for good is not tried again; anything else may pass.
     error.final = response.status < 500 && response.status !== 429 && Boolean(error.code);
+    error.after = 1000 * (Number(response.headers.get("Retry-After")) || 0);
     throw error;
   }
   return reply;
 }
+
+// Why it takes longer: the server says that it goes on by itself, or cannot be reached.
+const LATER = { no_place: "delayed", behind: "delayed", too_many: "busy" };
+export const whyLater = (error) => say(LATER[error.code] ?? "trying");
 
 export const pause = (ms) => new Promise((resolve) => { setTimeout(resolve, ms); });
 
@@ -86,7 +91,7 @@ export async function insist(path, body, onTrouble) {
     try { return await ask(path, body); } catch (error) {
       if (error.final) throw error;
       onTrouble(error);
-      await pause(RETRY_MS[Math.min(n, RETRY_MS.length - 1)]);
+      await pause(Math.max(error.after ?? 0, RETRY_MS[Math.min(n, RETRY_MS.length - 1)]));
     }
   }
 }

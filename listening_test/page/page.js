@@ -7,7 +7,7 @@ import { fillQuestionnaire, questionnaireAnswers } from "./about.js";
 import { Clips } from "./clips.js";
 import { keepIds, wayBack } from "./crowd.js";
 import { forget, keepAboutUntilSafe, keepUntilSafe, noteSafe, standing } from "./kept.js";
-import { ask, insist, pause, randomHex, store, uuid } from "./net.js";
+import { ask, insist, pause, randomHex, store, uuid, whyLater } from "./net.js";
 import { Questions } from "./questions.js";
 import { say, speak } from "./strings.js";
 import { stopVolume, volumeHeard, volumeWords } from "./volume.js";
@@ -110,10 +110,16 @@ function opened() {
 }
 
 async function notPlayed() {
+  let busy = false;
   try {
     // Another tab may have rated this trial: then it is closed, and the next one is up.
-    const state = await ask("trial");
+    const state = await insist("trial", null, (error) => {
+      if (error.code !== "too_many") throw error;
+      busy = true;
+      trouble(say("busy"));
+    });
     if (state.clips?.[0] !== trial.clips[0]) { await resume(); return; }
+    if (busy) { trouble(""); await clips.toggle(); return; }
   } catch (error) {
     if (error.code === "no_session") { await resume(); return; }
     // The server cannot be reached: said below.
@@ -198,8 +204,8 @@ function keep(body) {
 
 function notSaved(error) {
   savedLine(say("not_saved_yet"), true);
-  const why = { not_saved: "why_disk", late: "why_late", behind: "why_late" }[error.code]
-    ?? "why_gone";
+  const why = { not_saved: "why_disk", late: "why_late", behind: "why_late",
+    too_many: "why_busy" }[error.code] ?? "why_gone";
   const text = say("keep_open", { why: say(why) });
   if ($("trial").hidden) waiting(text); else trouble(text);
 }
@@ -239,14 +245,14 @@ function enter(state) {
   } else if (state.state === "done") {
     clips?.stop();
     $("code").textContent = state.code;
-    wayBack($("back"), state);
+    wayBack($("back"), state, study.platform);
     document.title = `${say("thanks")} – ${study.title}`;
     show("thanks");
   } else if (state.state === "screened_out") {
     clips?.stop();
     $("screened-text").textContent = say(state.check ? "screened_room" : "screened_text");
     document.title = `${say("screened_title")} – ${study.title}`;
-    wayBack($("screened-back"), state);
+    wayBack($("screened-back"), state, study.platform);
     show("screened");
   } else if (state.state === "questionnaire") {
     document.title = `${say("about")} – ${study.title}`;
@@ -256,9 +262,7 @@ function enter(state) {
   }
 }
 
-// Why it takes longer: the server says that it goes on by itself, or cannot be reached.
-const delayed = (error) => waiting(
-  say(["no_place", "behind", "too_many"].includes(error.code) ? "delayed" : "trying"));
+const delayed = (error) => waiting(whyLater(error));
 
 const ids = () => JSON.parse(store.get("ids") ?? "{}");
 
@@ -346,7 +350,8 @@ async function begin() {
   // Made here, before it is sent: asking again after a lost answer begins no second session.
   if (!store.get("session")) store.set("session", randomHex(24));
   try {
-    const body = { consent: true, ids: ids() };
+    const body = { consent: true, ids: ids(), touch: navigator.maxTouchPoints > 0,
+      ui_lang: study.language };
     enter(await insist("session", body, delayed));
   } catch (error) { waiting(error.code === "closed" ? say("closed") : error.message); }
 }
@@ -368,8 +373,8 @@ $("about-form").addEventListener("submit", async (event) => {
   $("about-saved").textContent = say("saving");
   const answers = questionnaireAnswers($("about-form"));
   try {
-    const state = await insist("questionnaire", { answers }, () => {
-      $("about-saved").textContent = say("trying");
+    const state = await insist("questionnaire", { answers }, (error) => {
+      $("about-saved").textContent = whyLater(error);
     });
     if (left) return;
     keepAboutUntilSafe(answers, state);

@@ -1,7 +1,6 @@
 // Leaving the study and taking all of it along: a button, a second step, and then it is gone.
 
-import { insist, store } from "./net.js";
-import { say } from "./strings.js";
+import { insist, store, whyLater } from "./net.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -24,7 +23,10 @@ export function offerWithdrawal(onAsked, onDone) {
     // By its ticket a server that lost its disk knows whom not to take back from an old copy.
     const body = { confirmed: true, ticket: store.get("ticket") ?? undefined };
     try {
-      await insist("withdraw", body, () => { lost = true; tell(say("trying")); });
+      await insist("withdraw", body, (error) => {
+        lost = true;
+        tell(whyLater(error));
+      });
     } catch (error) {
       if (!(lost && error.code === "no_session")) { tell(error.message); return; }
     } finally {
