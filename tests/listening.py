@@ -76,12 +76,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start_server(study_dir: Path, port: int) -> subprocess.Popen[bytes]:
-    """`python -m listening_test.serve` as a process of its own; answers when this returns."""
+def start_server(study_dir: Path, port: int, **options: Any) -> subprocess.Popen[bytes]:
+    """`python -m listening_test.serve` as a process of its own; answers when this returns.
+
+    `options` are Popen's.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "listening_test.serve", str(study_dir), "--port", str(port)],
         cwd=Path(__file__).parent.parent,
         stdout=subprocess.DEVNULL,
+        **options,
     )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:

@@ -257,8 +257,9 @@ function enter(state) {
 }
 
 // Why it takes longer: the server says that it goes on by itself, or cannot be reached.
-const delayed = (error) => waiting(
-  say(["no_place", "behind", "too_many"].includes(error.code) ? "delayed" : "trying"));
+const whyLater = (error) => say(
+  ["no_place", "behind", "too_many", "not_saved"].includes(error.code) ? "delayed" : "trying");
+const delayed = (error) => waiting(whyLater(error));
 
 const ids = () => JSON.parse(store.get("ids") ?? "{}");
 
@@ -368,8 +369,8 @@ $("about-form").addEventListener("submit", async (event) => {
   $("about-saved").textContent = say("saving");
   const answers = questionnaireAnswers($("about-form"));
   try {
-    const state = await insist("questionnaire", { answers }, () => {
-      $("about-saved").textContent = say("trying");
+    const state = await insist("questionnaire", { answers }, (error) => {
+      $("about-saved").textContent = whyLater(error);
     });
     if (left) return;
     keepAboutUntilSafe(answers, state);
