@@ -357,6 +357,7 @@ def _check_heard(
         since_served = None if first is None else 1000 * (now - first)
         if (
             since_served is None
+            or heard.plays < 1
             or since_served < duration_ms
             or heard.listened_ms < duration_ms - HEARD_SLACK_MS
             or heard.listened_ms > since_served + HEARD_SLACK_MS

@@ -134,13 +134,17 @@ class InProcess:
         transport = httpx.ASGITransport(app=app)
         self._client = httpx.AsyncClient(transport=transport, base_url="http://testserver")
 
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Any method."""
+        return self._loop.run_until_complete(self._client.request(method, path, **options))
+
     def get(self, path: str, **options: Any) -> httpx.Response:
         """GET."""
-        return self._loop.run_until_complete(self._client.get(path, **options))
+        return self.request("GET", path, **options)
 
     def post(self, path: str, **options: Any) -> httpx.Response:
         """POST."""
-        return self._loop.run_until_complete(self._client.post(path, **options))
+        return self.request("POST", path, **options)
 
     def close(self) -> None:
         """End it."""
