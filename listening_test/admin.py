@@ -134,7 +134,7 @@ def server_alarms(
     hosted: Hosted, gate: Gate | None = None, limiter: Limiter | None = None
 ) -> tuple[str, ...]:
     """What only the running server knows."""
-    found = [hosted.store.csv_error] if hosted.store.csv_error else []
+    found = [told for told in (hosted.store.save_error, hosted.store.csv_error) if told]
     if hosted.copy and (alarm := hosted.copy.status().alarm):
         found.append(alarm)
     if gate is not None and gate.wrong:

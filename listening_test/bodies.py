@@ -27,6 +27,8 @@ from listening_test.rows import Answer, Heard
 # A rating is below 2 kB; four times the longest comment leaves room for escapes.
 MAX_BODY = 16_384
 MAX_COMMENT = 1000
+# Of a refusal: so much of a field's name, of so many fields.
+MAX_NAME, MAX_PROBLEMS = 60, 3
 # As many systems as a study can have, the open reference and two anchors.
 MAX_CLIPS = 29
 
@@ -128,8 +130,16 @@ async def body_of(request: Request, model: type[Body]) -> Body:
     try:
         return model.model_validate_json(bytes(data))
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(str(part) for part in p['loc']) or 'body'}: {p['msg']}"
-            for p in error.errors(include_input=False)
-        )
-        raise Refused(422, "bad_request", f"Not understood: {problems}.") from None
+        raise Refused(422, "bad_request", f"Not understood: {_problems(error)}.") from None
+
+
+def _problems(error: ValidationError) -> str:
+    """The first things wrong: enough to mend a page, however many a script sends."""
+    found = error.errors(include_input=False, include_url=False)
+    told = [
+        f"{clean_text('.'.join(map(str, p['loc'])))[:MAX_NAME] or 'body'}: {p['msg']}"
+        for p in found[:MAX_PROBLEMS]
+    ]
+    if len(found) > MAX_PROBLEMS:
+        told.append(f"and {len(found) - MAX_PROBLEMS} more")
+    return "; ".join(told)

@@ -31,6 +31,7 @@ from listening_test.enrolment import Refused
 from listening_test.hosting import Hosted
 from listening_test.prepared import VOLUME_FILE, Texts
 from listening_test.questionnaire import MAX_TEXT
+from listening_test.store import NotSaved
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -49,6 +50,10 @@ class Call:
     async def run(self, operation: Callable[[sqlite3.Connection], T]) -> T:
         """Run an operation; its effects are durable when this returns."""
         return await asyncio.wrap_future(self.hosted.store.run(operation))
+
+    async def look(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        """Run an operation that writes nothing, beside a disk that refuses."""
+        return await asyncio.to_thread(self.hosted.store.read, operation)
 
     @property
     def safe(self) -> int:
@@ -102,7 +107,10 @@ async def trial(call: Call) -> Json:
             call.hosted.copy.check_caught_up(db, call.key, call.safe)
         return call.standing(db, now)
 
-    return await call.run(operation)
+    try:
+        return await call.run(operation)
+    except NotSaved:
+        return await call.look(operation)  # the clips of a trial that is up have their tokens
 
 
 async def rate(call: Call) -> Json:
@@ -110,8 +118,12 @@ async def rate(call: Call) -> Json:
     body = await body_of(call.request, RatingBody)
     answer, now = body.answer(), time.time()
     study, copy, key = call.hosted.study, call.hosted.copy, call.key
+    unsaved = call.hosted.unsaved_servings
+    served = {heard.clip: unsaved[heard.clip] for heard in answer.clips if heard.clip in unsaved}
 
     def operation(db: sqlite3.Connection) -> Json:
+        for token, at in served.items():
+            trials.note_serving(db, token, at)
         if copy is None:
             state = trials.save_rating(db, study, key, answer, now)
             return {"saved": answer.rating_id, "next": state}
@@ -123,7 +135,10 @@ async def rate(call: Call) -> Json:
             "next": call.told(db, state),
         }
 
-    return await call.run(operation)
+    saved = await call.run(operation)
+    for token in served:
+        unsaved.pop(token, None)
+    return saved
 
 
 async def about(call: Call) -> Json:
@@ -162,7 +177,12 @@ async def withdraw(call: Call) -> Json:
 async def clip(call: Call) -> Response:
     """The sound behind a token."""
     token, now = call.request.path_params["token"], time.time()
-    stimulus_id = await call.run(lambda db: trials.serve_clip(db, token, now))
+    try:
+        stimulus_id = await call.run(lambda db: trials.serve_clip(db, token, now))
+    except NotSaved:
+        # A disk that refuses stops no sound; when it came is kept with the rating.
+        stimulus_id = await call.look(lambda db: trials.stimulus_of(db, token))
+        call.hosted.unsaved_servings.setdefault(token, now)
     data = await asyncio.to_thread(call.hosted.audio_path(stimulus_id).read_bytes)
     return replies.sound(data, call.request.headers.get("range"))
 
@@ -177,7 +197,7 @@ async def volume_sound(call: Call) -> Response:
 async def texts(call: Call) -> Json:
     """The texts of the study, and what its page has to know of its form."""
     study = call.hosted.study
-    closed = await asyncio.to_thread(call.hosted.store.read, enrolment.closed_utc)
+    closed = await call.look(enrolment.closed_utc)
     return {
         **_words(study.texts_in(study.language)),
         "languages": [_words(words) for words in study.texts.values()],

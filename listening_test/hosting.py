@@ -12,7 +12,7 @@ Public to `app.py`:
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -51,12 +51,17 @@ class StudyState:
 
 @dataclass(frozen=True)
 class Hosted:
-    """An open study: its design, its store and, where there is one, the copy off the machine."""
+    """An open study: its design, its store and, where there is one, the copy off the machine.
+
+    `unsaved_servings`: when a clip was first served (seconds since 1970), by its token, while the
+    disk took no note of it.
+    """
 
     study: PreparedStudy
     store: Store
     study_dir: Path
     copy: Copy | None = None
+    unsaved_servings: dict[str, float] = field(default_factory=dict)
 
     def audio_path(self, stimulus_id: str) -> Path:
         """File of a stimulus; the id comes from the design, never from a request."""

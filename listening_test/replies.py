@@ -17,9 +17,8 @@ NO_STORE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 def refusal(request: Request, error: Refused) -> Response:
-    """A refusal as the page reads it; it is logged, and whose it was is not."""
-    # Quoted: a path may hold line breaks. Raters' addresses are kept nowhere.
-    log.warning("refused %s %r: %s", request.method, request.url.path[:200], error.code)
+    """A refusal as the page reads it, logged."""
+    log_refusal(request, error.code)
     return _refused(error)
 
 
@@ -43,6 +42,12 @@ def _refused(error: Refused) -> Response:
     return JSONResponse({"error": error.code, "message": str(error)}, error.status, headers=headers)
 
 
+def log_refusal(request: Request, code: str) -> None:
+    """Keep what was refused; whose it was is kept nowhere."""
+    # Quoted: a path may hold line breaks.
+    log.warning("refused %s %r: %s", request.method, request.url.path[:200], code)
+
+
 def not_saved(error: Exception) -> Response:
     """What the page is told while the disk refuses: it keeps the answer, and tries again."""
     log.error("not saved: %s", error)
@@ -60,6 +65,11 @@ def sound(data: bytes, range_header: str | None) -> Response:
     first = int(match[1]) if match[1] else max(size - int(match[2]), 0)
     last = min(int(match[2]), size - 1) if match[1] and match[2] else size - 1
     if first >= size or first > last:
-        return Response(status_code=416, headers={**headers, "Content-Range": f"bytes */{size}"})
+        log.warning("refused a part of a clip that has none: %r", match[0])
+        message = "The clip has no such part."
+        return JSONResponse(
+            {"error": "no_such_part", "message": message}, 416,
+            {**headers, "Content-Range": f"bytes */{size}"},
+        )  # fmt: skip
     headers["Content-Range"] = f"bytes {first}-{last}/{size}"
     return Response(data[first : last + 1], 206, headers, "audio/wav")

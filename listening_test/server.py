@@ -56,6 +56,8 @@ _PAGE_HEADERS = {
     f"form-action {' '.join(MTURK_HOSTS)}",
     "Referrer-Policy": "no-referrer",
 }
+_NO_STUDY = "There is no such study here."
+_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _SESSION_KEY = re.compile(r"[A-Za-z0-9_-]{22,64}")
 
 # Of a session: these need its key.
@@ -86,19 +88,26 @@ def attach(app: FastAPI, studies: Studies) -> None:
 def router(studies: Studies) -> APIRouter:
     """The routes above, for the studies of one process."""
     routes = APIRouter(prefix="/listen/{study_id}", include_in_schema=False)
-    routes.add_api_route("", _page(studies))
+    routes.add_api_route("", _page(studies), methods=["GET", "HEAD"])
     for name, media_type in _PAGE_FILES.items():
         routes.add_api_route(f"/{name}", _file(name, media_type))
     for keyed, table in ((True, _OF_SESSION), (False, _WITHOUT_KEY)):
         for method, path, asked in table:
             routes.add_api_route(path, _endpoint(studies, asked, keyed), methods=[method])
+    for path in ("", "/{name}", "/{name}/{rest:path}"):
+        routes.add_api_route(path, _endpoint(studies, _nothing, False), methods=_METHODS)
     return routes
+
+
+async def _nothing(call: Call) -> Response:
+    raise Refused(404, "no_address", "There is nothing here that can be asked for in this way.")
 
 
 def _page(studies: Studies) -> Endpoint:
     async def page(study_id: str, request: Request) -> Response:
         if studies.status(study_id) is None:
-            return Response("There is no such study here.", 404, replies.NO_STORE, "text/plain")
+            replies.log_refusal(request, "no_study")
+            return Response(_NO_STUDY, 404, replies.NO_STORE, "text/plain")
         # study_id is one of ours, hence a slug: safe in an attribute.
         html = (PAGE / "index.html").read_text(encoding="utf-8").replace("{study}", study_id)
         return Response(html, headers=_PAGE_HEADERS, media_type="text/html")
@@ -140,7 +149,7 @@ def _hosted(studies: Studies, study_id: str) -> Hosted:
         return hosted
     status = studies.status(study_id)
     if status is None:
-        raise Refused(404, "no_study", "There is no such study here.")
+        raise Refused(404, "no_study", _NO_STUDY)
     if status == "failed":
         raise Refused(503, "failed", "This study cannot be offered at the moment.")
     raise Refused(503, "preparing", "The clips of this study are still being prepared.")

@@ -71,6 +71,7 @@ class Store:
         self._shadow = Shadow(self.csv_path, self._path)
         self._left = withdrawals(self._db)
         self._log_tells = False
+        self._refused: str | None = None
         self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name=f"store-{study_id}", daemon=True)
@@ -122,6 +123,11 @@ class Store:
         """Why `ratings.csv` is behind the database; None if it is not."""
         return self._shadow.error
 
+    @property
+    def save_error(self) -> str | None:
+        """Why the last that was to be saved is not on disk; None after a success."""
+        return self._refused
+
     def settle(self, timeout: float | None = None) -> bool:
         """Wait until `ratings.csv` holds what the database does, or could not be mended."""
         return self._shadow.settle(timeout)
@@ -162,6 +168,7 @@ class Store:
             self._commit(jobs)
         except Exception as error:
             log.error("ratings not saved: %s", error, exc_info=not isinstance(error, sqlite3.Error))
+            self._refused = f"The disk takes no ratings ({error}). Raters' pages try again."
             with suppress(sqlite3.Error):
                 self._db.execute("ROLLBACK")
             # On a full disk the log may take room that the database does not need.
@@ -172,12 +179,15 @@ class Store:
 
     def _commit(self, jobs: list[_Job]) -> None:
         outcomes: list[tuple[Future[Any], Any, Exception | None]] = []
+        changes = self._db.total_changes
         self._db.execute("BEGIN IMMEDIATE")
         before = self._last_seq()  # inside: another process may write to the same database
         for operation, future in jobs:
             outcomes.append((future, *self._attempt(operation)))
         new = rows_after(self._db, before)
         self._db.execute("COMMIT")
+        if self._db.total_changes > changes:  # one that only looked proves nothing
+            self._refused = None
         left, self._left = self._left, withdrawals(self._db)
         if self._left != left:
             # Until the log is empty it still tells what was withdrawn.

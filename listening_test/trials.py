@@ -186,12 +186,26 @@ def serve_clip(db: sqlite3.Connection, token: str, now: float) -> str:
     A first serving in the future means that the clock was set back since: it counts anew, or the
     rater would be refused until the clock has caught up.
     """
-    clip = db.execute("SELECT * FROM clips WHERE token = ?", (token,)).fetchone()
+    stimulus_id = stimulus_of(db, token)
+    note_serving(db, token, now)
+    return stimulus_id
+
+
+def stimulus_of(db: sqlite3.Connection, token: str) -> str:
+    """Stimulus id behind a living token; Refused if there is none."""
+    clip = db.execute("SELECT stimulus_id FROM clips WHERE token = ?", (token,)).fetchone()
     if clip is None:
         raise Refused(404, "no_clip", "This clip is not open (any more).")
-    if clip["first_served"] is None or clip["first_served"] > now:
-        db.execute("UPDATE clips SET first_served = ? WHERE token = ?", (now, token))
     return str(clip["stimulus_id"])
+
+
+def note_serving(db: sqlite3.Connection, token: str, at: float) -> None:
+    """Keep when a clip was served, unless an earlier time is kept or the token has died."""
+    db.execute(
+        "UPDATE clips SET first_served = ? "
+        "WHERE token = ? AND (first_served IS NULL OR first_served > ?)",
+        (at, token, at),
+    )
 
 
 def save_rating(
@@ -358,6 +372,7 @@ def _check_heard(
         since_served = None if first is None else 1000 * (now - first)
         if (
             since_served is None
+            or heard.plays < 1
             or since_served < duration_ms
             or heard.listened_ms < duration_ms - HEARD_SLACK_MS
             or heard.listened_ms > since_served + HEARD_SLACK_MS

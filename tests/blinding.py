@@ -30,6 +30,7 @@ import pyloudnorm
 import soundfile
 from scipy import stats
 
+from listening_test import server
 from listening_test.hosting import Hosted
 from listening_test.levelling import EDGE_S
 from listening_test.prepared import VOLUME_FILE
@@ -38,8 +39,7 @@ from listening_test.study import Study
 from tests.listening import Rater
 
 SURE = 1e-6
-PAGE_FILES = ("", "page.css", "page.js", "net.js", "clips.js", "questions.js", "crowd.js",
-              "strings.js", "kept.js", "about.js", "withdraw.js", "study")  # fmt: skip
+PAGE_FILES = ("", *server._PAGE_FILES, "study")
 # What no answer of the server may carry; its length cannot be hidden and is told in the report.
 BANNED_HEADERS = ("etag", "last-modified", "content-disposition", "set-cookie", "server-timing",
                   "location", "x-accel-redirect")  # fmt: skip
@@ -103,6 +103,7 @@ class Crawl:
         self.trials: list[Seen] = []
         for name in PAGE_FILES:
             self.get(f"{base}/{name}".rstrip("/"), "page")
+        self.get(f"{base}/volume", "sound to set the volume by")
         for number in range(raters):
             self.take(number)
         for probe in PROBES:
@@ -148,6 +149,7 @@ class Crawl:
         for trial in truth:
             place += trial["trial_type"] in ("rating", "null_pair")
             seen = Seen(number, trial["trial_type"], trial["item_id"], place, state)
+            self.note(rater.post("rating", rater.body(state, first)), "refusal")
             for token, stimulus in zip(state["clips"], trial["clips"], strict=True):
                 seen.clips.append(self.clip(token, stimulus))
             lengths = [len(clip.data) for clip in seen.clips]
@@ -380,6 +382,8 @@ def _audio(crawl: Crawl) -> Iterator[str]:
             known.add(value)
         if _chunks(data) != ["fmt ", "data"]:
             yield f"a clip's file holds {_chunks(data)}"
+        if len(data) != 8 + int.from_bytes(data[4:8], "little"):
+            yield "a clip's file has bytes behind its end"
         samples, rate = soundfile.read(io.BytesIO(data), always_2d=True)
         loudness.append(pyloudnorm.Meter(rate).integrated_loudness(samples))
         loud = np.flatnonzero(np.abs(samples).max(axis=1) > 1e-3)

@@ -76,12 +76,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def start_server(study_dir: Path, port: int) -> subprocess.Popen[bytes]:
-    """`python -m listening_test.serve` as a process of its own; answers when this returns."""
+def start_server(study_dir: Path, port: int, **options: Any) -> subprocess.Popen[bytes]:
+    """`python -m listening_test.serve` as a process of its own; answers when this returns.
+
+    `options` are Popen's.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "listening_test.serve", str(study_dir), "--port", str(port)],
         cwd=Path(__file__).parent.parent,
         stdout=subprocess.DEVNULL,
+        **options,
     )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
@@ -130,13 +134,17 @@ class InProcess:
         transport = httpx.ASGITransport(app=app)
         self._client = httpx.AsyncClient(transport=transport, base_url="http://testserver")
 
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """Any method."""
+        return self._loop.run_until_complete(self._client.request(method, path, **options))
+
     def get(self, path: str, **options: Any) -> httpx.Response:
         """GET."""
-        return self._loop.run_until_complete(self._client.get(path, **options))
+        return self.request("GET", path, **options)
 
     def post(self, path: str, **options: Any) -> httpx.Response:
         """POST."""
-        return self._loop.run_until_complete(self._client.post(path, **options))
+        return self.request("POST", path, **options)
 
     def close(self) -> None:
         """End it."""

@@ -210,7 +210,7 @@ def test_too_many_left_out_or_gone_and_a_full_study_raise_alarms() -> None:
 
 
 def test_the_servers_own_alarms(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    hosted: Any = SimpleNamespace(store=SimpleNamespace(csv_error=None), copy=None)
+    hosted: Any = SimpleNamespace(store=SimpleNamespace(save_error=None, csv_error=None), copy=None)
     assert server_alarms(hosted, gate) == ()
     hosted.store.csv_error = "ratings.csv is behind the database: full"
     gate.refusal("wrong", "a")

@@ -81,7 +81,7 @@ export async function ask(path, body) {
 }
 
 // Why it takes longer: the server says that it goes on by itself, or cannot be reached.
-const LATER = { no_place: "delayed", behind: "delayed", too_many: "busy" };
+const LATER = { no_place: "delayed", behind: "delayed", not_saved: "delayed", too_many: "busy" };
 export const whyLater = (error) => say(LATER[error.code] ?? "trying");
 
 export const pause = (ms) => new Promise((resolve) => { setTimeout(resolve, ms); });
