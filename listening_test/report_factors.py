@@ -17,7 +17,7 @@ import pandas as pd
 from listening_test.analysis import CHOICE_METHODS
 from listening_test.columns import SCORED_TRIALS
 from listening_test.study import Study
-from listening_test.study_parts import Reporting
+from listening_test.study_parts import Anchor, Reporting
 
 _PLATFORMS = {
     "prolific": "Raters were recruited through Prolific.",
@@ -293,13 +293,23 @@ def _systems(evidence: Evidence) -> str | None:
         return None
     study = evidence.study
     reference = study.reference if study else None
-    anchors = study.anchors if study else ()
     names = [s.name for s in study.systems] if study else list(evidence.result["systems"])
     text = f"Systems: {', '.join(names)}."
     if reference:
         text += f" Reference: {reference}."
-    text += f" Low-pass anchors: {', '.join(f'{a} Hz' for a in anchors)}." if anchors else ""
+    if study and study.anchors:
+        told = "; ".join(_anchor(study, anchor) for anchor in study.anchors)
+        text += f" Anchors, which span the scale and are not under test: {told}."
     return f"{text} {evidence.details.systems}"
+
+
+def _anchor(study: Study, anchor: Anchor) -> str:
+    if anchor.folder is not None:
+        return f"{anchor.label} (clips of its own)"
+    made = f"low-pass at {anchor.low_pass} Hz"
+    if anchor.mnru is not None:
+        made = f"modulated noise of ITU-T P.810, Q = {anchor.mnru:g} dB"
+    return f"{anchor.label} ({made}, made from {study.origin(anchor)})"
 
 
 def _playback(evidence: Evidence) -> str | None:
@@ -371,6 +381,8 @@ def _statistics(evidence: Evidence) -> str:
             f"over the raters' mean differences, Holm's correction over {number(pairs, 'pair')}; "
             "effect size: Cohen's dz."
         )
+    if evidence.result["anchors"]:
+        text += " Anchors have a mean, and take part in no comparison and no correction."
     if choice:
         text += " Shares are of the untied votes; exact binomial tests, Holm's correction."
     if (margin := evidence.result["margin"]) is not None and pairs:

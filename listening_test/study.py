@@ -12,7 +12,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, get_args
 
 from pydantic import (
     Field,
@@ -35,6 +35,9 @@ from listening_test.methods import (
 )
 from listening_test.methods import questions as standard_questions
 from listening_test.study_parts import (
+    MOST_ANCHORS,
+    MOST_SYSTEMS,
+    Anchor,
     Check,
     Exclusion,
     Item,
@@ -81,9 +84,9 @@ class Study(Part):
     language: Language = "en"
     languages: dict[Language, Words] = Field(default_factory=dict)
     payment: Line | None = None
-    systems: Annotated[tuple[System, ...], Field(min_length=1, max_length=26)]
+    systems: Annotated[tuple[System, ...], Field(min_length=1, max_length=MOST_SYSTEMS)]
     reference: Name | None = None
-    anchors: Annotated[tuple[Literal[3500, 7000], ...], Field(max_length=2)] = ()
+    anchors: Annotated[tuple[Anchor, ...], Field(max_length=MOST_ANCHORS)] = ()
     items: Annotated[tuple[Item, ...], Field(min_length=1, max_length=2000)]
     practice: Annotated[tuple[Practice, ...], Field(max_length=10)] = ()
     traps: Annotated[tuple[Check, ...], Field(max_length=10)] = ()
@@ -105,10 +108,10 @@ class Study(Part):
     non_inferiority_margin: Annotated[float, Field(gt=0, lt=4)] | None = 0.2
     report: Reporting = Reporting()
 
-    @field_validator("systems", "items", "practice", "traps", "gold", "questionnaire")
+    @field_validator("systems", "anchors", "items", "practice", "traps", "gold", "questionnaire")
     @classmethod
     def _unique(cls, parts: tuple[Any, ...]) -> tuple[Any, ...]:
-        names = [part.name if isinstance(part, System) else part.id for part in parts]
+        names = [part.label if isinstance(part, System | Anchor) else part.id for part in parts]
         if twice := twice_in(names):
             raise ValueError(f"{twice} is listed twice; give each its own name")
         return parts
@@ -121,11 +124,6 @@ class Study(Part):
     # Folder of the study file. Not a field: moving the study does not change its hash.
     _base: Path = PrivateAttr(default=Path("."))
 
-    def folder(self, system: System) -> Path:
-        """Where the WAVs of a folder system lie."""
-        assert system.folder is not None
-        return self._base / system.folder
-
     def file(self, path: Path) -> Path:
         """Where a file named in the study lies."""
         return self._base / path
@@ -136,9 +134,23 @@ class Study(Part):
         return LAYOUTS[self.method]
 
     @property
+    def heard(self) -> list[System | Anchor]:
+        """What each text is heard under: the systems, then the anchors."""
+        return [*self.systems, *self.anchors]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of `heard`."""
+        return [part.label for part in self.heard]
+
+    def origin(self, anchor: Anchor) -> str | None:
+        """Whose clips an anchor is made from; None if it has its own."""
+        return None if anchor.folder else anchor.of or self.reference
+
+    @property
     def conditions(self) -> int:
-        """Trials of one text: one a system, one a pair of systems, or one in all."""
-        return conditions(self.layout, len(self.systems))
+        """Trials of one text: one a system or anchor, one a pair of systems, or one in all."""
+        return conditions(self.layout, len(self.names))
 
     @property
     def items_per_rater(self) -> int:
@@ -218,13 +230,14 @@ def load_study(path: Path) -> Study:
     except ValidationError as error:
         raise StudyError(_explain(path, tree, error)) from None
     study._base = path.resolve().parent
-    for number, system in enumerate(study.systems):
-        if system.folder and not study.folder(system).is_dir():
-            where = _line(tree, ("systems", number, "folder"))
-            raise StudyError(
-                f"{path.name} line {where}: system {system.name}: there is no folder "
-                f"{study.folder(system)}. Write a path relative to the study file."
-            )
+    for key in ("systems", "anchors"):
+        for number, part in enumerate(getattr(study, key)):
+            if part.folder and not study.file(part.folder).is_dir():
+                where = _line(tree, (key, number, "folder"))
+                raise StudyError(
+                    f"{path.name} line {where}: {part.label}: there is no folder "
+                    f"{study.file(part.folder)}. Write a path relative to the study file."
+                )
     return study
 
 
@@ -240,18 +253,12 @@ def _plain(node: Any) -> Any:
 def _explain(path: Path, tree: Any, error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
-        where = ".".join(map(str, problem["loc"])) or "study"
-        line = _line(tree, problem["loc"])
+        # What a rule across the keys blames is in its exception.
+        loc = problem["loc"] or getattr(problem.get("ctx", {}).get("error"), "loc", ())
+        where = ".".join(map(str, loc)) or "study"
+        line = _line(tree, loc)
         if problem["type"] == "extra_forbidden":
-            parts: dict[str, type[Part]] = {
-                "systems": System, "items": Item, "practice": Practice, "traps": Check,
-                "gold": Check, "exclusion": Exclusion, "screening": Screening,
-                "questionnaire": PersonalQuestion,
-                "report": Reporting, "stop_rule": Stop, "languages": Words,
-            }  # fmt: skip
-            inner = str(problem["loc"][0]) if len(problem["loc"]) > 1 else ""
-            known = parts.get(inner, Study).model_fields
-            what = f"unknown key; known keys: {', '.join(known)}"
+            what = f"unknown key; known keys: {', '.join(_part_at(loc).model_fields)}"
         elif problem["type"] == "missing":
             what = "is missing; add it"
         else:
@@ -261,6 +268,21 @@ def _explain(path: Path, tree: Any, error: ValidationError) -> str:
                 what += f" (found {given!r})"
         lines.append(f"{path.name} line {line}: {where}: {what}.")
     return "\n".join(lines)
+
+
+def _part_at(loc: tuple[int | str, ...]) -> type[Part]:
+    """The part of a study that holds the last key of `loc`."""
+    part: type[Part] = Study
+    for key in loc[:-1]:
+        if isinstance(key, str) and key in part.model_fields:
+            part = _part_in(part.model_fields[key].annotation) or part
+    return part
+
+
+def _part_in(annotation: Any) -> type[Part] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Part):
+        return annotation
+    return next(filter(None, map(_part_in, get_args(annotation))), None)
 
 
 def _line(tree: Any, loc: tuple[int | str, ...]) -> int:
