@@ -329,10 +329,22 @@ def _design(evidence: Evidence) -> str | None:
     if study is None:
         return None
     checks = len(study.traps) + len(study.gold)
+    texts = f"{study.items_per_rater} of {number(len(study.items), 'text')}"
+    if study.same_text == "once":
+        order = (
+            f"Each rater heard {texts} once, each under one of {study.conditions} conditions, in "
+            "balanced incomplete blocks"
+        )
+    else:
+        apart = "one text after the other" if study.same_text == "together" else (
+            "never the same text twice in a row"
+        )  # fmt: skip
+        order = (
+            f"Within raters: each heard {texts} under all {study.conditions} conditions, in an "
+            f"order from a Williams Latin square, {apart}"
+        )
     return (
-        f"Within raters: each heard {study.items_per_rater} of {number(len(study.items), 'text')} "
-        f"under all {study.conditions} conditions, in an order from a Williams Latin square, "
-        f"never the same text twice in a row (seed {study.seed}). Between the trials lay "
+        f"{order} (seed {study.seed}). Between the trials lay "
         f"{number(study.repeats, 'repeat')}, {number(study.null_pairs, 'null pair')} and "
         f"{number(checks, 'check')} with a known answer."
     )

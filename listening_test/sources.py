@@ -21,6 +21,8 @@ from listening_test.study_parts import Anchor, Item, Practice
 
 Kind = Literal["practice", "rating", "check"]
 Sound = tuple[Samples, int]
+# What a clip's file may end in; whatever it is, raters get PCM of one form.
+SUFFIXES = (".wav", ".WAV", ".flac", ".ogg", ".mp3")
 # Names of missing files that a message lists.
 _LISTED = 5
 
@@ -71,13 +73,26 @@ def _needed(study: Study, item: Item | Practice) -> set[str]:
 
 
 def _files(study: Study, item: Item | Practice) -> dict[str, Path]:
-    """The file of each system and anchor that has its own."""
+    """The file of each system and anchor that has its own, whether it is there or not.
+
+    Raises:
+        StimulusError: a folder has two for the text.
+    """
     needed = _needed(study, item)
     return {
-        part.label: study.file(part.folder) / f"{item.id}.wav"
+        part.label: _file_in(study.file(part.folder), item.id)
         for part in study.heard
         if part.folder is not None and part.label in needed
     }
+
+
+def _file_in(folder: Path, item: str) -> Path:
+    found = [path for suffix in SUFFIXES if (path := folder / f"{item}{suffix}").is_file()]
+    if len(found) > 1:
+        raise StimulusError(
+            f"{folder} holds both {found[0].name} and {found[1].name}; leave the one that is meant."
+        )
+    return found[0] if found else folder / f"{item}{SUFFIXES[0]}"
 
 
 def _check_files(study: Study) -> None:
@@ -97,8 +112,8 @@ def _check_files(study: Study) -> None:
     if missing:
         more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
         raise StimulusError(
-            f"{', '.join(missing[:_LISTED])}{more}: missing. Every system needs <item id>.wav for "
-            "every item."
+            f"{', '.join(missing[:_LISTED])}{more}: missing. Every system needs <item id>.wav (or "
+            f"{', '.join(SUFFIXES[1:])}) for every item."
         )
 
 

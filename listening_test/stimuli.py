@@ -169,6 +169,7 @@ def _prepared(
         platform=study.platform, questionnaire=first.questionnaire, payment=first.payment,
         further=tuple(further), stops_when_planned=bool(stop and stop.planned),
         stops_at=end_of_day(stop.until) if stop and stop.until else None,
+        same_text=study.same_text,
     )  # fmt: skip
 
 
@@ -229,7 +230,7 @@ def _report(study: Study, rows: list[dict[str, Any]], rate: int) -> str:
     rated = [row for row in rows if row["trial_type"] == "rating"]
     lines = [
         f"{study.id}: {len(rows)} clips, {rate} Hz mono 16-bit, {study.loudness_lufs:g} LUFS; "
-        f"{study.items_per_rater * study.conditions} trials a rater, "
+        f"{study.trials} trials a rater, "
         f"{study.planned_sessions} sessions planned"
     ]
     anchors = {anchor.label for anchor in study.anchors}

@@ -15,19 +15,34 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     StringConstraints,
+    ValidationInfo,
+    field_validator,
     model_serializer,
     model_validator,
 )
 
 from listening_test.methods import Value
 
-Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]{0,59}$")]
+# Patterns of names, and what they ask for in words.
+_SLUG, _NAME = r"^[a-z0-9][a-z0-9-]{0,39}$", r"^[A-Za-z0-9][A-Za-z0-9_. -]{0,59}$"
+_CODE, _COLUMN = r"^[A-Za-z0-9_-]{4,40}$", r"^[a-z][a-z0-9_]{0,29}$"
+_LANGUAGE = r"^[A-Za-z]{2,3}(-[A-Za-z0-9]+)*$"
+PATTERNS = {
+    _SLUG: "small letters, digits and hyphens, 40 at most, such as my-study",
+    _NAME: "letters, digits, spaces and . _ -, 60 at most, the first a letter or digit",
+    _CODE: "4 to 40 letters, digits, - and _",
+    _COLUMN: "small letters, digits and _, 30 at most, the first a letter",
+    _LANGUAGE: "a language tag, such as en or pt-BR",
+}
+Slug = Annotated[str, StringConstraints(pattern=_SLUG)]
+Name = Annotated[str, StringConstraints(pattern=_NAME)]
+Language = Annotated[str, StringConstraints(pattern=_LANGUAGE)]
+Code = Annotated[str, StringConstraints(pattern=_CODE)]
 Line = Annotated[str, StringConstraints(min_length=1, max_length=300, strip_whitespace=True)]
 Passage = Annotated[str, StringConstraints(min_length=1, max_length=4000, strip_whitespace=True)]
-
-Code = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{4,40}$")]
 PolicyName = Literal["full", "spark", "confidence"]
+# How the hearings of one text by one rater lie: kept apart, one after the other, or only one.
+SameText = Literal["apart", "together", "once"]
 MOST_SYSTEMS = 26
 MOST_ANCHORS = 8
 
@@ -36,6 +51,15 @@ class Part(BaseModel):
     """A strict, frozen piece of a study file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML's true is no number 1."""
+        field = cls.model_fields[info.field_name or ""]
+        if isinstance(value, bool) and field.annotation is not bool:
+            raise ValueError("is a yes or no; the key asks for something else")
+        return value
 
 
 class System(Part):
@@ -206,7 +230,7 @@ class PersonalQuestion(Part):
     Nobody has to answer. `id` names its column, `about_<id>`.
     """
 
-    id: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,29}$")]
+    id: Annotated[str, StringConstraints(pattern=_COLUMN)]
     question: Line
     choices: Annotated[tuple[Line, ...], Field(min_length=2, max_length=20)] | None = None
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from listening_test.incomplete import session_lengths
 from listening_test.methods import NEEDS_REFERENCE
 from listening_test.methods import questions as standard_questions
 
 if TYPE_CHECKING:
     from listening_test.study import Study
+
+# Numbers of trials that a message lists, the longest sessions.
+_LENGTHS = 8
 
 
 class Breach(ValueError):
@@ -162,24 +166,41 @@ def _check_answers(study: Study) -> None:
 
 
 def _check_trials(study: Study) -> None:
-    n, per = study.conditions, study.trials_per_rater
-    if per is not None and (per % n or per > n * len(study.items)):
+    n, per, items = study.conditions, study.trials_per_rater, len(study.items)
+    if study.same_text == "once":
+        _check_once(study)
+    elif per is not None and (per % n or per > n * items):
         each = "systems and anchors" if study.anchors else "systems"
         what = f"{n} {each}" if study.layout.conditions == "each" else f"{n} trials of a text"
         raise Breach(
             f"trials_per_rater is {per}; it must be a multiple of the {what} and at most "
-            f"{n * len(study.items)} (every rater hears each of their texts under all systems)",
+            f"{n * items} (every rater hears each of their texts under all of them; "
+            "`same_text: once` spreads them over raters)",
             "trials_per_rater",
         )
-    if n > 1 and study.items_per_rater < 2:
+    elif study.same_text == "apart" and n > 1 and study.items_per_rater < 2:
         raise Breach(
             "one text per rater would be heard back to back under every system; "
-            "give two items or more per rater",
+            "give two items or more per rater, or `same_text: together`",
             "items" if per is None else "trials_per_rater",
         )
-    if study.repeats > study.items_per_rater * n // 2:
+    if study.repeats > study.trials // 2:
         raise Breach(
             f"repeats is {study.repeats}; at most half the trials can come again", "repeats"
+        )
+
+
+def _check_once(study: Study) -> None:
+    n, items = study.conditions, len(study.items)
+    lengths = session_lengths(items, n)
+    if study.trials_per_rater not in lengths:
+        many = len(lengths) > _LENGTHS
+        listed = ", ".join(map(str, lengths[-_LENGTHS:]))
+        raise Breach(
+            "with `same_text: once`, give `trials_per_rater:`, at most one for each of the "
+            f"{items} texts, and a multiple or a whole share of the {n} conditions: "
+            f"{'for example ' if many else ''}{listed}",
+            "same_text" if study.trials_per_rater is None else "trials_per_rater",
         )
 
 

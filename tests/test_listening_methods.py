@@ -22,13 +22,13 @@ from listening_test import analyse as command
 from listening_test.export import export, exported_frame
 from listening_test.hosting import Studies
 from listening_test.levelling import StimulusError
-from listening_test.methods import LAYOUTS, questions
-from listening_test.prepared import Check, PreparedStudy, Stimulus, load_prepared
+from listening_test.methods import LAYOUTS
+from listening_test.prepared import Check, load_prepared
 from listening_test.server import attach
 from listening_test.session_plan import session_trials
 from listening_test.stimuli import prepare
 from listening_test.study import StudyError, load_study
-from tests.listening import RATE, SYSTEMS, Rater, prepared_study, tone_bursts, write_study
+from tests.listening import RATE, SYSTEMS, Rater, made, prepared_study, tone_bursts, write_study
 
 BOTH = "{id: text-p}"
 # Enough of each method's study file to be a study of three systems.
@@ -156,28 +156,6 @@ def test_nothing_of_a_method_tells_the_system(
         for token in state["clips"]:
             seen += repr(client.get(f"/listen/small/clip/{token}").headers)
     assert [secret for secret in secrets if secret.lower() in seen.lower()] == []
-
-
-def made(
-    method: str, items: int, arms: int, per_rater: int, seed: int, **more: Any
-) -> PreparedStudy:
-    """A study without sound, every clip of its own sound."""
-    stimuli = [
-        Stimulus(f"s{i}-{a}", f"i{i}", a, 1.0, "rating", a)
-        for i in range(items)
-        for a in range(arms)
-    ]
-    stimuli += [Stimulus(f"c{n}", f"check{n}", 0, 1.0, "check", 0) for n in range(2)]
-    values: dict[str, Any] = {
-        "reference_arm": 0 if method in ("dcr", "mushra") else None,
-        "repeats": 0, "null_pairs": 0, "checks": (), **more,
-    }  # fmt: skip
-    return PreparedStudy(
-        study_id="x", config_sha256="0", title="", method=method,
-        questions=questions(method, "quality"), consent="", instructions="", language="en",
-        seed=seed, arms=arms, items_per_rater=per_rater, planned_sessions=1,
-        stimuli=tuple(stimuli), **values,
-    )  # fmt: skip
 
 
 @settings(deadline=None, max_examples=60)
