@@ -48,7 +48,6 @@ from listening_test.gate import SECRET_VARIABLE, WINDOW_S, Gate
 from listening_test.hosting import Hosted
 from listening_test.limit import VARIABLE as LIMIT_VARIABLE
 from listening_test.limit import Limiter
-from listening_test.methods import anchor_name
 from listening_test.prepared import NotPrepared, load_prepared
 from listening_test.store import NotSaved, Store, StoreMismatch
 from listening_test.study import Study
@@ -195,13 +194,12 @@ def _drop_out(sessions: pd.DataFrame, states: pd.Series) -> str:
 
 def _columns(study: Study) -> list[str]:
     """The conditions of a text as the table names them."""
-    names = [system.name for system in study.systems]
     kind = study.layout.conditions
     if kind == "pair":
-        return [" – ".join(pair) for pair in combinations(names, 2)]
+        return [" – ".join(pair) for pair in combinations(study.names, 2)]
     if kind == "reference":
-        return [name for name in names if name != study.reference]
-    return names + [anchor_name(cutoff) for cutoff in study.anchors]
+        return [name for name in study.names if name != study.reference]
+    return study.names
 
 
 def _cells(ratings: pd.DataFrame, study: Study) -> list[Row]:

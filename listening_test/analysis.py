@@ -48,18 +48,21 @@ class Plan:
         order: systems, the reference first; a pair's `b` is the earlier one. Alphabetical, with
             the pair (a, b) in that order, where it is not known.
         exclusion, reference: rules for raters, and a MUSHRA test's hidden reference.
+        anchors: conditions that span the scale; they have a mean and take part in no comparison.
     """
 
     margin: float | None = None
     order: tuple[str, ...] = ()
     exclusion: Exclusion = field(default_factory=Exclusion)
     reference: str | None = None
+    anchors: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, study: Study) -> Plan:
         """What a study file fixed."""
         order = tuple(system.name for system in study.systems)
-        return cls(study.non_inferiority_margin, order, study.exclusion, study.reference)
+        anchors = tuple(anchor.label for anchor in study.anchors)
+        return cls(study.non_inferiority_margin, order, study.exclusion, study.reference, anchors)
 
     def names(self, frame: pd.DataFrame) -> list[str]:
         """The systems of `frame`, those of `order` first and in its order."""
@@ -86,6 +89,7 @@ def analyse(
     method = scored["method"] if "method" in scored else pd.Series("acr", index=scored.index)
     result: dict[str, Any] = {
         "systems": {},
+        "anchors": {},
         "pairs": [],
         "excluded": excluded,
         "margin": plan.margin,
@@ -150,14 +154,18 @@ def _absolute(scored: pd.DataFrame, plan: Plan) -> dict[str, Any]:
 
 
 def _one_dimension(scored: pd.DataFrame, plan: Plan) -> dict[str, Any]:
-    names = plan.names(scored[["system"]])  # the other clip of a DCR trial is not rated
+    anchors = scored["system"].isin(plan.anchors)
+    tested = scored[~anchors]
+    names = plan.names(tested[["system"]])  # the other clip of a DCR trial is not rated
+    spanned = [name for name in plan.anchors if (scored["system"] == name).any()]
     scale = set(scored["method"].dropna()) if "method" in scored else set()
     return {
         "systems": {name: _system(scored[scored["system"] == name]) for name in names},
-        "pairs": _pairs(scored, names, plan),
+        "anchors": {name: _system(scored[scored["system"] == name]) for name in spanned},
+        "pairs": _pairs(tested, names, plan),
         "null_pair_gap": _null_pair_gap(scored),
-        "agreement": agreement(scored, "interval" if scale == {"mushra"} else "ordinal"),
-        "mixed_model": mixed_model(scored, names),
+        "agreement": agreement(tested, "interval" if scale == {"mushra"} else "ordinal"),
+        "mixed_model": mixed_model(tested, names),
     }
 
 

@@ -23,14 +23,15 @@ from listening_test import resend
 from listening_test.columns import clean_text
 from listening_test.enrolment import Refused
 from listening_test.rows import Answer, Heard
+from listening_test.study_parts import MOST_ANCHORS, MOST_SYSTEMS
 
 # A rating is below 2 kB; four times the longest comment leaves room for escapes.
 MAX_BODY = 16_384
 MAX_COMMENT = 1000
 # Of a refusal: so much of a field's name, of so many fields.
 MAX_NAME, MAX_PROBLEMS = 60, 3
-# As many systems as a study can have, the open reference and two anchors.
-MAX_CLIPS = 29
+# As many systems and anchors as a study can have, and the open reference.
+MAX_CLIPS = MOST_SYSTEMS + MOST_ANCHORS + 1
 
 Count = Annotated[StrictInt, Field(ge=0, le=10**6)]
 ChosenValue = StrictInt | Annotated[StrictStr, Field(max_length=8)]

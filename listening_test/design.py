@@ -4,9 +4,10 @@ A session is one row of the design. The rater hears `items_per_rater` texts, eac
 every system, in blocks of one trial a system. The order of systems in a block is a row of a
 Williams Latin square (E. J. Williams, 1949), so that over the rows each system stands equally
 often at each place and follows each other system equally often. The same text never comes twice
-in a row. Texts are taken in turn. After any number of rows, full cycles or not, the counts of the
-ratings of a stimulus differ by at most one, and so do those of the systems at a place of the
-session. Nothing here knows of files, raters or system names: items and systems are integers.
+in a row, unless it is wanted so. Texts are taken in turn. After any number of rows, full cycles or
+not, the counts of the ratings of a stimulus differ by at most one, and so do those of the systems
+at a place of the session. Nothing here knows of files, raters or system names: items and systems
+are integers.
 """
 
 from __future__ import annotations
@@ -45,26 +46,37 @@ def williams(n: int) -> list[list[int]]:
 
 
 def session_order(
-    n_items: int, n_systems: int, items_per_rater: int, seed: int, row: int
+    n_items: int,
+    n_systems: int,
+    items_per_rater: int,
+    seed: int,
+    row: int,
+    together: bool = False,
 ) -> list[tuple[int, int]]:
     """Trials of design row `row` (from 0) as (item, system), in the order heard.
+
+    `together`: one text under all systems, then the next text.
 
     Raises:
         ValueError: more texts for a rater than there are, or one text under several systems.
     """
     if not 1 <= items_per_rater <= n_items:
         raise ValueError(f"items_per_rater must be 1 to {n_items}, not {items_per_rater}")
-    if items_per_rater == 1 and n_systems > 1:
+    if items_per_rater == 1 and n_systems > 1 and not together:
         raise ValueError(
             f"one text under {n_systems} systems comes {n_systems} times in a row; give each "
             "rater more texts"
         )
     items = items_of_row(n_items, items_per_rater, seed, row)
-    shifts, known = _blocks(n_systems, items_per_rater, seed)
-    systems = _systems(n_systems, shifts, row)
     rng = random.Random(f"{seed}/{row}")
-    tries = (_place(systems, items_per_rater, rng) for _ in range(_TRIES))
-    places = next(filter(None, tries), known[row // n_systems % len(known)])
+    if together:
+        systems = systems_of_row(n_systems, block_shifts(n_systems, items_per_rater, seed), row)
+        places = [block for block in range(items_per_rater) for _ in range(n_systems)]
+    else:
+        shifts, known = _blocks(n_systems, items_per_rater, seed)
+        systems = systems_of_row(n_systems, shifts, row)
+        tries = (_place(systems, items_per_rater, rng) for _ in range(_TRIES))
+        places = next(filter(None, tries), known[row // n_systems % len(known)])
     items = rng.sample(items, len(items))
     names = random.Random(f"{seed}/systems").sample(range(n_systems), n_systems)
     return [(items[place], names[system]) for place, system in zip(places, systems, strict=True)]
@@ -116,7 +128,7 @@ def balanced_rows(
     return period * -(-least // period)
 
 
-def _systems(n: int, shifts: Sequence[int], row: int) -> list[int]:
+def systems_of_row(n: int, shifts: Sequence[int], row: int) -> list[int]:
     """The systems of a session's trials, block by block.
 
     Block `b` takes row `row + shifts[b]` of the square that all rows of this cycle share, so at
@@ -126,6 +138,11 @@ def _systems(n: int, shifts: Sequence[int], row: int) -> list[int]:
     first = row // n * n % len(squares)
     square = squares[first : first + n]
     return [system for shift in shifts for system in square[(row + shift) % n]]
+
+
+def block_shifts(n: int, blocks: int, seed: int) -> tuple[int, ...]:
+    """For each block of a session its row of the square; all different as far as they go."""
+    return next(_shifts(n, blocks, seed))
 
 
 @lru_cache(maxsize=64)
@@ -140,7 +157,7 @@ def _blocks(n: int, per_rater: int, seed: int) -> tuple[tuple[int, ...], list[li
         rng = random.Random(f"{seed}/texts")
         known = []
         for cycle in range(cycles):
-            systems = _systems(n, shifts, cycle * n)
+            systems = systems_of_row(n, shifts, cycle * n)
             tries = (_place(systems, per_rater, rng) for _ in range(_TRIES))
             known.append(next(filter(None, tries), []))
         if all(known):

@@ -120,15 +120,25 @@ def close_study(db: sqlite3.Connection, now: float) -> str:
 
 
 def stop_if_due(db: sqlite3.Connection, study: PreparedStudy, now: float) -> None:
-    """Close the study if its stop rule says so: by the day, or with the last planned session."""
-    due = study.stops_at is not None and now >= study.stops_at
-    if study.stops_when_planned and not due:
-        (complete,) = db.execute(
-            f"SELECT count(*) FROM sessions WHERE state = 'complete' AND {_COUNTS}"
-        ).fetchone()
-        due = complete >= study.planned_sessions
-    if due:
+    """Close the study if its stop rule says so."""
+    if is_due(db, study, now):
         close_study(db, now)
+
+
+def is_due(db: sqlite3.Connection, study: PreparedStudy, now: float) -> bool:
+    """Whether the stop rule ends the study: by the day, or with the last planned session.
+
+    Where several servers serve it, sessions count that are complete at any of them, as far as this
+    one has taken them in (`offsite.py`).
+    """
+    if study.stops_at is not None and now >= study.stops_at:
+        return True
+    if not study.stops_when_planned:
+        return False
+    (complete,) = db.execute(
+        f"SELECT count(*) FROM sessions WHERE state = 'complete' AND {_COUNTS}"
+    ).fetchone()
+    return bool(complete >= study.planned_sessions)
 
 
 def closed_utc(db: sqlite3.Connection) -> str | None:

@@ -12,6 +12,8 @@ Public to `app.py`:
 from __future__ import annotations
 
 import threading
+import time
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -21,7 +23,7 @@ from listening_test.limit import Limiter
 from listening_test.offsite import Copy, begin_patiently, place_of
 from listening_test.prepared import PreparedStudy, load_prepared
 from listening_test.session_plan import block_rows
-from listening_test.store import Store
+from listening_test.store import NotSaved, Store
 from listening_test.targets import Target
 
 
@@ -141,14 +143,23 @@ class Studies:
         return state.status if state else None
 
     def state(self, study_id: str) -> StudyState | None:
-        """One study's state, counted now beside the store's writer."""
+        """One study's state, counted now beside the store's writer.
+
+        Closes a study whose stop rule is due though nobody came since: on its day, or by what
+        another server copied.
+        """
         state, hosted = self._states.get(study_id), self._hosted.get(study_id)
         if state is None or hosted is None:
             return state
-        counts, closed = hosted.store.read(
-            lambda db: (trials.progress(db), enrolment.closed_utc(db))
-        )
-        study = hosted.study
+        study, now = hosted.study, time.time()
+        counts, closed, due = hosted.store.read(
+            lambda db: (
+                trials.progress(db), enrolment.closed_utc(db), enrolment.is_due(db, study, now)
+            )
+        )  # fmt: skip
+        if due and closed is None:
+            with suppress(NotSaved):  # then it is tried again at the next look
+                closed = hosted.store.run(lambda db: enrolment.close_study(db, now)).result()
         return replace(
             state,
             trials_per_rater=study.trials_per_session,

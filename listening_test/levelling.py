@@ -1,4 +1,4 @@
-"""One clip's way to the common form: rate, edges, loudness, 16-bit PCM, and the low-pass anchors.
+"""One clip's way to the common form: rate, edges, loudness, 16-bit PCM.
 
 What cannot be measured or would clip is an error, never passed through: a louder clip is
 preferred, and that would be mistaken for the system.
@@ -14,7 +14,6 @@ import numpy.typing as npt
 import pyloudnorm
 import soundfile
 import soxr
-from scipy import signal
 
 Samples = npt.NDArray[np.float64]
 
@@ -23,9 +22,6 @@ EDGE_S = 0.2
 _SILENCE_DB = -60.0
 # BS.1770 measures blocks of 400 ms.
 _SHORTEST_S = 0.4
-# BS.1534's low-pass anchor of 3.5 kHz is 50 dB down at 4.5 kHz; here at the same ratio, 60 dB.
-_ANCHOR_STOP = 4.0 / 3.5
-_ANCHOR_STOP_DB = 60.0
 
 
 class StimulusError(ValueError):
@@ -65,23 +61,23 @@ def level(samples: Samples, rate: int, target_rate: int, lufs: float, name: str)
     Raises:
         StimulusError: not measurable (too short, silent, not finite) or would clip.
     """
-    mono = samples.mean(axis=1) if samples.ndim == 2 else samples
-    if not np.isfinite(mono).all():
+    sound = mono(samples)
+    if not np.isfinite(sound).all():
         raise StimulusError(f"{name}: holds samples that are not numbers; make the file again.")
     if rate != target_rate:
-        mono = soxr.resample(mono, rate, target_rate, quality="VHQ")
-    mono, leading, trailing = _trim(mono, target_rate, name)
-    if len(mono) < _SHORTEST_S * target_rate:
+        sound = soxr.resample(sound, rate, target_rate, quality="VHQ")
+    sound, leading, trailing = _trim(sound, target_rate, name)
+    if len(sound) < _SHORTEST_S * target_rate:
         raise StimulusError(
-            f"{name}: {len(mono) / target_rate:.2f} s of sound is too short to measure its "
+            f"{name}: {len(sound) / target_rate:.2f} s of sound is too short to measure its "
             f"loudness ({_SHORTEST_S} s at least). Take a longer clip, or leave the item out."
         )
     meter = pyloudnorm.Meter(target_rate)
-    before = float(meter.integrated_loudness(mono))
+    before = float(meter.integrated_loudness(sound))
     if not np.isfinite(before):
         raise StimulusError(f"{name}: is silent, its loudness cannot be measured. Replace it.")
     gain = lufs - before
-    scaled = mono * 10 ** (gain / 20)
+    scaled = sound * 10 ** (gain / 20)
     peak = _true_peak_db(scaled)
     if peak > 0:
         raise StimulusError(
@@ -93,40 +89,25 @@ def level(samples: Samples, rate: int, target_rate: int, lufs: float, name: str)
     return Levelled(pcm, target_rate, before, after, peak, gain, leading, trailing)
 
 
-def _trim(mono: Samples, rate: int, name: str) -> tuple[Samples, float, float]:
+def mono(samples: Samples) -> Samples:
+    """The mean of the channels: (n,) of (n,) or (n, channels)."""
+    return samples.mean(axis=1) if samples.ndim == 2 else samples
+
+
+def _trim(sound: Samples, rate: int, name: str) -> tuple[Samples, float, float]:
     """Cut silence beyond EDGE_S at either end; also the silence found there, in ms."""
     step = max(1, rate // 200)
-    peak = float(np.abs(mono).max(initial=0.0))
+    peak = float(np.abs(sound).max(initial=0.0))
     if peak == 0:
         raise StimulusError(f"{name}: is silent or empty. Replace it.")
-    loud = np.flatnonzero(np.abs(mono) > peak * 10 ** (_SILENCE_DB / 20))
-    first, last = loud[0] // step * step, min(-(-(loud[-1] + 1) // step) * step, len(mono))
+    loud = np.flatnonzero(np.abs(sound) > peak * 10 ** (_SILENCE_DB / 20))
+    first, last = loud[0] // step * step, min(-(-(loud[-1] + 1) // step) * step, len(sound))
     edge = round(EDGE_S * rate)
-    kept = mono[max(first - edge, 0) : last + edge]
-    return kept, 1000 * first / rate, 1000 * (len(mono) - last) / rate
+    kept = sound[max(first - edge, 0) : last + edge]
+    return kept, 1000 * first / rate, 1000 * (len(sound) - last) / rate
 
 
 def _true_peak_db(samples: Samples) -> float:
     """True peak in dBTP, by four-fold oversampling (BS.1770-4 Annex 2)."""
     peak = max(np.abs(samples).max(), np.abs(soxr.resample(samples, 1, 4)).max())
     return float(20 * np.log10(peak))
-
-
-def low_passed(samples: Samples, rate: int, cutoff: int, name: str) -> Samples:
-    """An anchor: the clip without what lies above `cutoff` Hz, in time with the clip.
-
-    Raises:
-        StimulusError: the clip holds nothing above `cutoff`, so that the anchor would be the clip.
-    """
-    stop = cutoff * _ANCHOR_STOP
-    if stop >= rate / 2:
-        raise StimulusError(
-            f"{name}: at {rate} Hz there is no low-pass anchor of {cutoff} Hz. Take reference "
-            f"clips of more than {2 * stop:.0f} Hz, or another anchor."
-        )
-    taps, beta = signal.kaiserord(_ANCHOR_STOP_DB, (stop - cutoff) / (rate / 2))
-    taps |= 1  # odd: a whole number of samples of delay
-    kernel = signal.firwin(taps, (cutoff + stop) / 2, window=("kaiser", beta), fs=rate)
-    mono = samples.mean(axis=1) if samples.ndim == 2 else samples
-    filtered: Samples = signal.fftconvolve(mono, kernel, mode="same")
-    return filtered

@@ -169,11 +169,6 @@ LAYOUTS: dict[str, Layout] = {
 NEEDS_REFERENCE = ("dcr", "mushra")
 
 
-def anchor_name(cutoff: int) -> str:
-    """The system name of a low-pass anchor of so many hertz."""
-    return f"anchor-{cutoff}"
-
-
 def conditions(layout: Layout, systems: int) -> int:
     """Trials of one text: one a system, one a pair of systems, or one in all."""
     n = systems

@@ -9,7 +9,7 @@ up. Knows ratings; reads no files.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -18,13 +18,11 @@ import pandas as pd
 from scipy import stats
 
 from listening_test.analysis import CHOICE_METHODS, FIRST_DIMENSIONS
-from listening_test.methods import anchor_name
 from listening_test.simulation import Spreads
 from listening_test.statistics import variance_components
 
 # With fewer the spread of raters, or of texts, is a guess.
 _FEWEST = 3
-_ANCHORS = tuple(anchor_name(cutoff) for cutoff in (3500, 7000))
 
 
 class NoPilot(ValueError):
@@ -52,17 +50,20 @@ class Pilot:
     text_factor: float
 
 
-def pilot_spreads(scored: pd.DataFrame, reference: str | None = None) -> Pilot:
+def pilot_spreads(
+    scored: pd.DataFrame, reference: str | None = None, anchors: Sequence[str] = ()
+) -> Pilot:
     """Estimate the spreads from ratings that count.
 
     Args:
         scored: rater_id, item_id, system, score, as `analysis.counted` gives them.
-        reference: left out together with the anchors; a MUSHRA test's are at the scale's ends.
+        reference: left out of a MUSHRA test, where it is at the scale's end.
+        anchors: left out of all.
 
     Raises:
         NoPilot: no two systems were scored by the same raters on the same texts, or by too few.
     """
-    table = _table(scored, reference)
+    table = _table(scored[~scored["system"].isin(anchors)], reference)
     gaps = [(table[a] - table[b]).dropna() for a, b in combinations(table.columns, 2)]
     own = _mean_components(gaps) / 2
     single = _mean_components([table[name].dropna() for name in table.columns])
@@ -89,7 +90,7 @@ def _table(scored: pd.DataFrame, reference: str | None) -> pd.DataFrame:
     if "method" in scored:
         scored = scored[~scored["method"].isin(("ccr", *CHOICE_METHODS))]
         if (scored["method"] == "mushra").any():
-            scored = scored[~scored["system"].isin((reference, *_ANCHORS))]
+            scored = scored[scored["system"] != reference]
     if scored.empty:
         raise NoPilot(
             "The pilot has no scores of single systems: comparisons and choices do not tell how "

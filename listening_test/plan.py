@@ -93,7 +93,8 @@ def load_pilot(folder: Path) -> Pilot:
         RatingsError, NoPilot: they cannot be read, or tell too little.
     """
     frame, plan = load_ratings(folder / "ratings.csv"), load_plan(folder)
-    return pilot_spreads(counted(frame, plan, load_incomplete(folder))[0], plan.reference)
+    scored, _ = counted(frame, plan, load_incomplete(folder))
+    return pilot_spreads(scored, plan.reference, plan.anchors)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -6,12 +6,14 @@ carries nothing alone. Knows an analysis and Plotly; knows no page and no files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
+
+from listening_test.tables import means
 
 Figure: TypeAlias = go.Figure
 # Told apart from a light and a dark ground alike, at 3:1 or more.
@@ -22,13 +24,13 @@ _ROW_PX, _HEAD_PX = 46, 110
 
 
 def systems_figure(result: Mapping[str, Any]) -> Figure:
-    """MOS of each system with its clustered interval; the naive one beside it, thin."""
-    systems = result["systems"].values()
+    """MOS of each system and anchor with its clustered interval; the naive one beside it, thin."""
+    shown = means(result)
     figure = _whiskers(
-        "mean opinion score, 95 % interval", list(result["systems"]), [v["mos"] for v in systems],
+        "mean opinion score, 95 % interval", list(shown), [v["mos"] for v in shown.values()],
         {
-            "naive, for comparison": [v["ci95_naive"] for v in systems],
-            "two-way clustered": [v["ci95"] for v in systems],
+            "naive, for comparison": [v["ci95_naive"] for v in shown.values()],
+            "two-way clustered": [v["ci95"] for v in shown.values()],
         },
     )  # fmt: skip
     thin = {"color": _QUIET, "symbol": "line-ns-open"}
@@ -63,19 +65,18 @@ def preferences_figure(result: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def raters_figure(frame: pd.DataFrame, order: Sequence[str]) -> Figure:
+def raters_figure(frame: pd.DataFrame, result: Mapping[str, Any]) -> Figure:
     """Each rater's mean of each system: one small dot a rater, systems one below the other.
 
     Args:
         frame: rows that count: rater_id, system, score.
-        order: of the systems.
+        result: their analysis, which has the systems and anchors in order.
     """
-    means = frame.groupby(["system", "rater_id"])["score"].mean()
+    by_rater = frame.groupby(["system", "rater_id"])["score"].mean()
     figure = go.Figure()
-    for name in order:
-        if name not in means.index.get_level_values(0):
-            continue
-        own = means[name]
+    shown = zip((*result["systems"], *result["anchors"]), means(result), strict=True)
+    for system, name in shown:
+        own = by_rater[system]
         figure.add_trace(
             go.Scatter(
                 x=own.to_numpy(), y=[name] * len(own), mode="markers", name=name,
@@ -83,7 +84,7 @@ def raters_figure(frame: pd.DataFrame, order: Sequence[str]) -> Figure:
                 hovertemplate="one rater: %{x:.2f}<extra></extra>", showlegend=False,
             )
         )  # fmt: skip
-    return _dressed(figure, "each rater's mean", len(order))
+    return _dressed(figure, "each rater's mean", len(means(result)))
 
 
 def script() -> str:

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from listening_test.key import KeyMismatch
-from listening_test.stimuli import StimulusError, prepare
+from listening_test.levelling import StimulusError
+from listening_test.stimuli import prepare
 from listening_test.study import StudyError, load_study
 
 

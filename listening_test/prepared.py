@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from listening_test.methods import LAYOUTS, Layout, Question, Value, conditions
 from listening_test.screening import Kind as ScreenKind
-from listening_test.study_parts import PersonalQuestion, Platform
+from listening_test.study_parts import PersonalQuestion, Platform, SameText
 
 # In STUDY_DIR/serve: the same for every rater and of no system.
 VOLUME_FILE = "volume.wav"
@@ -105,6 +105,7 @@ class PreparedStudy:
     stops_when_planned: bool = False
     stops_at: float | None = None  # seconds since 1970
     traps_forgiven: int = 0  # so many may be answered wrong
+    same_text: SameText = "apart"
 
     @cached_property
     def texts(self) -> dict[str, Texts]:
@@ -128,7 +129,8 @@ class PreparedStudy:
     def trials_per_session(self) -> int:
         """Trials of one session, practice left out."""
         extras = len(self.checks) + self.repeats + min(self.null_pairs, self.items_per_rater)
-        return self.conditions * self.items_per_rater + extras
+        each = 1 if self.same_text == "once" else self.conditions
+        return each * self.items_per_rater + extras
 
     @property
     def conditions(self) -> int:

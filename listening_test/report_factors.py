@@ -18,7 +18,7 @@ from listening_test.analysis import CHOICE_METHODS
 from listening_test.columns import SCORED_TRIALS
 from listening_test.decisions import BY_HAND, INTERNAL, STATUS
 from listening_test.study import Study
-from listening_test.study_parts import Reporting
+from listening_test.study_parts import Anchor, Reporting
 
 _PLATFORMS = {
     "prolific": "Raters were recruited through Prolific.",
@@ -302,13 +302,23 @@ def _systems(evidence: Evidence) -> str | None:
         return None
     study = evidence.study
     reference = study.reference if study else None
-    anchors = study.anchors if study else ()
     names = [s.name for s in study.systems] if study else list(evidence.result["systems"])
     text = f"Systems: {', '.join(names)}."
     if reference:
         text += f" Reference: {reference}."
-    text += f" Low-pass anchors: {', '.join(f'{a} Hz' for a in anchors)}." if anchors else ""
+    if study and study.anchors:
+        told = "; ".join(_anchor(study, anchor) for anchor in study.anchors)
+        text += f" Anchors, which span the scale and are not under test: {told}."
     return f"{text} {evidence.details.systems}"
+
+
+def _anchor(study: Study, anchor: Anchor) -> str:
+    if anchor.folder is not None:
+        return f"{anchor.label} (clips of its own)"
+    made = f"low-pass at {anchor.low_pass} Hz"
+    if anchor.mnru is not None:
+        made = f"modulated noise of ITU-T P.810, Q = {anchor.mnru:g} dB"
+    return f"{anchor.label} ({made}, made from {study.origin(anchor)})"
 
 
 def _playback(evidence: Evidence) -> str | None:
@@ -328,10 +338,22 @@ def _design(evidence: Evidence) -> str | None:
     if study is None:
         return None
     checks = len(study.traps) + len(study.gold)
+    texts = f"{study.items_per_rater} of {number(len(study.items), 'text')}"
+    if study.same_text == "once":
+        order = (
+            f"Each rater heard {texts} once, each under one of {study.conditions} conditions, in "
+            "balanced incomplete blocks"
+        )
+    else:
+        apart = "one text after the other" if study.same_text == "together" else (
+            "never the same text twice in a row"
+        )  # fmt: skip
+        order = (
+            f"Within raters: each heard {texts} under all {study.conditions} conditions, in an "
+            f"order from a Williams Latin square, {apart}"
+        )
     return (
-        f"Within raters: each heard {study.items_per_rater} of {number(len(study.items), 'text')} "
-        f"under all {study.conditions} conditions, in an order from a Williams Latin square, "
-        f"never the same text twice in a row (seed {study.seed}). Between the trials lay "
+        f"{order} (seed {study.seed}). Between the trials lay "
         f"{number(study.repeats, 'repeat')}, {number(study.null_pairs, 'null pair')} and "
         f"{number(checks, 'check')} with a known answer."
     )
@@ -380,6 +402,8 @@ def _statistics(evidence: Evidence) -> str:
             f"over the raters' mean differences, Holm's correction over {number(pairs, 'pair')}; "
             "effect size: Cohen's dz."
         )
+    if evidence.result["anchors"]:
+        text += " Anchors have a mean, and take part in no comparison and no correction."
     if choice:
         text += " Shares are of the untied votes; exact binomial tests, Holm's correction."
     if (margin := evidence.result["margin"]) is not None and pairs:

@@ -14,6 +14,7 @@ from listening_test.bundle import versions
 from listening_test.document import Block, Figure, Heading, Listing, Missing, Paragraph, Table
 from listening_test.report_factors import Evidence, Factor
 from listening_test.tables import (
+    means,
     notes,
     pair_rows,
     preference_rows,
@@ -107,7 +108,7 @@ def _results(evidence: Evidence) -> list[Block]:
 def _scores(result: Mapping[str, Any], name: str) -> list[Block]:
     blocks: list[Block] = []
     if rows := system_rows(result):
-        for row, values in zip(rows, result["systems"].values(), strict=True):
+        for row, values in zip(rows, means(result).values(), strict=True):
             row["SD"] = None if values["sd"] is None else round(values["sd"], 2)
         blocks.append(Table(rows))
         figure = plots.systems_figure(result)
@@ -175,10 +176,9 @@ def _small(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rater_figure(evidence: Evidence) -> list[Block]:
-    systems = list(evidence.result["systems"])
-    if not systems:
+    if not evidence.result["systems"]:
         return [Paragraph("There are no scores of single systems to show by rater.")]
-    figure = plots.raters_figure(evidence.used, systems)
+    figure = plots.raters_figure(evidence.used, evidence.result)
     caption = "Each rater's own mean of each system: who uses the scale differently stands apart."
     return [Figure(plots.markup(figure, "figure-raters"), caption)]
 

@@ -14,6 +14,7 @@ from itertools import combinations
 from typing import Literal
 
 from listening_test.design import balanced_rows, clip_order, session_order, turns_of_row
+from listening_test.incomplete import incomplete_order, incomplete_rows
 from listening_test.methods import Value
 from listening_test.prepared import PreparedStudy
 
@@ -41,19 +42,12 @@ class Trial:
 
 def session_trials(study: PreparedStudy, row: int) -> list[Trial]:
     """Trials of design row `row` (from 0), screen and practice first, in the order heard."""
-    items = study.items("rating")
     conditions = _conditions(study)
-    order = session_order(len(items), len(conditions), study.items_per_rater, study.seed, row)
-    turns = turns_of_row(
-        len(items), study.items_per_rater, study.seed, row, _orders(study, conditions)
-    )
-    trials = [
-        _trial(study, items[item], conditions[number], turns[item] + number)
-        for item, number in order
-    ]
+    order = _cells(study, conditions, row)
+    trials = [_trial(study, item, conditions[number], turn) for item, number, turn in order]
     rng = random.Random(f"{study.seed}/{row}/extras")
     extras = [_checked(study, number) for number in range(len(study.checks))]
-    extras += _null_pairs(study, [items[item] for item, _ in order], rng)
+    extras += _null_pairs(study, [item for item, _, _ in order], rng)
     repeated = rng.sample(trials[: len(trials) // 2], study.repeats)
     for extra in rng.sample(extras, len(extras)):
         trials = _put(trials, extra, 1, rng)
@@ -66,8 +60,24 @@ def session_trials(study: PreparedStudy, row: int) -> list[Trial]:
 def block_rows(study: PreparedStudy) -> int:
     """Rows of a block that one server may hold: enough for a crowd that comes at once."""
     items, conditions = study.items("rating"), _conditions(study)
+    rows = incomplete_rows if study.same_text == "once" else balanced_rows
     orders = _orders(study, conditions)
-    return balanced_rows(len(items), len(conditions), study.items_per_rater, orders, _BLOCK_ROWS)
+    return rows(len(items), len(conditions), study.items_per_rater, orders, _BLOCK_ROWS)
+
+
+def _cells(
+    study: PreparedStudy, conditions: list[tuple[int, ...]], row: int
+) -> list[tuple[str, int, int]]:
+    """The row's trials as (text, condition, order of its clips), in the order heard."""
+    items, per_rater = study.items("rating"), study.items_per_rater
+    n, orders = len(conditions), _orders(study, conditions)
+    if study.same_text == "once":
+        cells = incomplete_order(len(items), n, per_rater, orders, study.seed, row)
+        return [(items[item], number, turn) for item, number, turn in cells]
+    turns = turns_of_row(len(items), per_rater, study.seed, row, orders)
+    together = study.same_text == "together"
+    order = session_order(len(items), n, per_rater, study.seed, row, together)
+    return [(items[item], number, turns[item] + number) for item, number in order]
 
 
 def _conditions(study: PreparedStudy) -> list[tuple[int, ...]]:

@@ -1,6 +1,6 @@
 """Stimuli: the same PCM format, loudness and edges for all, under ids that tell nothing.
 
-Takes each system's sound (a folder of WAVs, or spark through `decode.py`), brings every clip to
+Takes each system's sound (`sources.py`), brings every clip to
 one sample rate, mono 16-bit PCM, at most `EDGE_S` of silence at either end and one BS.1770
 loudness (`levelling.py`), and writes it under an opaque id. Identical audio of two systems is
 found by hash, so that it can become a null pair.
@@ -14,8 +14,8 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
@@ -25,30 +25,16 @@ import numpy.typing as npt
 import soundfile
 
 from listening_test import key, study_parts
-from listening_test.decode import decode_policies
-from listening_test.levelling import Levelled, Samples, StimulusError, level, low_passed
-from listening_test.methods import anchor_name
+from listening_test.levelling import Levelled, level
 from listening_test.prepared import VOLUME_FILE, Check, PreparedStudy, Screen, Stimulus
 from listening_test.screening import RATE as SCREEN_RATE
 from listening_test.screening import ScreenClip, room_clips, screen_clips
+from listening_test.sources import Source, sources
 from listening_test.study import Study
-from listening_test.study_parts import Item, Practice
 from listening_test.texts import end_of_day, texts
 from listening_test.voice import voice
 
-Kind = Literal["practice", "rating", "check"]
 _VOLUME_S = 6.0
-
-
-@dataclass(frozen=True)
-class Source:
-    """One clip before levelling; `system` is empty for a check's, `samples` have full scale 1."""
-
-    system: str
-    item: str
-    kind: Kind
-    samples: Samples
-    rate: int
 
 
 def stimulus_id(secret: bytes, study_id: str, system: str, item_id: str) -> str:
@@ -75,11 +61,11 @@ def prepare(study: Study, out: Path, progress: Callable[[str], None] | None = No
     shutil.rmtree(part, ignore_errors=True)
     (part / "serve" / "audio").mkdir(parents=True)
     (part / "key").mkdir()
-    sources = list(_sources(study, progress))
-    rate = study.sample_rate or max(source.rate for source in sources)
+    found = list(sources(study, progress))
+    rate = study.sample_rate or max(source.rate for source in found)
     clips = [
         (s, level(s.samples, s.rate, rate, study.loudness_lufs, f"{s.system or 'check'}/{s.item}"))
-        for s in sources
+        for s in found
     ]
     secret = key.secret(out)
     rows, prepared = _describe(study, clips, secret)
@@ -103,60 +89,6 @@ def prepare(study: Study, out: Path, progress: Callable[[str], None] | None = No
     return _report(study, rows, rate)
 
 
-def _sources(study: Study, progress: Callable[[str], None] | None) -> Iterator[Source]:
-    """Every clip of the study, practice first, checks last."""
-    parts: list[tuple[Item | Practice, Kind]] = [(clip, "practice") for clip in study.practice]
-    parts += [(item, "rating") for item in study.items]
-    for number, (item, kind) in enumerate(parts, 1):
-        if progress:
-            progress(f"text {number} of {len(parts)}")
-        yield from _of_text(study, item, kind)
-    for check in (*study.traps, *study.gold):
-        for number, path in enumerate(check.files):
-            samples, rate = _read(study.file(path), f"{check.id}: {{}}")
-            yield Source("", f"{check.id}/{number}", "check", samples, rate)
-
-
-def _of_text(study: Study, item: Item | Practice, kind: Kind) -> Iterator[Source]:
-    """One text under each of its systems, and its anchors."""
-    systems = list(study.systems)
-    if isinstance(item, Practice) and item.system is not None:
-        systems = [s for s in systems if s.name in (item.system, study.reference)]
-    decoded = [system.policy for system in systems if system.policy]
-    sounds = {}
-    if decoded:
-        assert item.prompt is not None
-        try:
-            sounds = decode_policies(study.model, item.prompt, decoded, study.seed)
-        except ValueError as error:
-            raise StimulusError(f"item {item.id}: {error}") from error
-    for system in systems:
-        if system.policy:
-            pcm, rate = sounds[system.policy]
-            samples = pcm / 32768
-        else:
-            samples, rate = _read(
-                study.folder(system) / f"{item.id}.wav",
-                f"system {system.name}, item {item.id}: {{}} "
-                "Every system needs <item id>.wav for every item.",
-            )
-        yield Source(system.name, item.id, kind, samples, rate)
-        if system.name == study.reference:
-            for cutoff in study.anchors:
-                name = anchor_name(cutoff)
-                low = low_passed(samples, rate, cutoff, f"{name}/{item.id}")
-                yield Source(name, item.id, kind, low, rate)
-
-
-def _read(path: Path, message: str) -> tuple[Samples, int]:
-    try:
-        samples, rate = soundfile.read(path, dtype="float64", always_2d=False)
-    except (OSError, soundfile.SoundFileError):
-        problem = f"{path} is missing or no WAV file."
-        raise StimulusError(message.format(problem)) from None
-    return samples, int(rate)
-
-
 def _describe(
     study: Study, clips: list[tuple[Source, Levelled]], secret: bytes
 ) -> tuple[list[dict[str, Any]], PreparedStudy]:
@@ -164,9 +96,8 @@ def _describe(
 
     Nothing of the design, not even its order, hangs on the order of systems in the study file.
     """
-    names = [*(system.name for system in study.systems), *map(anchor_name, study.anchors)]
     # The order of arms must not be the order of the study file.
-    arms = sorted(names, key=lambda name: stimulus_id(secret, study.id, name, "arm"))
+    arms = sorted(study.names, key=lambda name: stimulus_id(secret, study.id, name, "arm"))
     rows: list[dict[str, Any]] = []
     stimuli: list[Stimulus] = []
     sounds: dict[tuple[str, str], list[str]] = {}
@@ -239,6 +170,7 @@ def _prepared(
         further=tuple(further), stops_when_planned=bool(stop and stop.planned),
         stops_at=end_of_day(stop.until) if stop and stop.until else None,
         traps_forgiven=study.exclusion.trap_errors or 0,
+        same_text=study.same_text,
     )  # fmt: skip
 
 
@@ -299,15 +231,17 @@ def _report(study: Study, rows: list[dict[str, Any]], rate: int) -> str:
     rated = [row for row in rows if row["trial_type"] == "rating"]
     lines = [
         f"{study.id}: {len(rows)} clips, {rate} Hz mono 16-bit, {study.loudness_lufs:g} LUFS; "
-        f"{study.items_per_rater * study.conditions} trials a rater, "
+        f"{study.trials} trials a rater, "
         f"{study.planned_sessions} sessions planned"
     ]
-    for system in study.systems:
-        seconds = [row["duration_s"] for row in rated if row["system"] == system.name]
+    anchors = {anchor.label for anchor in study.anchors}
+    for name in study.names:
+        seconds = [row["duration_s"] for row in rated if row["system"] == name]
+        what = f"{name} (anchor)" if name in anchors else name
         # Length cannot be hidden from a rater, so it is reported.
-        lines.append(f"  {system.name}: mean length {np.mean(seconds):.2f} s")
+        lines.append(f"  {what}: mean length {np.mean(seconds):.2f} s")
     heard = {(row["system"], row["item_id"]): row["audio_sha256"] for row in rated}
-    for one, other in combinations((system.name for system in study.systems), 2):
+    for one, other in combinations(study.names, 2):
         same = sum(heard[one, item.id] == heard[other, item.id] for item in study.items)
         if same:
             lines.append(

@@ -11,20 +11,23 @@ import hashlib
 import json
 import re
 from dataclasses import replace
+from datetime import date
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, get_args
 
 from pydantic import (
     Field,
     PrivateAttr,
-    StringConstraints,
     ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent
 
 from listening_test.methods import (
     LAYOUTS,
@@ -36,9 +39,14 @@ from listening_test.methods import (
 )
 from listening_test.methods import questions as standard_questions
 from listening_test.study_parts import (
+    MOST_ANCHORS,
+    MOST_SYSTEMS,
+    PATTERNS,
+    Anchor,
     Check,
     Exclusion,
     Item,
+    Language,
     Line,
     Name,
     Part,
@@ -47,6 +55,7 @@ from listening_test.study_parts import (
     Platform,
     Practice,
     Reporting,
+    SameText,
     Screening,
     Slug,
     Stop,
@@ -58,10 +67,11 @@ from listening_test.wording import CONSENT, INSTRUCTIONS, in_language
 
 DEFAULT_CONSENT = CONSENT["en"]
 DEFAULT_INSTRUCTIONS = INSTRUCTIONS["en"]
-Language = Annotated[str, StringConstraints(pattern=r"^[A-Za-z]{2,3}(-[A-Za-z0-9]+)*$")]
+# The longest study (2,000 texts with prompts of 300 letters) has 0.7 MB.
+MOST_BYTES = 1_000_000
 # Keys that came later: left out of the hash where they say nothing, so that a study without them
 # keeps the hash that is on its ratings.
-_LATER = ("report", "languages", "raters", "stop_rule", "payment")
+_LATER = ("report", "languages", "raters", "stop_rule", "payment", "same_text")
 
 
 class StudyError(ValueError):
@@ -82,9 +92,9 @@ class Study(Part):
     language: Language = "en"
     languages: dict[Language, Words] = Field(default_factory=dict)
     payment: Line | None = None
-    systems: Annotated[tuple[System, ...], Field(min_length=1, max_length=26)]
+    systems: Annotated[tuple[System, ...], Field(min_length=1, max_length=MOST_SYSTEMS)]
     reference: Name | None = None
-    anchors: Annotated[tuple[Literal[3500, 7000], ...], Field(max_length=2)] = ()
+    anchors: Annotated[tuple[Anchor, ...], Field(max_length=MOST_ANCHORS)] = ()
     items: Annotated[tuple[Item, ...], Field(min_length=1, max_length=2000)]
     practice: Annotated[tuple[Practice, ...], Field(max_length=10)] = ()
     traps: Annotated[tuple[Check, ...], Field(max_length=10)] = ()
@@ -92,6 +102,7 @@ class Study(Part):
     repeats: Annotated[int, Field(ge=0, le=10)] = 0
     null_pairs: Annotated[int, Field(ge=0, le=10)] = 0
     trials_per_rater: Annotated[int, Field(ge=1, le=500)] | None = None
+    same_text: SameText = "apart"
     ratings_per_stimulus: Annotated[int, Field(ge=1, le=1000)] = 8
     raters: Annotated[int, Field(ge=1, le=100_000)] | None = None
     stop_rule: Stop | None = None
@@ -106,10 +117,10 @@ class Study(Part):
     non_inferiority_margin: Annotated[float, Field(gt=0, lt=4)] | None = 0.2
     report: Reporting = Reporting()
 
-    @field_validator("systems", "items", "practice", "traps", "gold", "questionnaire")
+    @field_validator("systems", "anchors", "items", "practice", "traps", "gold", "questionnaire")
     @classmethod
     def _unique(cls, parts: tuple[Any, ...]) -> tuple[Any, ...]:
-        names = [part.name if isinstance(part, System) else part.id for part in parts]
+        names = [part.label if isinstance(part, System | Anchor) else part.id for part in parts]
         if twice := twice_in(names):
             raise ValueError(f"{twice} is listed twice; give each its own name")
         return parts
@@ -129,11 +140,6 @@ class Study(Part):
     # Folder of the study file. Not a field: moving the study does not change its hash.
     _base: Path = PrivateAttr(default=Path("."))
 
-    def folder(self, system: System) -> Path:
-        """Where the WAVs of a folder system lie."""
-        assert system.folder is not None
-        return self._base / system.folder
-
     def file(self, path: Path) -> Path:
         """Where a file named in the study lies."""
         return self._base / path
@@ -144,16 +150,33 @@ class Study(Part):
         return LAYOUTS[self.method]
 
     @property
+    def heard(self) -> list[System | Anchor]:
+        """What each text is heard under: the systems, then the anchors."""
+        return [*self.systems, *self.anchors]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of `heard`."""
+        return [part.label for part in self.heard]
+
+    def origin(self, anchor: Anchor) -> str | None:
+        """Whose clips an anchor is made from; None if it has its own."""
+        return None if anchor.folder else anchor.of or self.reference
+
+    @property
     def conditions(self) -> int:
-        """Trials of one text: one a system, one a pair of systems, or one in all."""
-        return conditions(self.layout, len(self.systems))
+        """Trials of one text: one a system or anchor, one a pair of systems, or one in all."""
+        return conditions(self.layout, len(self.names))
+
+    @property
+    def trials(self) -> int:
+        """Trials of one rater, without practice, checks, repeats and null pairs."""
+        return self.trials_per_rater or len(self.items) * self.conditions
 
     @property
     def items_per_rater(self) -> int:
-        """Texts one rater hears, each under every condition."""
-        if self.trials_per_rater is None:
-            return len(self.items)
-        return self.trials_per_rater // self.conditions
+        """Texts one rater hears, each under every condition, or under one (`same_text: once`)."""
+        return self.trials // (1 if self.same_text == "once" else self.conditions)
 
     @property
     def planned_sessions(self) -> int:
@@ -161,8 +184,8 @@ class Study(Part):
 
         The larger of the two: both are wanted at least.
         """
-        needed = -(-self.ratings_per_stimulus * len(self.items) // self.items_per_rater)
-        return max(self.raters or 1, needed)
+        wanted = self.ratings_per_stimulus * len(self.items) * self.conditions
+        return max(self.raters or 1, -(-wanted // self.trials))
 
     @property
     def questions(self) -> tuple[Question, ...]:
@@ -209,18 +232,16 @@ def load_study(path: Path) -> Study:
         StudyError: the file is missing, is not YAML, or says something impossible.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"{path}: cannot be read ({error}). Give a UTF-8 YAML file.") from error
-    try:
-        tree = YAML(typ="rt").load(text)
-    except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = f" line {mark.line + 1}" if mark else ""
-        problem = re.sub(r"\s+", " ", str(error.problem or error.context))
-        raise StudyError(f"{path.name}{line}: not valid YAML: {problem}.") from error
-    except YAMLError as error:
-        raise StudyError(f"{path.name}: not valid YAML: {error}") from error
+    if len(data) > MOST_BYTES:
+        raise StudyError(
+            f"{path.name}: {len(data) / 1e6:.1f} MB is no study file; it has at most "
+            f"{MOST_BYTES / 1e6:g} MB."
+        )
+    tree = _tree(path.name, text)
     if not isinstance(tree, dict):
         raise StudyError(f"{path.name} line 1: a study file is a list of `key: value` lines.")
     try:
@@ -228,14 +249,40 @@ def load_study(path: Path) -> Study:
     except ValidationError as error:
         raise StudyError(_explain(path, tree, error)) from None
     study._base = path.resolve().parent
-    for number, system in enumerate(study.systems):
-        if system.folder and not study.folder(system).is_dir():
-            where = _line(tree, ("systems", number, "folder"))
-            raise StudyError(
-                f"{path.name} line {where}: system {system.name}: there is no folder "
-                f"{study.folder(system)}. Write a path relative to the study file."
-            )
+    for key in ("systems", "anchors"):
+        for number, part in enumerate(getattr(study, key)):
+            if part.folder and not study.file(part.folder).is_dir():
+                where = _line(tree, (key, number, "folder"))
+                raise StudyError(
+                    f"{path.name} line {where}: {part.label}: there is no folder "
+                    f"{study.file(part.folder)}. Write a path relative to the study file."
+                )
     return study
+
+
+def _tree(name: str, text: str) -> Any:
+    """The YAML of a study file, with its lines; nothing in it stands for another part of it."""
+    try:
+        for event in YAML(typ="rt").parse(text):
+            if isinstance(event, AliasEvent):
+                raise StudyError(
+                    f"{name} line {event.start_mark.line + 1}: `*{event.anchor}` stands for "
+                    "another part of the file; write it out."
+                )
+        return YAML(typ="rt").load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f" line {mark.line + 1}" if mark else ""
+        problem = re.sub(r"\s+", " ", str(error.problem or error.context))
+        problem += "; indent with spaces, not tabs" if "'\\t'" in problem else ""
+        raise StudyError(f"{name}{line}: not valid YAML: {problem}.") from error
+    except RecursionError:
+        raise StudyError(f"{name}: not valid YAML: brackets within brackets without end.") from None
+    except StudyError:
+        raise
+    except (YAMLError, ValueError) as error:  # ValueError: a date or a number that is none
+        problem = re.sub(r"\s+", " ", str(error))
+        raise StudyError(f"{name}: not valid YAML: {problem}.") from error
 
 
 def _plain(node: Any) -> Any:
@@ -248,29 +295,60 @@ def _plain(node: Any) -> Any:
 
 
 def _explain(path: Path, tree: Any, error: ValidationError) -> str:
+    problems = error.errors()
     lines = []
-    for problem in error.errors():
-        where = ".".join(map(str, problem["loc"])) or "study"
-        line = _line(tree, problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            parts: dict[str, type[Part]] = {
-                "systems": System, "items": Item, "practice": Practice, "traps": Check,
-                "gold": Check, "exclusion": Exclusion, "screening": Screening,
-                "questionnaire": PersonalQuestion,
-                "report": Reporting, "stop_rule": Stop, "languages": Words, "platform": Platform,
-            }  # fmt: skip
-            inner = str(problem["loc"][0]) if len(problem["loc"]) > 1 else ""
-            known = parts.get(inner, Study).model_fields
-            what = f"unknown key; known keys: {', '.join(known)}"
-        elif problem["type"] == "missing":
-            what = "is missing; add it"
-        else:
-            what = problem["msg"].removeprefix("Value error, ")
-            given = problem.get("input")
-            if isinstance(given, (str, int, float)) and problem["loc"]:
-                what += f" (found {given!r})"
-        lines.append(f"{path.name} line {line}: {where}: {what}.")
+    for problem in problems:
+        # What a rule across the keys blames is in its exception.
+        loc = problem["loc"] or getattr(problem.get("ctx", {}).get("error"), "loc", ())
+        within = [other for other in problems if other["loc"][: len(loc)] == loc != other["loc"]]
+        if problem["type"] == "too_short" and within:
+            continue  # its parts do not count since they are wrong, as is said
+        where = ".".join(map(str, loc)) or "study"
+        lines.append(f"{path.name} line {_line(tree, loc)}: {where}: {_what(problem, loc)}.")
     return "\n".join(lines)
+
+
+def _what(problem: ErrorDetails, loc: tuple[int | str, ...]) -> str:
+    """What is wrong, and what to write instead."""
+    kind, given = problem["type"], problem.get("input")
+    if kind == "extra_forbidden":
+        known = list(_part_at(loc).model_fields)
+        close = get_close_matches(str(loc[-1]), known, 1)
+        meant = f" (did you mean `{close[0]}`?)" if close else ""
+        return f"unknown key{meant}; known keys: {', '.join(known)}"
+    if kind == "missing":
+        return "is missing; add it"
+    if given is None:
+        return "is empty; give a value, or leave the key out"
+    if kind == "model_type":
+        keys = ", ".join(_part_at((*loc, "")).model_fields)
+        return f"must be `key: value` pairs; known keys: {keys} (found {given!r})"
+    if kind == "string_type" and isinstance(given, int | float | date):
+        return f"must be text: write it in quotes (found {given})"
+    what = problem["msg"].removeprefix("Value error, ")
+    if kind == "tuple_type":
+        what = "must be a list: `[...]`, or lines that begin with `-`"
+    elif kind == "too_short":
+        what = "must not be an empty list"
+    elif kind == "string_pattern_mismatch":
+        what = f"must be {PATTERNS[problem['ctx']['pattern']]}"
+    found = isinstance(given, str | int | float) and bool(loc)
+    return f"{what} (found {given!r})" if found else what
+
+
+def _part_at(loc: tuple[int | str, ...]) -> type[Part]:
+    """The part of a study that holds the last key of `loc`."""
+    part: type[Part] = Study
+    for key in loc[:-1]:
+        if isinstance(key, str) and key in part.model_fields:
+            part = _part_in(part.model_fields[key].annotation) or part
+    return part
+
+
+def _part_in(annotation: Any) -> type[Part] | None:
+    if isinstance(annotation, type) and issubclass(annotation, Part):
+        return annotation
+    return next(filter(None, map(_part_in, get_args(annotation))), None)
 
 
 def _line(tree: Any, loc: tuple[int | str, ...]) -> int:

@@ -7,35 +7,62 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    SerializerFunctionWrapHandler,
     StringConstraints,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
 from listening_test.methods import Value
 
-Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,39}$")]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]{0,59}$")]
+# Patterns of names, and what they ask for in words.
+_SLUG, _NAME = r"^[a-z0-9][a-z0-9-]{0,39}$", r"^[A-Za-z0-9][A-Za-z0-9_. -]{0,59}$"
+_CODE, _COLUMN = r"^[A-Za-z0-9_-]{4,40}$", r"^[a-z][a-z0-9_]{0,29}$"
+_LANGUAGE = r"^[A-Za-z]{2,3}(-[A-Za-z0-9]+)*$"
+PATTERNS = {
+    _SLUG: "small letters, digits and hyphens, 40 at most, such as my-study",
+    _NAME: "letters, digits, spaces and . _ -, 60 at most, the first a letter or digit",
+    _CODE: "4 to 40 letters, digits, - and _",
+    _COLUMN: "small letters, digits and _, 30 at most, the first a letter",
+    _LANGUAGE: "a language tag, such as en or pt-BR",
+}
+Slug = Annotated[str, StringConstraints(pattern=_SLUG)]
+Name = Annotated[str, StringConstraints(pattern=_NAME)]
+Language = Annotated[str, StringConstraints(pattern=_LANGUAGE)]
+Code = Annotated[str, StringConstraints(pattern=_CODE)]
 Line = Annotated[str, StringConstraints(min_length=1, max_length=300, strip_whitespace=True)]
 Passage = Annotated[str, StringConstraints(min_length=1, max_length=4000, strip_whitespace=True)]
 
-Code = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{4,40}$")]
 # Stands for every code of a platform in a study that is passed on.
 WITHHELD = "withheld"
 PolicyName = Literal["full", "spark", "confidence"]
+# How the hearings of one text by one rater lie: kept apart, one after the other, or only one.
+SameText = Literal["apart", "together", "once"]
+MOST_SYSTEMS = 26
+MOST_ANCHORS = 8
 
 
 class Part(BaseModel):
     """A strict, frozen piece of a study file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML's true is no number 1."""
+        field = cls.model_fields[info.field_name or ""]
+        if isinstance(value, bool) and field.annotation is not bool:
+            raise ValueError("is a yes or no; the key asks for something else")
+        return value
 
 
 class System(Part):
@@ -54,6 +81,57 @@ class System(Part):
             )
         return self
 
+    @property
+    def label(self) -> str:
+        """What the key and the tables call it."""
+        return self.name
+
+
+class Anchor(Part):
+    """A condition of known quality that spans the scale: no system under test.
+
+    Made from the clips of `of`, by a low-pass (`low_pass`, Hz) or modulated noise (`mnru`, Q in
+    dB); or a folder of `<item id>.wav`. A bare number is a low-pass.
+    """
+
+    name: Name | None = None
+    of: Name | None = None
+    low_pass: Annotated[int, Field(ge=500, le=20_000)] | None = None
+    mnru: Annotated[float, Field(ge=0, le=50)] | None = None
+    folder: Path | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare(cls, given: Any) -> Any:
+        return {"low_pass": given} if isinstance(given, int | float | str) else given
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Anchor:
+        sources = (self.low_pass, self.mnru, self.folder)
+        if sum(source is not None for source in sources) != 1:
+            raise ValueError(
+                "give exactly one of `low_pass:` (Hz), `mnru:` (Q in dB) and `folder:` (WAV files "
+                "named <item id>.wav)"
+            )
+        if self.folder is not None and self.name is None:
+            raise ValueError("an anchor from a folder needs a `name:`")
+        if self.folder is not None and self.of is not None:
+            raise ValueError("an anchor from a folder is made from no system; leave `of:` out")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, whole: SerializerFunctionWrapHandler) -> Any:
+        # A study of before there were other anchors keeps the hash that is on its ratings.
+        bare = (self.name, self.of, self.low_pass) == (None, None, self.low_pass)
+        return self.low_pass if bare and self.low_pass is not None else whole(self)
+
+    @property
+    def label(self) -> str:
+        """What the key and the tables call it."""
+        if self.name is not None:
+            return self.name
+        return f"anchor-{self.low_pass}" if self.low_pass else f"anchor-mnru-{self.mnru:g}"
+
 
 class Item(Part):
     """One text. `prompt` is what the model is asked when a system is a policy."""
@@ -65,8 +143,8 @@ class Item(Part):
 class Practice(Part):
     """A text heard before the test; its answers are stored but never analysed.
 
-    `system` says whose clip it is, where a trial holds one system's; the other methods take all
-    systems' clips of the text.
+    `system` says whose clip it is, a system's or an anchor's, where a trial holds one such clip;
+    the other methods take all clips of the text.
     """
 
     id: Name
@@ -155,7 +233,7 @@ class PersonalQuestion(Part):
     Nobody has to answer. `id` names its column, `about_<id>`.
     """
 
-    id: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,29}$")]
+    id: Annotated[str, StringConstraints(pattern=_COLUMN)]
     question: Line
     choices: Annotated[tuple[Line, ...], Field(min_length=2, max_length=20)] | None = None
 

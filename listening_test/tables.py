@@ -14,8 +14,16 @@ Row = dict[str, Any]
 _ANSWERS = {True: "yes", False: "not shown", None: "not measured"}
 
 
+def means(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """What has a mean, by its name in tables and figures: the systems, then the anchors."""
+    return {
+        **result["systems"],
+        **{f"{name} (anchor)": values for name, values in result["anchors"].items()},
+    }
+
+
 def system_rows(result: Mapping[str, Any]) -> list[Row]:
-    """The systems of an analysis as rows for a table."""
+    """The systems and anchors of an analysis as rows for a table."""
     return [
         {
             "system": name,
@@ -26,7 +34,7 @@ def system_rows(result: Mapping[str, Any]) -> list[Row]:
             "raters": values["raters"],
             "texts": values["items"],
         }
-        for name, values in result["systems"].items()
+        for name, values in means(result).items()
     ]
 
 
@@ -131,7 +139,7 @@ def notes(result: Mapping[str, Any]) -> list[str]:
 
 def spread_note(result: Mapping[str, Any]) -> str:
     """What “no spread” in the tables of an analysis means; empty where none is printed."""
-    parts = [*result["systems"].values(), *result["pairs"]]
+    parts = [*means(result).values(), *result["pairs"]]
     if not any(part["no_spread"] for part in parts):
         return ""
     return (

@@ -208,7 +208,7 @@ def _analysed(study_dir: Path, stamp: tuple[int | None, ...]) -> Shown:
         )
     raters = None
     if result["systems"]:
-        raters = plots.raters_figure(counted(frame, plan, incomplete)[0], list(result["systems"]))
+        raters = plots.raters_figure(counted(frame, plan, incomplete)[0], result)
     first, second = (pd.DataFrame(rows) for rows in tables)
     return note, first, figures[0], second, figures[1], raters
 

@@ -17,6 +17,8 @@ import httpx
 import numpy as np
 import soundfile
 
+from listening_test.methods import questions
+from listening_test.prepared import PreparedStudy, Stimulus
 from listening_test.stimuli import prepare
 from listening_test.study import load_study
 
@@ -67,6 +69,28 @@ def prepared_study(folder: Path, **options: Any) -> Path:
     study = load_study(write_study(folder / "source", **options))
     prepare(study, folder / "study")
     return folder / "study"
+
+
+def made(
+    method: str, items: int, arms: int, per_rater: int, seed: int, **more: Any
+) -> PreparedStudy:
+    """A study without sound, every clip of its own sound."""
+    stimuli = [
+        Stimulus(f"s{i}-{a}", f"i{i}", a, 1.0, "rating", a)
+        for i in range(items)
+        for a in range(arms)
+    ]
+    stimuli += [Stimulus(f"c{n}", f"check{n}", 0, 1.0, "check", 0) for n in range(2)]
+    values: dict[str, Any] = {
+        "reference_arm": 0 if method in ("dcr", "mushra") else None,
+        "repeats": 0, "null_pairs": 0, "checks": (), **more,
+    }  # fmt: skip
+    return PreparedStudy(
+        study_id="x", config_sha256="0", title="", method=method,
+        questions=questions(method, "quality"), consent="", instructions="", language="en",
+        seed=seed, arms=arms, items_per_rater=per_rater, planned_sessions=1,
+        stimuli=tuple(stimuli), **values,
+    )  # fmt: skip
 
 
 def free_port() -> int:

@@ -226,7 +226,7 @@ def clips_by_id(target: Target) -> None:
 def same_order(target: Target) -> None:
     """A, B, C, A, B, C for everybody, with the texts going round."""
 
-    def order(items: int, systems: int, each: int, seed: int, row: int) -> list[tuple[int, int]]:
+    def order(items: int, systems: int, each: int, *rest: int) -> list[tuple[int, int]]:
         return [((k + k // systems) % items, k % systems) for k in range(each * systems)]
 
     target.patch.setattr(session_plan, "session_order", order)

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import pairwise
+from collections.abc import Hashable, Iterable
+from itertools import combinations, pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from listening_test.design import clip_order, session_order, turns_of_row, williams
+from listening_test.incomplete import incomplete_order, incomplete_rows, session_lengths
+from listening_test.methods import LAYOUTS
+from listening_test.session_plan import Trial, block_rows, session_trials
+from tests.listening import made
+
+
+def spread(found: Iterable[Hashable], of: Iterable[Hashable]) -> int:
+    """By how much the counts of all of these differ; nothing else may be among the found."""
+    kinds = list(of)
+    counts = Counter(dict.fromkeys(kinds, 0)) + Counter()
+    counts.update(dict.fromkeys(kinds, 0))
+    counts.update(found)
+    assert set(counts) == set(kinds)
+    return max(counts.values()) - min(counts.values())
 
 
 @given(st.integers(1, 12))
@@ -134,3 +150,122 @@ def test_one_text_under_two_systems_is_refused() -> None:
         session_order(5, 2, 1, 1, 0)
     with pytest.raises(ValueError, match="must be 1 to 5"):
         session_order(5, 2, 6, 1, 0)
+
+
+# ---- every method, by what a rater gets
+def condition(method: str, trial: Trial) -> tuple[str, ...]:
+    """Which systems a trial of `made` compares, in no order."""
+    arms = [clip.partition("-")[2] for clip in trial.clips]
+    if LAYOUTS[method].conditions == "reference":
+        assert arms[0] == "0"
+        return (arms[1],)
+    return tuple(sorted(set(arms)))
+
+
+def conditions_of(method: str, arms: int) -> list[tuple[str, ...]]:
+    names = [str(arm) for arm in range(arms)]
+    kind = LAYOUTS[method].conditions
+    if kind == "pair":
+        return list(combinations(names, 2))
+    return [tuple(names)] if kind == "all" else [(n,) for n in names[kind == "reference" :]]
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    method=st.sampled_from(list(LAYOUTS)), same_text=st.sampled_from(["apart", "together", "once"]),
+    items=st.integers(2, 12), arms=st.integers(2, 5), seed=st.integers(0, 999),
+    rows=st.integers(1, 45), data=st.data(),
+)  # fmt: skip
+def test_every_method_is_balanced_after_any_number_of_raters(
+    method: str, same_text: Any, items: int, arms: int, seed: int, rows: int, data: st.DataObject
+) -> None:
+    wanted = conditions_of(method, arms)
+    texts = [f"i{item}" for item in range(items)]
+    lengths = list(range(2, items + 1))
+    if same_text == "once":
+        lengths = session_lengths(items, len(wanted))
+    per_rater = data.draw(st.sampled_from(lengths))
+    study = made(method, items, arms, per_rater, seed, same_text=same_text)
+    sessions = [session_trials(study, row) for row in range(rows)]
+    assert {len(order) for order in sessions} == {study.trials_per_session}
+    heard = [(trial.item_id, condition(method, trial)) for order in sessions for trial in order]
+    assert spread(heard, [(text, one) for text in texts for one in wanted]) <= 1
+    assert spread([one for _, one in heard], wanted) <= 1
+    at = [(p, condition(method, trial)) for order in sessions for p, trial in enumerate(order)]
+    places = range(study.trials_per_session)
+    assert spread(at, [(place, one) for place in places for one in wanted]) <= 1
+    for order in sessions:
+        if same_text == "once":
+            assert len({trial.item_id for trial in order}) == len(order)
+        elif same_text == "together":
+            blocks = [trial.item_id for trial in order][:: len(wanted)]
+            assert [trial.item_id for trial in order] == [
+                text for text in blocks for _ in wanted
+            ]  # fmt: skip
+            assert len(set(blocks)) == len(blocks)
+        elif len(wanted) > 1:
+            assert all(one.item_id != two.item_id for one, two in pairwise(order))
+    assert sessions[-1] == session_trials(study, rows - 1)
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    method=st.sampled_from(["ccr", "ab", "abx", "mushra"]),
+    same_text=st.sampled_from(["apart", "together", "once"]),
+    items=st.integers(2, 9), arms=st.integers(2, 5), seed=st.integers(0, 999),
+    rows=st.integers(1, 40), data=st.data(),
+)  # fmt: skip
+def test_the_orders_of_a_pairs_clips_are_balanced_per_pair_and_per_text(
+    method: str, same_text: Any, items: int, arms: int, seed: int, rows: int, data: st.DataObject
+) -> None:
+    wanted = conditions_of(method, arms)
+    lengths = session_lengths(items, len(wanted)) if same_text == "once" else range(2, items + 1)
+    per_rater = data.draw(st.sampled_from(list(lengths)))
+    study = made(method, items, arms, per_rater, seed, same_text=same_text)
+    n = {"abx": 4, "mushra": arms}.get(method, 2)
+    per_pair: dict[Any, Counter[Any]] = {}
+    per_cell: dict[Any, Counter[Any]] = {}
+    for row in range(rows):
+        for trial in session_trials(study, row):
+            pair = condition(method, trial)
+            order = tuple(clip.partition("-")[2] for clip in trial.clips)
+            per_pair.setdefault(pair, Counter()).update([order])
+            per_cell.setdefault((trial.item_id, pair), Counter()).update([order])
+    for counted in (*per_pair.values(), *per_cell.values()):
+        counts = [*counted.values(), *[0] * (n - len(counted))]
+        assert len(counts) == n
+        assert max(counts) - min(counts) <= 1
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    items=st.integers(1, 30), n=st.integers(1, 28), orders=st.sampled_from([1, 2, 4]),
+    data=st.data(),
+)  # fmt: skip
+def test_a_block_of_incomplete_sessions_is_equal_in_all_cells(
+    items: int, n: int, orders: int, data: st.DataObject
+) -> None:
+    trials = data.draw(st.sampled_from(session_lengths(items, n)))
+    size = incomplete_rows(items, n, trials, orders, 1)
+    if size * trials > 20_000:
+        return
+    first = data.draw(st.sampled_from([0, size]))
+    cells = Counter(
+        (item, condition, turn % orders)
+        for row in range(first, first + size)
+        for item, condition, turn in incomplete_order(items, n, trials, orders, 5, row)
+    )
+    assert len(cells) == items * n * orders
+    assert len(set(cells.values())) == 1
+
+
+def test_a_server_holds_whole_balanced_blocks_of_incomplete_sessions() -> None:
+    study = made("ab", 12, 4, 6, 1, same_text="once")
+    assert block_rows(study) == incomplete_rows(12, 6, 6, 2, 128)
+
+
+def test_sessions_that_cannot_be_balanced_are_refused() -> None:
+    assert session_lengths(12, 6) == [1, 2, 3, 6, 12]
+    assert session_lengths(5, 6) == [1, 2, 3]
+    with pytest.raises(ValueError, match="not balanced"):
+        incomplete_order(12, 6, 5, 2, 1, 0)

@@ -22,9 +22,10 @@ from listening_test import admin_page, analyse, decode, enrolment, export, ready
 from listening_test.columns import RATING_COLUMNS
 from listening_test.gate import SECRET_VARIABLE
 from listening_test.hosting import Studies, StudyState
+from listening_test.levelling import StimulusError
 from listening_test.prepared import load_prepared
 from listening_test.server import attach
-from listening_test.stimuli import StimulusError, prepare
+from listening_test.stimuli import prepare
 from listening_test.study import load_study
 from tests.listening import SYSTEMS, Rater, prepared_study
 from tests.tiny import tiny_lm, tiny_prompt

@@ -187,7 +187,7 @@ def test_a_mushra_pilots_reference_and_anchors_do_not_count() -> None:
         frame[frame["system"] == "a"].assign(system=name, score=score)
         for name, score in (("natural", 100.0), ("anchor-3500", 10.0))
     ]
-    both = pilot_spreads(pd.concat([frame, *ends]), "natural")
+    both = pilot_spreads(pd.concat([frame, *ends]), "natural", ["anchor-3500"])
     assert both == pilot_spreads(frame)
 
 

@@ -16,9 +16,10 @@ import soundfile
 
 from listening_test import key
 from listening_test import prepare as command
+from listening_test.levelling import StimulusError, level
 from listening_test.prepared import NotPrepared, load_prepared
 from listening_test.session_plan import session_trials
-from listening_test.stimuli import StimulusError, level, prepare, stimulus_id
+from listening_test.stimuli import prepare, stimulus_id
 from listening_test.study import load_study
 from tests.listening import RATE, SYSTEMS, prepared_study, tone_bursts, write_study
 
@@ -187,7 +188,7 @@ def test_missing_clips_and_other_versions_are_refused(
     study = write_study(tmp_path)
     (tmp_path / SYSTEMS[2] / "text-2.wav").unlink()
     assert command.main([str(study), "--out", str(tmp_path / "out")]) == 2
-    assert "text-2.wav is missing" in capsys.readouterr().err
+    assert f"text-2.wav (system {SYSTEMS[2]}, item text-2): missing" in capsys.readouterr().err
     with pytest.raises(NotPrepared, match="no prepared study"):
         load_prepared(tmp_path / "out")
     shutil.copy(tmp_path / SYSTEMS[2] / "text-1.wav", tmp_path / SYSTEMS[2] / "text-2.wav")

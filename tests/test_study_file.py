@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,20 @@ def test_a_study_has_the_standard_wording_and_its_own_numbers(tmp_path: Path) ->
     assert study.planned_sessions == 9
 
 
+def test_a_text_heard_once_lets_a_rater_take_a_share_of_the_conditions(tmp_path: Path) -> None:
+    spread = GOOD.replace("rater: 4", "rater: 2\nsame_text: once")
+    study = load_study(written(tmp_path, spread))
+    assert (study.trials, study.items_per_rater, study.planned_sessions) == (2, 2, 18)
+    with pytest.raises(
+        StudyError, match=r"demo\.yaml line 12: trials_per_rater: .*3 texts.*1, 2\."
+    ):
+        load_study(written(tmp_path, spread.replace("rater: 2", "rater: 3")))
+    with pytest.raises(StudyError, match=r"demo\.yaml line 12: same_text: .*give `trials_per_"):
+        load_study(written(tmp_path, spread.replace("trials_per_rater: 2\n", "")))
+    together = GOOD.replace("rater: 4", "rater: 2\nsame_text: together")
+    assert load_study(written(tmp_path, together)).items_per_rater == 1
+
+
 def test_the_hash_follows_the_content_not_the_layout_or_the_place(tmp_path: Path) -> None:
     first = load_study(written(tmp_path, GOOD))
     (tmp_path / "moved").mkdir()
@@ -61,20 +76,36 @@ def test_the_hash_follows_the_content_not_the_layout_or_the_place(tmp_path: Path
 @pytest.mark.parametrize(
     ("old", "new", "line", "says"),
     [
-        ("id: demo", "id: Demo Study", 1, "pattern"),
+        ("id: demo", "id: Demo Study", 1, "must be small letters, digits and hyphens"),
         ("title: A demo\n", "", 1, "title: is missing"),
         ("policy: spark", "policy: sparc", 7, "'full', 'spark' or 'confidence'"),
         ("    policy: spark", "    polisy: spark", 7, "known keys: name, folder, policy"),
         ("policy: spark", "policy: spark\n    folder: wavs", 6, "exactly one source"),
         ("id: b", "id: a", 8, "a is listed twice"),
-        (", prompt: Second.", "", 1, "item b needs a `prompt:`"),
-        ("rater: 4", "rater: 5", 1, "multiple of the 2 systems"),
-        ("rater: 4", "rater: 2", 1, "back to back"),
+        (", prompt: Second.", "", 10, "item b needs a `prompt:`"),
+        ("rater: 4", "rater: 5", 12, "multiple of the 2 systems"),
+        ("rater: 4", "rater: 2", 12, "back to back"),
         ("rater: 4", "rater: many", 12, "found 'many'"),
         ("stimulus: 6", "stimulus: 0", 13, "greater than or equal to 1"),
         ("title: A demo", "title: [A", 3, "not valid YAML"),
         ("title: A demo", "title: A demo\ntitle: B", 3, "duplicate key"),
         ("    policy: full", "    folder: nowhere", 5, "there is no folder"),
+        ("stimulus: 6", "stimulus: 6\nrater: 3", 14, "(did you mean `raters`?)"),
+        ("stimulus: 6", "stimulus:", 13, "is empty; give a value, or leave the key out"),
+        ("stimulus: 6", "stimulus: true", 13, "is a yes or no"),
+        ("stimulus: 6", "stimulus: .nan", 13, "(found nan)"),
+        ("stimulus: 6", "stimulus: 6\n\tseed: 1", 14, "indent with spaces, not tabs"),
+        ("title: A demo", "title: 2027", 2, "write it in quotes (found 2027)"),
+        ("{id: a, prompt: First.}", "{id: 001, prompt: First.}", 9, "write it in quotes (found 1)"),
+        ("{id: a, prompt: First.}", "a", 9, "known keys: id, prompt (found 'a')"),
+        ("stimulus: 6", "stimulus: 6\ngold: {id: x}", 14, "must be a list"),
+        ("stimulus: 6", "stimulus: 6\npractice: []\nitems: []", 15, "duplicate key"),
+        ("stimulus: 6", "stimulus: 6\nscreening: {environment: {pass: 3}}", 14, "passes, on_fail"),
+        ("stimulus: 6", "stimulus: 6\nplatform: {name: mturk, code: AB12}", 14, "completed"),
+        ("stimulus: 6", "stimulus: 6\nstop_rule: {until: 2027-01-31T10:00:00Z}", 14, "zero time"),
+        ("stimulus: 6", "stimulus: &n 6\nraters: *n", 14, "`*n` stands for another part"),
+        ("stimulus: 6", "stimulus: 6\nquestion: !!python/name:os.system x", 14, "question"),
+        ("stimulus: 6", "stimulus: 6\n---\nid: b", 14, "another document"),
     ],
 )
 def test_errors_name_the_line_and_the_problem(
@@ -85,6 +116,34 @@ def test_errors_name_the_line_and_the_problem(
         load_study(written(tmp_path, GOOD.replace(old, new, 1)))
     assert f"demo.yaml line {line}:" in str(caught.value)
     assert says in str(caught.value)
+
+
+BOMB = "a: &a [x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in pairwise("abcdefghijkl")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (BOMB, r"line 2: `\*a` stands for another part"),
+        ("a: " + "[" * 5000 + "]" * 5000, "brackets within brackets"),
+        (GOOD + "# " + "x" * 1_000_000, r"1\.0 MB is no study file"),
+        (GOOD + "seed: " + "9" * 6000, "not valid YAML: Exceeds the limit"),
+        (GOOD + "stop_rule: {until: 2027-13-45}", "not valid YAML: month must be"),
+    ],
+    ids=["aliases", "brackets", "huge", "number", "date"],
+)
+def test_what_would_take_for_ever_or_ends_in_an_error_is_refused(
+    tmp_path: Path, text: str, says: str
+) -> None:
+    with pytest.raises(StudyError, match=says):
+        load_study(written(tmp_path, text))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_study(tmp_path: Path) -> None:
+    marked, plain = (load_study(written(tmp_path, mark + GOOD)) for mark in ("\ufeff", ""))
+    assert marked.sha256 == plain.sha256
 
 
 @pytest.mark.parametrize("text", ["", "just words", "- a\n- b\n", "\x00"])
