@@ -24,7 +24,7 @@ import pandas as pd
 
 from listening_test import enrolment
 from listening_test.columns import SCORED_TRIALS
-from listening_test.exclusion import RULES, apply_rules
+from listening_test.exclusion import RULES, Ends, apply_rules
 from listening_test.export import ExportError, closed_and_withdrawn, exported_frame, sessions_frame
 from listening_test.gate import SECRET_VARIABLE, WINDOW_S, Gate
 from listening_test.hosting import Hosted
@@ -85,7 +85,7 @@ def overview(study_dir: Path, now: float, problems: tuple[str, ...] = ()) -> Ove
     closed, withdrawn = closed_and_withdrawn(study_dir)
     states = _states(sessions, now)
     incomplete = frozenset(sessions.loc[states != "complete", "session_id"])
-    judged = apply_rules(ratings, study.exclusion, study.reference, incomplete)
+    judged = apply_rules(ratings, study.exclusion, Ends.of(study), incomplete)
     counts = {name: int((states == name).sum()) for name in ("complete", "at work", "gone")}
     counts["screened out"] = int((states == "screened_out").sum())
     cells = _cells(ratings, study)

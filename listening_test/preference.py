@@ -21,6 +21,8 @@ CHOICES = ("a", "b", "tie")
 _BOOTSTRAP = 1000
 # A weak pull towards equal strengths, so that a system that never lost has a finite one.
 _REGULARISATION = 0.01
+# Strengths are found to 1e-8; bootstrap samples that differ less do not differ.
+_NO_SPREAD = 1e-6
 
 
 def preferences(frame: pd.DataFrame, names: list[str]) -> list[dict[str, Any]]:
@@ -68,7 +70,8 @@ def bradley_terry(frame: pd.DataFrame, names: list[str], seed: int = 1) -> dict[
     """Strength of each system from all untied votes, log-odds with mean 0 over the systems.
 
     Intervals: percentiles of a bootstrap that draws whole raters, since a rater's votes hang
-    together. None below two raters or without an untied vote.
+    together. None below two raters or without an untied vote; raters who all voted alike leave
+    no spread, and so no interval.
     """
     untied = frame[frame["choice"].isin(("a", "b")) & (frame["system"] != frame["system_b"])]
     raters = sorted(untied["rater_id"].unique())
@@ -85,8 +88,13 @@ def bradley_terry(frame: pd.DataFrame, names: list[str], seed: int = 1) -> dict[
     samples = np.array([_strengths(wins[draw].sum(axis=0)) for draw in draws])
     low, high = np.percentile(samples, [2.5, 97.5], axis=0)
     strengths = _strengths(wins.sum(axis=0))
+    alike = (high - low).max() < _NO_SPREAD
     return {
-        name: {"strength": float(strengths[i]), "ci95": [float(low[i]), float(high[i])]}
+        name: {
+            "strength": float(strengths[i]),
+            "ci95": None if alike else [float(low[i]), float(high[i])],
+            "no_spread": bool(alike),
+        }
         for i, name in enumerate(names)
     }
 

@@ -70,7 +70,7 @@ def load_evidence(folder: Path, details: Reporting | None = None) -> Evidence:
         for name in ("sessions.csv", "stimuli.csv")
     )
     return Evidence(
-        frame=apply_rules(frame, plan.exclusion, plan.reference, incomplete).fillna(
+        frame=apply_rules(frame, plan.exclusion, plan.ends, incomplete).fillna(
             {"status_reason": ""}
         ),
         used=used,

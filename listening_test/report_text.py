@@ -16,14 +16,13 @@ from listening_test.report_factors import Evidence, Factor
 from listening_test.tables import (
     means,
     notes,
+    p_text,
     pair_rows,
     preference_rows,
     strength_rows,
     system_rows,
     verdicts,
 )
-
-_SMALLEST_P = 1e-4
 
 
 def title(evidence: Evidence) -> str:
@@ -114,34 +113,18 @@ def _scores(result: Mapping[str, Any], name: str) -> list[Block]:
         caption = "Means with two-way clustered 95 % intervals; thin, the naive ones."
         blocks.append(Figure(plots.markup(figure, f"{name}-systems"), caption))
     if rows := pair_rows(result):
-        blocks.append(Table([_small(row) for row in rows]))
+        blocks.append(Table(rows))
         figure = plots.pairs_figure(result)
         caption = "Differences with 95 % intervals, nought, and the margin if there is one."
         blocks.append(Figure(plots.markup(figure, f"{name}-pairs"), caption))
-    said = [*verdicts(result), *notes(result), *_checked(result)]
+    said = [*verdicts(result), *notes(result)]
     return [*blocks, Listing(tuple(said))] if said else blocks
-
-
-def _checked(result: Mapping[str, Any]) -> list[str]:
-    """The mixed model's differences, which should agree with those above."""
-    model = result.get("mixed_model")
-    if model is None:
-        return []
-    gaps = [
-        f"{name} minus {model['reference']} {gap['difference']:+.2f} "
-        f"({gap['ci95'][0]:+.2f} to {gap['ci95'][1]:+.2f})"
-        for name, gap in model["differences"].items()
-        if gap["difference"] is not None and gap["ci95"] is not None
-    ]
-    doubt = "" if model["converged"] else "; its fit did not converge, so do not lean on it"
-    return [f"As a check, a mixed model (rater and text random): {', '.join(gaps)}{doubt}."]
 
 
 def _choices(result: Mapping[str, Any]) -> list[Block]:
     blocks: list[Block] = []
     if rows := preference_rows(result):
-        # Entries differ in the names of their columns: one table each.
-        blocks += [Table([_small(row)]) for row in rows]
+        blocks.append(Table(rows))
         figure = plots.preferences_figure(result)
         caption = "Share of the untied votes with its two-way clustered 95 % interval."
         blocks.append(Figure(plots.markup(figure, "figure-preferences"), caption))
@@ -158,20 +141,8 @@ def _identified(told: Mapping[str, Any]) -> str:
     return (
         f"X was told right in {told['right']} of {told['n']} answers ({told['ties']} without a "
         f"choice left out): share {told['share']:.3f}, 95 % interval {low:.3f} to {high:.3f} "
-        f"({kind}), guessing is 0.5; exact binomial p {_p(told['p_binomial'])}."
+        f"({kind}), guessing is 0.5; exact binomial test, p {p_text(told['p_binomial'])}."
     )
-
-
-def _p(value: float) -> str:
-    return f"< {_SMALLEST_P}" if value < _SMALLEST_P else f"{value:.4f}"
-
-
-def _small(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row whose p-values are never printed as 0."""
-    return {
-        name: _p(value) if name.startswith("p (") and value is not None else value
-        for name, value in row.items()
-    }
 
 
 def _rater_figure(evidence: Evidence) -> list[Block]:

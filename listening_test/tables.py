@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import pandas as pd
+
+from listening_test.statistics import CONFIDENCE
+
 Row = dict[str, Any]
+_SMALLEST_P = 1e-4
+_ALPHA = 1 - CONFIDENCE
 _ANSWERS = {True: "yes", False: "not shown", None: "not measured"}
 
 
@@ -43,8 +49,7 @@ def pair_rows(result: Mapping[str, Any]) -> list[Row]:
             "pair": f"{pair['a']} - {pair['b']}",
             "difference": round(pair["difference"], 2),
             "95 % interval": span(pair),
-            # Never a p-value without an interval.
-            "p (Wilcoxon, Holm)": rounded(pair["p_holm"], 4) if pair["ci95"] else None,
+            "p (Wilcoxon, Holm)": _p_cell(pair["p_holm"]),
             "dz": rounded(pair["cohen_dz"], 2),
             "first non-inferior": _ANSWERS[pair["non_inferior"]],
             "equivalent": _ANSWERS[pair["equivalent"]],
@@ -58,13 +63,13 @@ def preference_rows(result: Mapping[str, Any]) -> list[Row]:
     return [
         {
             "pair": f"{pair['a']} or {pair['b']}",
-            f"prefer {pair['a']}": pair["wins_a"],
-            f"prefer {pair['b']}": pair["wins_b"],
+            "prefer the first": pair["wins_a"],
+            "prefer the second": pair["wins_b"],
             "ties": pair["ties"],
-            "share": rounded(pair["share_a"], 3),
+            "share of the first": rounded(pair["share_a"], 3),
             "95 % interval": _listed(pair["share_ci95"]),
             "naive interval, for comparison": _listed(pair["share_ci95_naive"]),
-            "p (binomial, Holm)": rounded(pair["p_holm"], 4),
+            "p (binomial, Holm)": _p_cell(pair["p_holm"]),
             "first heard won": rounded(pair["first_share"], 3),
         }
         for pair in result.get("preferences", [])
@@ -78,35 +83,83 @@ def strength_rows(result: Mapping[str, Any]) -> list[Row]:
         {
             "system": name,
             "strength (log-odds)": round(values["strength"], 2),
-            "95 % interval": _listed(values["ci95"]),
+            "95 % interval": span(values),
         }
         for name, values in sorted(strengths.items(), key=lambda entry: -entry[1]["strength"])
     ]
 
 
+def as_table(rows: list[Row]) -> pd.DataFrame:
+    """Rows for a person's eye: what is None is an empty cell."""
+    table = pd.DataFrame(rows, dtype=object)
+    return table.where(table.notna(), "")
+
+
 def verdicts(result: Mapping[str, Any]) -> list[str]:
-    """One sentence a pair, fit for a paper: what the data show, and what they do not."""
+    """One sentence a pair, fit for a paper: what the data show, and what they do not.
+
+    A difference is shown where the interval leaves nought out, which speaks for other raters and
+    other texts, and Holm's correction over all pairs leaves the Wilcoxon test below 5 %.
+    """
     return [_verdict(pair) for pair in result["pairs"] if pair["ci95"] is not None]
 
 
 def _verdict(pair: Mapping[str, Any]) -> str:
-    a, b, margin = pair["a"], pair["b"], pair["margin"]
     low, high = pair["ci95"]
-    found = f"{a} minus {b}: {pair['difference']:+.2f} (95 % interval {low:+.2f} to {high:+.2f})"
+    p = pair["p_holm"]
+    tested = "" if p is None else f"; Wilcoxon test, Holm's correction, p {p_text(p)}"
+    found = (
+        f"{pair['a']} minus {pair['b']}: {pair['difference']:+.2f} "
+        f"(95 % interval {low:+.2f} to {high:+.2f}{tested})."
+    )
+    return f"{found} {_shown(pair)}{_against_margin(pair)}."
+
+
+def _shown(pair: Mapping[str, Any]) -> str:
+    a, b, p = pair["a"], pair["b"], pair["p_holm"]
+    low, high = pair["ci95"]
     if low > 0 or high < 0:
-        better, worse = (a, b) if low > 0 else (b, a)
-        text = f"{found}. {better} is rated above {worse}"
-    else:
-        text = f"{found}. No difference is shown, which is no proof that there is none"
+        if p is None or p < _ALPHA:
+            return f"{a} is rated above {b}" if low > 0 else f"{b} is rated above {a}"
+        return (
+            "No difference is shown: the interval leaves nought out, but the test that is "
+            "corrected over all pairs does not reach 5 %"
+        )
+    if p is not None and p < _ALPHA:
+        return (
+            "A difference is shown for these texts, but none for others: the interval, in which "
+            "texts are random too, holds nought"
+        )
+    return "No difference is shown, which is no proof that there is none"
+
+
+def _against_margin(pair: Mapping[str, Any]) -> str:
+    """What the interval says of the margin of non-inferiority, to follow a sentence."""
+    a, b, margin = pair["a"], pair["b"], pair["margin"]
     if margin is None:
-        return f"{text}."
+        return ""
     if pair["equivalent"]:
-        return f"{text}; within the margin of {margin:g} the two are equivalent."
+        return (
+            f"; within the margin of {margin:g} the two are equivalent (two one-sided tests, "
+            f"p {p_text(pair['p_equivalent'])})"
+        )
     if pair["non_inferior"]:
-        return f"{text}; {a} is not worse than {b} by {margin:g} or more."
-    if high < -margin:
-        return f"{text}; {a} is worse by more than the margin of {margin:g}."
-    return f"{text}; that {a} is not worse by {margin:g} or more is not shown."
+        return (
+            f"; {a} is not worse than {b} by {margin:g} or more (non-inferiority, one-sided "
+            f"p {p_text(pair['p_non_inferior'])})"
+        )
+    if pair["ci95"][1] < -margin:
+        return f"; {a} is worse by more than the margin of {margin:g}"
+    return f"; that {a} is not worse by {margin:g} or more is not shown"
+
+
+def p_text(p: float) -> str:
+    """A p-value to follow the letter p: `= 0.0312`, and never 0."""
+    return f"< {_SMALLEST_P}" if p < _SMALLEST_P else f"= {p:.4f}"
+
+
+def _p_cell(p: float | None) -> str | None:
+    return None if p is None else p_text(p).removeprefix("= ")
 
 
 def notes(result: Mapping[str, Any]) -> list[str]:
@@ -129,7 +182,30 @@ def notes(result: Mapping[str, Any]) -> list[str]:
             f"(95 % interval {span(bias)})."
         )
     found += [f"Excluded: {n} by {rule}." for rule, n in result["excluded"].items()]
+    found += _model_notes(result)
     return found + ([note] if (note := spread_note(result)) else [])
+
+
+def _model_notes(result: Mapping[str, Any]) -> list[str]:
+    """The mixed model's differences, which should agree with the others, or why there are none."""
+    if why := result.get("mixed_model_note"):
+        return [f"The mixed model, a check on the differences, was not fitted: {why}."]
+    model = result.get("mixed_model")
+    if model is None:
+        return []
+    gaps = [
+        f"{name} minus {model['reference']} {gap['difference']:+.2f} "
+        f"({gap['ci95'][0]:+.2f} to {gap['ci95'][1]:+.2f})"
+        for name, gap in model["differences"].items()
+        if gap["difference"] is not None and gap["ci95"] is not None
+    ]
+    doubt = "" if model["converged"] else "; its fit did not converge, so do not lean on it"
+    if not gaps:
+        return [f"As a check, a mixed model (rater and text random): no interval{doubt}."]
+    return [
+        "As a check, a mixed model (rater and text random) with 95 % intervals: "
+        f"{', '.join(gaps)}{doubt}."
+    ]
 
 
 def spread_note(result: Mapping[str, Any]) -> str:

@@ -121,6 +121,7 @@ def test_a_study_of_before_keeps_its_hash(tmp_path: Path) -> None:
     path.write_text(
         "id: old\ntitle: An older study\nmethod: mushra\nreference: a\nanchors: [3500, 7000]\n"
         "systems: [{name: a, folder: a}, {name: b, folder: b}]\nitems: [{id: x}, {id: y}]\n"
+        "non_inferiority_margin: 0.2\n"  # the default of that version
     )
     study = load_study(path)
     assert study.sha256 == "0bc042c71142e8d4eebce8254b8ddce573eff77fb5256f08ca855426b7140b71"

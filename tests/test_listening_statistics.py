@@ -235,7 +235,10 @@ def test_equal_scores_are_no_certainty(
     (pair,) = result["pairs"]
     assert pair["difference"] == pytest.approx(shift)
     assert pair["no_spread"] is True
-    for name in ("ci95", "non_inferior", "b_non_inferior", "p_non_inferior", "equivalent"):
+    for name in (
+        "ci95", "non_inferior", "b_non_inferior", "equivalent", "p_non_inferior", "p_equivalent",
+        "p_wilcoxon", "p_holm",
+    ):  # fmt: skip
         assert pair[name] is None
     json.dumps(result, allow_nan=False)
     assert command.main([str(write(tmp_path, frame))]) == 0
