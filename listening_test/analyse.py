@@ -174,8 +174,6 @@ def report(result: dict[str, Any]) -> str:
     """The analysis as text for a terminal."""
     tables = (system_rows, pair_rows, preference_rows, strength_rows)
     parts = [as_table(r).to_string(index=False) for rows in tables if (r := rows(result))]
-    if told := result.get("identification"):
-        parts.append(f"X told right: {told['right']} of {told['n']} ({told['ties']} ties left out)")
     return "\n\n".join([*parts, *verdicts(result), *notes(result)])
 
 

@@ -20,6 +20,8 @@ from listening_test.study_parts import Exclusion
 
 # BS.1534-3: with more of the raters than this, the anchor is to blame and not they.
 _TOO_GOOD = 0.25
+# Fewer answers than this are easily all the same.
+_FEWEST = 5
 _INCOMPLETE = "incomplete session"
 
 
@@ -103,10 +105,9 @@ def _same_answer(frame: pd.DataFrame, rules: Exclusion, ends: Ends) -> set[str]:
     answers = scored["score"].astype(object)
     if "choice" in scored:
         answers = answers.where(scored["score"].notna(), scored["choice"])
-    share = answers.groupby(scored["rater_id"]).agg(
-        lambda given: given.value_counts(normalize=True).max()
-    )
-    return set(share[share >= rules.same_answer_share].index)
+    by_rater = answers.groupby(scored["rater_id"])
+    share = by_rater.agg(lambda given: given.value_counts(normalize=True).max())
+    return set(share[(share >= rules.same_answer_share) & (by_rater.count() >= _FEWEST)].index)
 
 
 def _repeats(frame: pd.DataFrame, rules: Exclusion, ends: Ends) -> set[str]:

@@ -27,7 +27,8 @@ def means(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def system_rows(result: Mapping[str, Any]) -> list[Row]:
-    """The systems and anchors of an analysis as rows for a table."""
+    """The systems and anchors of an analysis as rows for a table; quartiles in a MUSHRA test."""
+    slider = result.get("methods") == ["mushra"]
     return [
         {
             "system": name,
@@ -37,6 +38,7 @@ def system_rows(result: Mapping[str, Any]) -> list[Row]:
             "ratings": values["n"],
             "raters": values["raters"],
             "texts": values["items"],
+            **({"quartiles": " / ".join(f"{q:g}" for q in values["quartiles"])} if slider else {}),
         }
         for name, values in means(result).items()
     ]
@@ -96,12 +98,15 @@ def as_table(rows: list[Row]) -> pd.DataFrame:
 
 
 def verdicts(result: Mapping[str, Any]) -> list[str]:
-    """One sentence a pair, fit for a paper: what the data show, and what they do not.
+    """Sentences fit for a paper, one a pair: what the data show, and what they do not.
 
     A difference is shown where the interval leaves nought out, which speaks for other raters and
     other texts, and Holm's correction over all pairs leaves the Wilcoxon test below 5 %.
     """
-    return [_verdict(pair) for pair in result["pairs"] if pair["ci95"] is not None]
+    found = [_verdict(pair) for pair in result["pairs"] if pair["ci95"] is not None]
+    found += [_preferred(p) for p in result.get("preferences", []) if p["share_a"] is not None]
+    told = result.get("identification")
+    return found + ([_identified(told)] if told else [])
 
 
 def _verdict(pair: Mapping[str, Any]) -> str:
@@ -115,12 +120,46 @@ def _verdict(pair: Mapping[str, Any]) -> str:
     return f"{found} {_shown(pair)}{_against_margin(pair)}."
 
 
+def _preferred(pair: Mapping[str, Any]) -> str:
+    """AB: how often one system was preferred to the other."""
+    a, b, n = pair["a"], pair["b"], pair["wins_a"] + pair["wins_b"]
+    low, high = pair["share_ci95"] or pair["share_ci95_naive"]
+    kind = "two-way clustered" if pair["share_ci95"] else "Clopper-Pearson, votes as independent"
+    shown = "no preference is shown"
+    if pair["share_ci95"] and pair["p_holm"] < _ALPHA and (low > 0.5 or high < 0.5):
+        shown = f"{a if low > 0.5 else b} is preferred"
+    return (
+        f"{a} was preferred to {b} in {pair['wins_a']} of {n} untied votes ({pair['ties']} ties): "
+        f"share {pair['share_a']:.2f} (95 % interval {low:.2f} to {high:.2f}, {kind}; exact "
+        f"binomial test, Holm's correction, p {p_text(pair['p_holm'])}); {shown}."
+    )
+
+
+def _identified(told: Mapping[str, Any]) -> str:
+    """ABX: how often X was told right."""
+    low, high = told["share_ci95"] or told["share_ci95_naive"]
+    kind = "two-way clustered" if told["share_ci95"] else "Clopper-Pearson, votes as independent"
+    return (
+        f"X was told right in {told['right']} of {told['n']} answers ({told['ties']} without a "
+        f"choice left out): share {told['share']:.3f}, 95 % interval {low:.3f} to {high:.3f} "
+        f"({kind}), guessing is 0.5; exact binomial test, p {p_text(told['p_binomial'])}."
+    )
+
+
+def is_shown(pair: Mapping[str, Any]) -> bool:
+    """Whether interval and corrected test together show a difference."""
+    if pair["ci95"] is None:
+        return False
+    low, high = pair["ci95"]
+    return (low > 0 or high < 0) and (pair["p_holm"] is None or pair["p_holm"] < _ALPHA)
+
+
 def _shown(pair: Mapping[str, Any]) -> str:
     a, b, p = pair["a"], pair["b"], pair["p_holm"]
     low, high = pair["ci95"]
+    if is_shown(pair):
+        return f"{a} is rated above {b}" if low > 0 else f"{b} is rated above {a}"
     if low > 0 or high < 0:
-        if p is None or p < _ALPHA:
-            return f"{a} is rated above {b}" if low > 0 else f"{b} is rated above {a}"
         return (
             "No difference is shown: the interval leaves nought out, but the test that is "
             "corrected over all pairs does not reach 5 %"
@@ -166,24 +205,43 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     """Sentences on what else an analysis tells: agreement, order, exclusions, no spread."""
     found = []
     agreement = result.get("agreement") or {}
-    if (alpha := agreement.get("krippendorff_alpha")) is not None:
+    if (alpha := rounded(agreement.get("krippendorff_alpha"), 2)) is not None:
+        alpha += 0.0  # no minus nought
         found.append(f"Agreement: Krippendorff's alpha ({agreement['level']}) {alpha:.2f}.")
     if (r := agreement.get("mean_rater_correlation")) is not None:
         found.append(f"Raters against the mean of the others: mean correlation {r:.2f}.")
-    order = agreement.get("order_effect")
-    if order and order["ci95"] is not None:
-        found.append(
-            f"From the first to the last trial scores moved by {order['mean']:+.2f} "
-            f"(95 % interval {span(order)})."
-        )
+    if told := order_note(result):
+        found.append(told)
+    found += [
+        f"Of {pair['a']} and {pair['b']} the clip heard second was rated "
+        f"{pair['order_bias']['mean']:+.2f} against the first, whichever it was (95 % interval "
+        f"{span(pair['order_bias'])})."
+        for pair in result["pairs"]
+        if pair.get("order_bias")
+    ]
     if bias := result.get("null_pair_bias"):
         found.append(
             f"Null pairs, the same sound twice, got {bias['mean']:+.2f} on the comparison scale "
             f"(95 % interval {span(bias)})."
         )
-    found += [f"Excluded: {n} by {rule}." for rule, n in result["excluded"].items()]
+    found += [f"Not counted: {n} rows ({rule})." for rule, n in result["excluded"].items()]
     found += _model_notes(result)
     return found + ([note] if (note := spread_note(result)) else [])
+
+
+def order_note(result: Mapping[str, Any]) -> str:
+    """How scores moved over a session; empty where that was not estimable."""
+    order = (result.get("agreement") or {}).get("order_effect")
+    if not order or order["ci95"] is None:
+        return ""
+    low, high = order["ci95"]
+    drift = "no drift is shown"
+    if not low <= 0 <= high:
+        drift = "they drift, which a balanced order keeps out of the differences"
+    return (
+        f"From the first to the last trial scores moved by {order['mean']:+.2f} (95 % interval "
+        f"{span(order)}): {drift}."
+    )
 
 
 def _model_notes(result: Mapping[str, Any]) -> list[str]:
@@ -199,7 +257,9 @@ def _model_notes(result: Mapping[str, Any]) -> list[str]:
         for name, gap in model["differences"].items()
         if gap["difference"] is not None and gap["ci95"] is not None
     ]
-    doubt = "" if model["converged"] else "; its fit did not converge, so do not lean on it"
+    doubt = "; one of its variances is nearly nought" if model["boundary"] else ""
+    if not model["converged"]:
+        doubt = "; its fit did not converge, so do not lean on it"
     if not gaps:
         return [f"As a check, a mixed model (rater and text random): no interval{doubt}."]
     return [

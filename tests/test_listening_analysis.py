@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.regression.mixed_linear_model import MixedLM
 
 from listening_test import analyse as command
 from listening_test.agreement import krippendorff_alpha, order_effect, rater_correlations
@@ -280,14 +281,23 @@ def test_a_mixed_model_that_says_nothing_says_why() -> None:
         assert f"was not fitted: {result['mixed_model_note']}" in " ".join(notes(result))
 
 
-def test_a_mixed_model_that_does_not_converge_is_marked() -> None:
-    """Raters who differ by nothing but the systems: the variances lie on their bound."""
+def test_a_mixed_model_that_does_not_converge_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = crossed(np.random.default_rng(10), 12, 8, ("a", "b", "c"))
+    assert "converge" not in " ".join(notes(analyse(frame)))
+    whole = MixedLM.fit
+    monkeypatch.setattr(MixedLM, "fit", lambda self, reml: whole(self, reml=reml, maxiter=1))
+    result = analyse(frame)
+    assert result["mixed_model"]["converged"] is False
+    assert "did not converge, so do not lean on it" in " ".join(notes(result))
+
+
+def test_a_variance_of_nearly_nought_is_told_and_is_no_failure() -> None:
     frame = crossed(np.random.default_rng(1), 5, 4, ("a", "b"))
     frame["score"] = frame["system"].map({"a": 4.0, "b": 2.0})
     frame.loc[0, "score"] = 3.0
     result = analyse(frame)
-    assert result["mixed_model"]["converged"] is False
-    assert "did not converge" in " ".join(notes(result))
+    assert result["mixed_model"]["boundary"] is True
+    assert "one of its variances is nearly nought" in " ".join(notes(result))
 
 
 def test_several_dimensions_are_analysed_apart_the_overall_first() -> None:

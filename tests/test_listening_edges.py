@@ -14,7 +14,7 @@ import pytest
 
 from listening_test import analyse as command
 from listening_test.analysis import Plan, analyse
-from listening_test.tables import verdicts
+from listening_test.tables import notes, verdicts
 from tests.test_listening_analysis import compared, votes
 from tests.test_listening_statistics import crossed, write
 
@@ -163,6 +163,23 @@ def test_a_hundred_thousand_rows_are_analysed(kind: str) -> None:
         assert [p["wins_a"] + p["wins_b"] + p["ties"] for p in result["preferences"]] == [3572] * 28
         strengths = [s["strength"] for s in result["bradley_terry"].values()]
         assert strengths == sorted(strengths)
+
+
+def test_preferences_and_the_order_of_comparisons_are_told() -> None:
+    rng = np.random.default_rng(5)
+    (text,) = verdicts(analyse(votes(rng, {"x": 0.0, "y": 2.0}, 40)))
+    assert re.match(
+        r"x was preferred to y in \d+ of \d+ untied votes \(\d+ ties\): share 0.\d\d", text
+    )
+    assert "95 % interval" in text
+    assert text.endswith("p < 0.0001); y is preferred.")
+    (text,) = verdicts(analyse(votes(rng, {"x": 0.0, "y": 0.0}, 40)))
+    assert text.endswith("no preference is shown.")
+    assert verdicts(analyse(EDGES["votes all ties"])) == []
+    told = " ".join(notes(analyse(compared(rng, 0.5, 0.4))))
+    assert re.search(
+        r"Of new and old the clip heard second was rated \+0.\d\d against the first", told
+    )
 
 
 def test_agreement_of_choices_and_comparisons() -> None:

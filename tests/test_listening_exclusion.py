@@ -141,6 +141,14 @@ def test_files_of_other_tools_without_checks_pass_every_rule() -> None:
     assert (apply_rules(frame, rules)["status"] == "use").all()
 
 
+def test_a_rater_who_rated_once_is_not_one_who_always_says_the_same() -> None:
+    frame = ratings()
+    guest = frame.iloc[:1].assign(rater_id="guest", session_id="guest")
+    rules = Exclusion(same_answer_share=0.95, correlation_below=0.0, repeat_difference=1)
+    marked = apply_rules(pd.concat([frame, guest], ignore_index=True), rules)
+    assert (marked["status"] == "use").all()
+
+
 def test_choices_can_be_all_the_same_too() -> None:
     frame = crossed(np.random.default_rng(3), 4, 5, ("a", "b")).assign(score=np.nan, method="ab")
     frame["choice"] = np.where(np.arange(len(frame)) % 2, "a", "b")
