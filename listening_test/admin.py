@@ -36,7 +36,7 @@ from listening_test.decisions import (
     BadDecision,
     decide,
 )
-from listening_test.exclusion import RULES, apply_rules
+from listening_test.exclusion import RULES, Ends, apply_rules
 from listening_test.export import (
     ExportError,
     closed_and_withdrawn,
@@ -111,7 +111,7 @@ def overview(study_dir: Path, now: float, problems: tuple[str, ...] = ()) -> Ove
     closed, withdrawn = closed_and_withdrawn(study_dir)
     states = _states(sessions, now)
     incomplete = frozenset(sessions.loc[states != "complete", "session_id"])
-    judged = apply_rules(ratings, study.exclusion, study.reference, incomplete)
+    judged = apply_rules(ratings, study.exclusion, Ends.of(study), incomplete)
     counting = sessions["status"] == "use"
     counts = _counts(states, sessions["status"])
     cells = _cells(ratings[ratings["status"] == "use"], study)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from listening_test.statistics import Estimate
 
-Level = Literal["ordinal", "interval"]
+Level = Literal["nominal", "ordinal", "interval"]
 Values = npt.NDArray[np.float64]
 # Scores of one rater that differ less than this do not differ: no correlation is defined.
 _NO_SPREAD = 1e-9
@@ -28,7 +28,8 @@ def krippendorff_alpha(
     Args:
         units, raters, values: (n,) what was rated, by whom, and the score. A rater's first score
             of a unit counts; units with a single rater tell nothing of agreement and are left out.
-        level: `ordinal` compares ranks, `interval` squared distances.
+        level: `nominal` asks only whether two are the same, `ordinal` compares ranks, `interval`
+            squared distances.
 
     Returns:
         None where fewer than two different scores can be compared.
@@ -47,15 +48,18 @@ def krippendorff_alpha(
     coincidences = (counts / (per_unit - 1)).T @ counts
     coincidences -= np.diag((counts / (per_unit - 1)).sum(axis=0))
     margins = coincidences.sum(axis=0)
-    distance = _squared_distances(np.asarray(levels, dtype=float), margins, level)
+    distance = _squared_distances(levels, margins, level)
     observed = float((coincidences * distance).sum())
     expected = float((np.outer(margins, margins) * distance).sum()) / (margins.sum() - 1)
-    return 1 - observed / expected
+    return float(1 - observed / expected)
 
 
-def _squared_distances(levels: Values, margins: Values, level: Level) -> Values:
+def _squared_distances(levels: npt.ArrayLike, margins: Values, level: Level) -> Values:
+    if level == "nominal":
+        return 1 - np.eye(len(margins))
     if level == "interval":
-        return (levels[:, None] - levels[None, :]) ** 2
+        numbers = np.asarray(levels, dtype=float)
+        return (numbers[:, None] - numbers[None, :]) ** 2
     # The distance of two ranks: the scores given between them, their own counted half.
     middle = np.cumsum(margins) - margins / 2
     squared: Values = (middle[:, None] - middle[None, :]) ** 2
@@ -117,6 +121,23 @@ def _slope(rows: pd.DataFrame) -> float | None:
     place = (rows["place"] - rows["place"].mean()).to_numpy()
     squares = float(np.sum(place**2))
     return float(np.sum(place * rows["rest"]) / squares) if squares > 0 else None
+
+
+def choice_agreement(frame: pd.DataFrame) -> dict[str, Any]:
+    """Alpha of choices: whether raters of the same text and pair preferred the same system.
+
+    An answer is the pair's first system by name, its second, or a tie, whichever was heard first.
+
+    Args:
+        frame: rater_id, item_id, system, system_b, choice; one row a vote.
+    """
+    one, two = frame["system"].astype(str), frame["system_b"].astype(str)
+    turned = one > two
+    unit = frame["item_id"] + "\0" + one.where(~turned, two) + "\0" + two.where(~turned, one)
+    other = frame["choice"].replace({"a": "b", "b": "a"})
+    answer = frame["choice"].where(~turned, other)
+    alpha = krippendorff_alpha(unit, frame["rater_id"], answer, "nominal")
+    return {"krippendorff_alpha": alpha, "level": "nominal"}
 
 
 def agreement(frame: pd.DataFrame, level: Level = "ordinal") -> dict[str, Any]:

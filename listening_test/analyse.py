@@ -20,6 +20,7 @@ from listening_test.columns import SCORED_TRIALS, uncell
 from listening_test.preference import CHOICES
 from listening_test.study import Study
 from listening_test.tables import (
+    as_table,
     notes,
     pair_rows,
     preference_rows,
@@ -172,9 +173,7 @@ def load_incomplete(folder: Path) -> frozenset[str]:
 def report(result: dict[str, Any]) -> str:
     """The analysis as text for a terminal."""
     tables = (system_rows, pair_rows, preference_rows, strength_rows)
-    parts = [pd.DataFrame(r).to_string(index=False) for rows in tables if (r := rows(result))]
-    if told := result.get("identification"):
-        parts.append(f"X told right: {told['right']} of {told['n']} ({told['ties']} ties left out)")
+    parts = [as_table(r).to_string(index=False) for rows in tables if (r := rows(result))]
     return "\n\n".join([*parts, *verdicts(result), *notes(result)])
 
 

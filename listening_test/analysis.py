@@ -15,11 +15,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from listening_test.agreement import agreement
+from listening_test.agreement import agreement, choice_agreement
 from listening_test.columns import SCORED_TRIALS
-from listening_test.comparison_rating import comparison_pairs, null_pair_bias
-from listening_test.exclusion import apply_rules
-from listening_test.mixed_model import mixed_model
+from listening_test.comparison_rating import (
+    comparison_agreement,
+    comparison_pairs,
+    null_pair_bias,
+)
+from listening_test.exclusion import Ends, apply_rules, rules_of
+from listening_test.mixed_model import NotFitted, mixed_model
 from listening_test.preference import CHOICES, bradley_terry, identification, preferences
 from listening_test.statistics import (
     CONFIDENCE,
@@ -47,14 +51,14 @@ class Plan:
         margin: non-inferiority margin in points of the scale; None leaves those answers null.
         order: systems, the reference first; a pair's `b` is the earlier one. Alphabetical, with
             the pair (a, b) in that order, where it is not known.
-        exclusion, reference: rules for raters, and a MUSHRA test's hidden reference.
+        exclusion, ends: rules for raters, and conditions that they ask for.
         anchors: conditions that span the scale; they have a mean and take part in no comparison.
     """
 
     margin: float | None = None
     order: tuple[str, ...] = ()
     exclusion: Exclusion = field(default_factory=Exclusion)
-    reference: str | None = None
+    ends: Ends = field(default_factory=Ends)
     anchors: tuple[str, ...] = ()
 
     @classmethod
@@ -62,7 +66,8 @@ class Plan:
         """What a study file fixed."""
         order = tuple(system.name for system in study.systems)
         anchors = tuple(anchor.label for anchor in study.anchors)
-        return cls(study.non_inferiority_margin, order, study.exclusion, study.reference, anchors)
+        margin = study.non_inferiority_margin
+        return cls(margin, order, study.exclusion, Ends.of(study), anchors)
 
     def names(self, frame: pd.DataFrame) -> list[str]:
         """The systems of `frame`, those of `order` first and in its order."""
@@ -110,6 +115,7 @@ def analyse(
         names = plan.names(votes)
         result["preferences"] = preferences(votes, names)
         result["bradley_terry"] = bradley_terry(votes, names) if len(names) > 2 else None
+        result["agreement"] = choice_agreement(votes[votes["system"] != votes["system_b"]])
     if (method == "abx").any():
         result["identification"] = identification(scored[method == "abx"])
     return result
@@ -118,9 +124,14 @@ def analyse(
 def counted(
     frame: pd.DataFrame, plan: Plan, incomplete: frozenset[str] = frozenset()
 ) -> tuple[pd.DataFrame, dict[str, int]]:
-    """The ratings that count under a plan, and how many rows each rule took out."""
+    """The ratings that count under a plan, and how many rows each rule took out.
+
+    A rule that was fixed and took out nobody is listed with 0.
+    """
     frame = frame.reset_index(drop=True)
-    return _exclude(apply_rules(frame, plan.exclusion, plan.reference, incomplete))
+    used, counts = _exclude(apply_rules(frame, plan.exclusion, plan.ends, incomplete))
+    fixed = dict.fromkeys(rules_of(plan.exclusion), 0)
+    return used, {**fixed, **counts}
 
 
 def _exclude(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
@@ -165,8 +176,16 @@ def _one_dimension(scored: pd.DataFrame, plan: Plan) -> dict[str, Any]:
         "pairs": _pairs(tested, names, plan),
         "null_pair_gap": _null_pair_gap(scored),
         "agreement": agreement(tested, "interval" if scale == {"mushra"} else "ordinal"),
-        "mixed_model": mixed_model(tested, names),
+        **_checked(tested, names),
     }
+
+
+def _checked(scored: pd.DataFrame, names: list[str]) -> dict[str, Any]:
+    """The mixed model, or None and why it says nothing."""
+    try:
+        return {"mixed_model": mixed_model(scored, names), "mixed_model_note": None}
+    except NotFitted as error:
+        return {"mixed_model": None, "mixed_model_note": str(error)}
 
 
 def _system(rows: pd.DataFrame) -> dict[str, Any]:
@@ -189,15 +208,19 @@ def _pairs(scored: pd.DataFrame, names: list[str], plan: Plan) -> list[dict[str,
     pairs = []
     for first, second in combinations(names, 2):
         a, b = (second, first) if plan.order else (first, second)
-        gaps = rater_gaps(scored, a, b)
-        pairs.append(pair_entry(a, b, difference(scored, a, b), gaps, plan.margin))
+        both = scored[scored["system"].isin((a, b))]
+        pairs.append(pair_entry(a, b, difference(both, a, b), rater_gaps(both, a, b), plan.margin))
     return holm(pairs, "p_wilcoxon")
 
 
 def _comparison(votes: pd.DataFrame, plan: Plan) -> dict[str, Any]:
     null = votes["trial_type"] == "null_pair"
-    pairs = comparison_pairs(votes, plan.names(votes), bool(plan.order), plan.margin)
-    return {"pairs": pairs, "null_pair_bias": null_pair_bias(votes[null])}
+    names = plan.names(votes)
+    return {
+        "pairs": comparison_pairs(votes, names, bool(plan.order), plan.margin),
+        "null_pair_bias": null_pair_bias(votes[null]),
+        "agreement": comparison_agreement(votes, names),
+    }
 
 
 def _null_pair_gap(scored: pd.DataFrame) -> float | None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from listening_test.agreement import krippendorff_alpha
 from listening_test.statistics import Values, crossed_mean, holm, pair_entry
 
 
@@ -69,6 +70,17 @@ def _order_bias(votes: pd.DataFrame) -> dict[str, Any] | None:
         return None
     values = _balanced(votes, "score")
     return crossed_mean(values, votes["rater_id"], votes["item_id"]).as_json()
+
+
+def comparison_agreement(frame: pd.DataFrame, names: list[str]) -> dict[str, Any]:
+    """Krippendorff's alpha of the scores with the order taken out; a text and pair is a unit."""
+    parts = [
+        signed(frame, a, b).assign(unit=lambda votes, n=number: f"{n} " + votes["item_id"])
+        for number, (a, b) in enumerate(combinations(names, 2))
+    ]
+    votes = pd.concat(parts) if parts else frame.assign(unit="", gap=np.nan)
+    alpha = krippendorff_alpha(votes["unit"], votes["rater_id"], votes["gap"])
+    return {"krippendorff_alpha": alpha, "level": "ordinal"}
 
 
 def null_pair_bias(frame: pd.DataFrame) -> dict[str, Any] | None:

@@ -63,6 +63,7 @@ class Figure:
 Block: TypeAlias = Heading | Paragraph | Missing | Listing | Table | Figure
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]<>|~#])")
+_ENTITY = re.compile(r"&(?=#?\w+;)")
 # At the start of a line these would begin a list or a heading.
 _OPENING = re.compile(r"^(\s*)([-+]|\d+[.)])(?=\s)")
 _STYLE = """
@@ -95,7 +96,7 @@ def page(title: str, blocks: Sequence[Block], head: str = "") -> str:
 
 def _plain(text: str) -> str:
     """Markdown that reads as just this text, on one line."""
-    escaped = _MARKDOWN.sub(r"\\\1", clean_text(text).replace("&", "&amp;"))
+    escaped = _MARKDOWN.sub(r"\\\1", _ENTITY.sub("&amp;", clean_text(text)))
     return _OPENING.sub(lambda m: f"{m[1]}{m[2][:-1]}\\{m[2][-1]}", escaped)
 
 

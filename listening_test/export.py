@@ -217,6 +217,12 @@ def _csv(frame: pd.DataFrame, columns: tuple[str, ...]) -> str:
     return csv_text(rows, columns)
 
 
+def sessions_csv(study_dir: Path, columns: tuple[str, ...] | None = None) -> str:
+    """The frame of `sessions_frame` as CSV text, all columns or those given."""
+    sessions = sessions_frame(study_dir)
+    return _csv(sessions, columns or tuple(sessions))
+
+
 def exported_files(study_dir: Path) -> tuple[dict[str, bytes], int]:
     """The unblinded bundle by file name, and its number of ratings."""
     ratings, _ = exported_frame(study_dir)

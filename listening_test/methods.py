@@ -167,6 +167,8 @@ LAYOUTS: dict[str, Layout] = {
     "mushra": Layout("all"),
 }
 NEEDS_REFERENCE = ("dcr", "mushra")
+# Low-pass cutoff of BS.1534's mid anchor, in hertz.
+MID_ANCHOR = 7000
 
 
 def conditions(layout: Layout, systems: int) -> int:

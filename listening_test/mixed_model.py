@@ -19,15 +19,23 @@ from statsmodels.tools.sm_exceptions import ConvergenceWarning
 MOST_RATINGS = 2000
 
 
-def mixed_model(frame: pd.DataFrame, names: list[str]) -> dict[str, Any] | None:
+class NotFitted(ValueError):
+    """The model says nothing here; the message says why, as part of a sentence."""
+
+
+def mixed_model(frame: pd.DataFrame, names: list[str]) -> dict[str, Any]:
     """Differences to the first of `names` by the mixed model, with 95 % Wald intervals.
 
-    None for a single system, for fewer than two raters or texts, for scores that never differ and
-    above MOST_RATINGS ratings.
+    Raises:
+        NotFitted: a single system, fewer than two raters or texts, scores that never differ, more
+            than MOST_RATINGS ratings, or a fit that broke down.
     """
-    few = min(len(names), frame["rater_id"].nunique(), frame["item_id"].nunique()) < 2
-    if few or len(frame) > MOST_RATINGS or frame["score"].nunique() < 2:
-        return None
+    if min(len(names), frame["rater_id"].nunique(), frame["item_id"].nunique()) < 2:
+        raise NotFitted("it needs two systems, two raters and two texts")
+    if frame["score"].nunique() < 2:
+        raise NotFitted("all scores are the same")
+    if len(frame) > MOST_RATINGS:
+        raise NotFitted(f"it would take too long with more than {MOST_RATINGS:,} ratings")
     columns = ["score", "system", "rater_id", "item_id"]
     rows = pd.DataFrame({name: frame[name].to_numpy() for name in columns})
     rows["system"] = pd.Categorical(rows["system"], names)
@@ -40,13 +48,16 @@ def mixed_model(frame: pd.DataFrame, names: list[str]) -> dict[str, Any] | None:
                 groups=np.ones(len(rows)),
                 vc_formula={"rater": "0 + C(rater_id)", "item": "0 + C(item_id)"},
             ).fit(reml=True)
-        except (np.linalg.LinAlgError, ValueError):
-            return None
+        except (np.linalg.LinAlgError, ValueError) as error:
+            raise NotFitted(f"its fit broke down ({error})") from None
     spans = fitted.conf_int()
-    doubtful = not fitted.converged or any(w.category is ConvergenceWarning for w in caught)
+    # A search that failed at first and was told again with another method has converged; a variance
+    # of nearly nought is no failure.
+    edge = any("boundary" in str(w.message) for w in caught if w.category is ConvergenceWarning)
     return {
         "reference": names[0],
-        "converged": not doubtful,
+        "converged": bool(fitted.converged),
+        "boundary": edge,
         "differences": {
             name: {
                 "difference": _number(fitted.params[f"C(system)[T.{name}]"]),

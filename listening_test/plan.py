@@ -94,7 +94,7 @@ def load_pilot(folder: Path) -> Pilot:
     """
     frame, plan = load_ratings(folder / "ratings.csv"), load_plan(folder)
     scored, _ = counted(frame, plan, load_incomplete(folder))
-    return pilot_spreads(scored, plan.reference, plan.anchors)
+    return pilot_spreads(scored, plan.ends.reference, plan.anchors)
 
 
 def _parser() -> argparse.ArgumentParser:

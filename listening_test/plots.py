@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
-import pandas as pd
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from listening_test.profiles import RaterValues
+from listening_test.statistics import Estimate
 from listening_test.tables import means
 
 Figure: TypeAlias = go.Figure
@@ -65,26 +66,58 @@ def preferences_figure(result: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def raters_figure(frame: pd.DataFrame, result: Mapping[str, Any]) -> Figure:
-    """Each rater's mean of each system: one small dot a rater, systems one below the other.
+def order_bias_figure(result: Mapping[str, Any]) -> Figure:
+    """How much better the clip heard second is rated, by pair, a line at nought."""
+    pairs = [p for p in result["pairs"] if p["order_bias"]]
+    figure = _whiskers(
+        "second clip's advantage, 95 % interval", [f"{p['a']} and {p['b']}" for p in pairs],
+        [p["order_bias"]["mean"] for p in pairs],
+        {"bias": [p["order_bias"]["ci95"] for p in pairs]},
+    )  # fmt: skip
+    figure.add_vline(x=0, line={"color": _QUIET, "width": 1})
+    return figure
+
+
+def first_shares_figure(result: Mapping[str, Any]) -> Figure:
+    """How often the clip heard first is preferred, by pair, a line at one half."""
+    pairs = result["preferences"]
+    figure = _whiskers(
+        "share of the clip heard first, 95 % interval", [f"{p['a']} and {p['b']}" for p in pairs],
+        [p["first_share"] for p in pairs], {"share": [p["first_share_ci95"] for p in pairs]},
+    )  # fmt: skip
+    figure.add_vline(x=0.5, line={"color": _QUIET, "width": 1})
+    return figure
+
+
+def session_figure(parts: Mapping[str, Estimate]) -> Figure:
+    """How scores move over the session, from its first trials on top to its last.
 
     Args:
-        frame: rows that count: rater_id, system, score.
-        result: their analysis, which has the systems and anchors in order.
+        parts: by the trials' numbers, how far scores lie above what is expected of them.
     """
-    by_rater = frame.groupby(["system", "rater_id"])["score"].mean()
+    figure = _whiskers(
+        "points above expectation, 95 % interval",
+        [f"trials {name}" for name in parts], [part.mean for part in parts.values()],
+        {"drift": [part.listed() for part in parts.values()]},
+    )  # fmt: skip
+    figure.add_vline(x=0, line={"color": _QUIET, "width": 1})
+    return figure
+
+
+def raters_figure(found: RaterValues) -> Figure:
+    """One small mark a rater, systems or pairs one below the other."""
     figure = go.Figure()
-    shown = zip((*result["systems"], *result["anchors"]), means(result), strict=True)
-    for system, name in shown:
-        own = by_rater[system]
+    for name, own in found.values.items():
         figure.add_trace(
             go.Scatter(
-                x=own.to_numpy(), y=[name] * len(own), mode="markers", name=name,
+                x=own, y=[name] * len(own), mode="markers", name=name,
                 marker={"color": _MARK, "symbol": "line-ns-open", "size": 14, "opacity": 0.7},
                 hovertemplate="one rater: %{x:.2f}<extra></extra>", showlegend=False,
             )
         )  # fmt: skip
-    return _dressed(figure, "each rater's mean", len(means(result)))
+    if found.centre is not None:
+        figure.add_vline(x=found.centre, line={"color": _QUIET, "width": 1})
+    return _dressed(figure, found.axis, len(found.values))
 
 
 def script() -> str:

@@ -18,9 +18,12 @@ from scipy import stats
 from listening_test.statistics import crossed_mean, holm
 
 CHOICES = ("a", "b", "tie")
-_BOOTSTRAP = 1000
+# Draws of the bootstrap.
+BOOTSTRAP = 1000
 # A weak pull towards equal strengths, so that a system that never lost has a finite one.
 _REGULARISATION = 0.01
+# Strengths are found to 1e-8; bootstrap samples that differ less do not differ.
+_NO_SPREAD = 1e-6
 
 
 def preferences(frame: pd.DataFrame, names: list[str]) -> list[dict[str, Any]]:
@@ -28,15 +31,17 @@ def preferences(frame: pd.DataFrame, names: list[str]) -> list[dict[str, Any]]:
 
     `share_ci95` is clustered by rater and text; `share_ci95_naive` (Clopper-Pearson) and
     `p_binomial` take the votes as independent, which they are not, and are for comparison.
-    `first_share`: how often the clip heard first won, whichever it was.
+    `first_share`, with its clustered interval: how often the clip heard first won, whichever it
+    was.
     """
     pairs = []
     for first, second in combinations(names, 2):
-        votes = _of_pair(frame, first, second)
+        votes = votes_of(frame, first, second)
         if votes.empty:
             continue
         untied = votes[votes["choice"] != "tie"]
         won = (untied["winner"] == first).to_numpy(dtype=float)
+        first_won = (untied["choice"] == "a").to_numpy(dtype=float)
         test = stats.binomtest(int(won.sum()), len(won)) if len(won) else None
         exact = test.proportion_ci(method="exact") if test else None
         pairs.append(
@@ -50,13 +55,15 @@ def preferences(frame: pd.DataFrame, names: list[str]) -> list[dict[str, Any]]:
                 "share_ci95": _share_interval(won, untied),
                 "share_ci95_naive": [float(exact.low), float(exact.high)] if exact else None,
                 "p_binomial": float(test.pvalue) if test else None,
-                "first_share": float((untied["choice"] == "a").mean()) if len(won) else None,
+                "first_share": float(first_won.mean()) if len(won) else None,
+                "first_share_ci95": _share_interval(first_won, untied),
             }
         )
     return holm(pairs, "p_binomial")
 
 
-def _of_pair(frame: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
+def votes_of(frame: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
+    """The votes on one pair, in either order, with the `winner` (of a tie: the second)."""
     ab = (frame["system"] == first) & (frame["system_b"] == second)
     ba = (frame["system"] == second) & (frame["system_b"] == first)
     votes = frame[ab | ba]
@@ -68,7 +75,8 @@ def bradley_terry(frame: pd.DataFrame, names: list[str], seed: int = 1) -> dict[
     """Strength of each system from all untied votes, log-odds with mean 0 over the systems.
 
     Intervals: percentiles of a bootstrap that draws whole raters, since a rater's votes hang
-    together. None below two raters or without an untied vote.
+    together. None below two raters or without an untied vote; raters who all voted alike leave
+    no spread, and so no interval.
     """
     untied = frame[frame["choice"].isin(("a", "b")) & (frame["system"] != frame["system_b"])]
     raters = sorted(untied["rater_id"].unique())
@@ -81,12 +89,17 @@ def bradley_terry(frame: pd.DataFrame, names: list[str], seed: int = 1) -> dict[
     rater = untied["rater_id"].map(raters.index).to_numpy()
     np.add.at(wins, (rater, np.where(first_won, one, two), np.where(first_won, two, one)), 1)
     rng = np.random.default_rng(seed)
-    draws = rng.integers(0, len(raters), (_BOOTSTRAP, len(raters)))
+    draws = rng.integers(0, len(raters), (BOOTSTRAP, len(raters)))
     samples = np.array([_strengths(wins[draw].sum(axis=0)) for draw in draws])
     low, high = np.percentile(samples, [2.5, 97.5], axis=0)
     strengths = _strengths(wins.sum(axis=0))
+    alike = (high - low).max() < _NO_SPREAD
     return {
-        name: {"strength": float(strengths[i]), "ci95": [float(low[i]), float(high[i])]}
+        name: {
+            "strength": float(strengths[i]),
+            "ci95": None if alike else [float(low[i]), float(high[i])],
+            "no_spread": bool(alike),
+        }
         for i, name in enumerate(names)
     }
 

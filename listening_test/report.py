@@ -1,8 +1,9 @@
 """Methods, results, figures and a bundle: `python -m listening_test.report FOLDER --out DIR`.
 
-FOLDER is a prepared study, or what `python -m listening_test.export` wrote, or any folder whose
-ratings.csv `analyse` takes. DIR gets `report.md`, `report.html` (with figures; needs nothing from
-outside), `analysis.json` and `bundle.zip` with these, the data, the study and the versions.
+FOLDER is a prepared study that is closed, or what `python -m listening_test.export` wrote, or any
+folder whose ratings.csv `analyse` takes. DIR gets `report.md`, `report.html` (with figures; needs
+nothing from outside), `analysis.json` and `bundle.zip` with these, the data, the study and the
+versions.
 
 What must be told is in `report_factors.py`; a gap is marked MISSING and never guessed.
 """
@@ -33,7 +34,7 @@ from listening_test.bundle import write_bundle
 from listening_test.decisions import INTERNAL, STATUS
 from listening_test.document import markdown, page
 from listening_test.exclusion import apply_rules
-from listening_test.export import ExportError, export
+from listening_test.export import ExportError, closed_and_withdrawn, export
 from listening_test.plots import script
 from listening_test.report_factors import Evidence, factors
 from listening_test.report_text import report_blocks, title
@@ -73,7 +74,7 @@ def load_evidence(folder: Path, details: Reporting | None = None) -> Evidence:
     if sessions is not None and "status" in sessions:
         sessions = sessions[sessions["status"] != STATUS[INTERNAL]]
     return Evidence(
-        frame=apply_rules(frame, plan.exclusion, plan.reference, incomplete).fillna(
+        frame=apply_rules(frame, plan.exclusion, plan.ends, incomplete).fillna(
             {"status_reason": ""}
         ),
         used=used,
@@ -102,6 +103,12 @@ def write_report(
         if (source / "key").is_dir():
             folder = Path(scratch)
             export(source, folder)
+            if closed_and_withdrawn(source)[0] is None:
+                raise ReportError(
+                    f"{source} is still open, and its results are shut until it is closed: who "
+                    "sees them early stops when they please. Close it with `python -m "
+                    f"listening_test.admin {source} --close`."
+                )
         evidence = replace(load_evidence(folder, details), screenshot=picture is not None)
         found = factors(evidence)
         blocks = report_blocks(evidence, found)

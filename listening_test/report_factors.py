@@ -17,6 +17,8 @@ import pandas as pd
 from listening_test.analysis import CHOICE_METHODS
 from listening_test.columns import SCORED_TRIALS
 from listening_test.decisions import BY_HAND, INTERNAL, STATUS
+from listening_test.exclusion import rules_of
+from listening_test.report_statistics import told_statistics
 from listening_test.study import Study
 from listening_test.study_parts import Anchor, Reporting
 
@@ -25,6 +27,22 @@ _PLATFORMS = {
     "mturk": "Raters were recruited through Amazon Mechanical Turk.",
     "lab": "Raters took the test in the laboratory, or were invited to it by the authors.",
     "open": "The page was open to anybody who had its address.",
+}
+# Rules of exclusion in words, by their key in the study file.
+_RULES: dict[str, Callable[[Any], str]] = {
+    "trap_errors": lambda n: f"more than {number(n, 'wrong trap')}",
+    "gold_errors": lambda n: f"more than {number(n, 'wrong gold question')}",
+    "same_answer_share": lambda share: f"{share:.0%} or more of one and the same answer",
+    "repeat_difference": lambda d: f"repeats that differ by more than {d:g} on average",
+    "reference_below": lambda rule: (
+        f"the hidden reference below {rule[0]} in more than {rule[1]:.0%} of the texts "
+        "(ITU-R BS.1534-3)"
+    ),
+    "anchor_above": lambda rule: (
+        f"the mid anchor above {rule[0]} in more than {rule[1]:.0%} of the texts (ITU-R BS.1534-3)"
+    ),
+    "correlation_below": lambda r: f"a correlation with the mean of the others below {r:g}",
+    "incomplete_sessions": lambda _: "a session that did not come to its end",
 }
 _SCREENS = {
     "woods": "Woods et al. 2017, antiphase tones",
@@ -115,7 +133,32 @@ def _dates(evidence: Evidence) -> str | None:
     days = sorted(day[:10] for day in evidence.used["server_utc"] if day)
     if not days:
         return None
-    return f"Ratings were given from {days[0]} to {days[-1]} (UTC)."
+    when = f"on {days[0]}" if days[0] == days[-1] else f"from {days[0]} to {days[-1]}"
+    return f"Ratings were given {when} (UTC)."
+
+
+def _account(evidence: Evidence) -> str | None:
+    """What raters said of themselves: how often each choice of the questionnaire was picked."""
+    if evidence.study is None:
+        return None
+    asked = evidence.study.questionnaire
+    if not asked:
+        return "Raters were asked nothing about themselves."
+    sessions = evidence.sessions
+    told = []
+    for question in asked:
+        name = f"about_{question.id}"
+        if sessions is None or name not in sessions:
+            told.append(f"“{question.question}” (answers are not in these data)")
+            continue
+        given = sessions.loc[sessions["rater_id"].isin(evidence.used["rater_id"]), name]
+        answered = given[given.fillna("") != ""]
+        counts = f"answered by {len(answered)} of {len(given)}"
+        if question.choices:
+            found = [f"{choice}: {int((answered == choice).sum())}" for choice in question.choices]
+            counts += f"; {', '.join(found)}"
+        told.append(f"“{question.question}” ({counts})")
+    return f"Raters whose ratings count were asked about themselves: {'; '.join(told)}."
 
 
 def _screen(evidence: Evidence) -> str | None:
@@ -155,26 +198,15 @@ def _passed(evidence: Evidence, column: str) -> str | None:
 def _filtering(evidence: Evidence) -> str | None:
     if evidence.study is None:
         return None
-    rules = {
-        k: v for k, v in evidence.study.exclusion.model_dump().items() if v not in (None, False)
-    }
-    if not rules:
-        fixed = "The study file fixed no rule of exclusion."
-    else:
-        words = [
-            name.replace("_", " ") + ("" if v is True else f" {v}") for name, v in rules.items()
-        ]
-        fixed = f"Fixed before the first rating, raters were excluded by: {'; '.join(words)}."
+    rules = evidence.study.exclusion
+    # By identity: no error allowed at all is 0, and a rule.
+    given = {k: v for k, v in rules.model_dump().items() if v is not None and v is not False}
+    fixed = "The study file fixed no rule of exclusion."
+    if given:
+        words = [_RULES[name](value) for name, value in given.items()]
+        fixed = f"Fixed before the first rating, raters were excluded for: {'; '.join(words)}."
     out = evidence.frame[
         (evidence.frame["status"] != "use") & evidence.frame["trial_type"].isin(SCORED_TRIALS)
-    ]
-    if out.empty:
-        return f"{fixed} Nobody was excluded."
-    reason = out["status_reason"].where(out["status_reason"] != "", out["status"])
-    dropped = [
-        f"{number(rows['rater_id'].nunique(), 'rater')} ({number(len(rows), 'rating')}) "
-        f"{name if name.startswith(BY_HAND) else f'by {name}'}"
-        for name, rows in out[out["status"] != STATUS[INTERNAL]].groupby(reason)
     ]
     internal = out[out["status"] == STATUS[INTERNAL]]
     apart = (
@@ -182,7 +214,20 @@ def _filtering(evidence: Evidence) -> str | None:
         f"({number(len(internal), 'rating')}) tested the test, and count nowhere."
         if len(internal) else ""
     )  # fmt: skip
-    return f"{fixed} Excluded: {'; '.join(dropped) or 'nobody'}.{apart}"
+    out = out[out["status"] != STATUS[INTERNAL]]
+    reason = out["status_reason"].where(out["status_reason"] != "", out["status"])
+    dropped = dict.fromkeys(rules_of(rules), (0, 0))
+    dropped |= {
+        str(name): (rows["rater_id"].nunique(), len(rows)) for name, rows in out.groupby(reason)
+    }
+    if out.empty:
+        return f"{fixed} Nobody was excluded.{apart}"
+    told = [
+        f"{number(raters, 'rater')} ({number(rows, 'rating')}) "
+        f"{name if name.startswith(BY_HAND) else f'by {name}'}"
+        for name, (raters, rows) in dropped.items()
+    ]
+    return f"{fixed} Excluded: {'; '.join(told)}.{apart}"
 
 
 def _raters(evidence: Evidence) -> str:
@@ -322,14 +367,18 @@ def _anchor(study: Study, anchor: Anchor) -> str:
 
 
 def _playback(evidence: Evidence) -> str | None:
-    if evidence.stimuli is None or evidence.study is None:
+    study = evidence.study
+    if evidence.stimuli is None or study is None:
         return None
     rates = sorted(set(evidence.stimuli["sample_rate"]) - {""})
-    tested = "tested, see above" if evidence.study.screening else "not tested"
+    headphones = "not tested"
+    if study.screening is not None and study.screening.screens:
+        headphones = "tested, see above"
     return (
         f"All clips are mono 16 bit PCM at {', '.join(rates)} Hz, at "
-        f"{evidence.study.loudness_lufs:g} LUFS (ITU-R BS.1770), played whole before the scale "
-        f"opened. Headphones were {tested}."
+        f"{study.loudness_lufs:g} LUFS (ITU-R BS.1770), played whole before the scale opened. "
+        f"Headphones were {headphones}. Before the first clip raters set their volume by a sound "
+        "of no system."
     )
 
 
@@ -345,18 +394,32 @@ def _design(evidence: Evidence) -> str | None:
             "balanced incomplete blocks"
         )
     else:
-        apart = "one text after the other" if study.same_text == "together" else (
-            "never the same text twice in a row"
-        )  # fmt: skip
         order = (
-            f"Within raters: each heard {texts} under all {study.conditions} conditions, in an "
-            f"order from a Williams Latin square, {apart}"
+            f"Within raters: each heard {texts} {_under(study)}, in an order from a Williams "
+            f"Latin square{_apart(study)}"
         )
     return (
-        f"{order} (seed {study.seed}). Between the trials lay "
-        f"{number(study.repeats, 'repeat')}, {number(study.null_pairs, 'null pair')} and "
-        f"{number(checks, 'check')} with a known answer."
+        f"{order} (seed {study.seed}). Between the trials lay {number(study.repeats, 'repeat')}, "
+        f"{number(study.null_pairs, 'null pair')} and {number(checks, 'check')} with a known "
+        "answer."
     )
+
+
+def _under(study: Study) -> str:
+    trials = f"in {number(study.conditions, 'trial')}, one for each"
+    return {
+        "each": f"{trials} condition",
+        "reference": f"{trials} condition, with the reference first",
+        "pair": f"{trials} pair of systems",
+        "all": "in one trial, under all conditions side by side",
+    }[study.layout.conditions]
+
+
+def _apart(study: Study) -> str:
+    if study.conditions == 1:
+        return ""
+    together = study.same_text == "together"
+    return ", one text after the other" if together else ", never the same text twice in a row"
 
 
 def _stop(evidence: Evidence) -> str | None:
@@ -389,32 +452,6 @@ def _lengths(evidence: Evidence) -> str | None:
     )
 
 
-def _statistics(evidence: Evidence) -> str:
-    choice = "preferences" in evidence.result or "identification" in evidence.result
-    pairs = len(evidence.result["pairs"])
-    text = (
-        "Intervals are 95 % and take raters and texts both as random (two-way analysis of "
-        "variance, Henderson's method I, Satterthwaite's degrees of freedom)."
-    )
-    if pairs:
-        text += (
-            " Differences are paired within rater and text; two-sided Wilcoxon signed-rank tests "
-            f"over the raters' mean differences, Holm's correction over {number(pairs, 'pair')}; "
-            "effect size: Cohen's dz."
-        )
-    if evidence.result["anchors"]:
-        text += " Anchors have a mean, and take part in no comparison and no correction."
-    if choice:
-        text += " Shares are of the untied votes; exact binomial tests, Holm's correction."
-    if (margin := evidence.result["margin"]) is not None and pairs:
-        fixed = "fixed in the study file" if evidence.study else "given with the analysis"
-        text += (
-            f" Non-inferiority: the interval's lower end above -{margin:g} ({fixed}); "
-            "equivalence: two one-sided tests at 5 %."
-        )
-    return text
-
-
 def _hash(evidence: Evidence) -> str | None:
     if "config_sha256" not in evidence.used:
         return None
@@ -435,6 +472,7 @@ _FACTORS: tuple[_Entry, ...] = (
     ("Raters", "Dates", _dates, "Add the column `server_utc` to ratings.csv, or tell the days."),
     ("Raters", "Location and language background", _detail("raters"), _told(
         "raters", "countries, native languages, hearing, age, and how you know.")),
+    ("Raters", "Raters' own account", _account, _EXPORTED),
     ("Raters", "Qualification before the test", _detail("qualification"), _told(
         "qualification", "who was let in (approval rate, native speakers), or that anybody was.")),
     ("Raters", "Screening in the test", _screen, _EXPORTED),
@@ -458,7 +496,8 @@ _FACTORS: tuple[_Entry, ...] = (
     ("Design", "Order, repeats and seed", _design, _EXPORTED),
     ("Design", "Planned size and stop rule", _stop, _told(
         "stop_rule", "when the test was to end, fixed before its first rating.")),
-    ("Analysis", "Intervals, tests, correction, effect size", _statistics, ""),
+    ("Analysis", "Intervals, tests, correction, effect size",
+     lambda evidence: told_statistics(evidence.result, evidence.study is not None), ""),
     ("Analysis", "Configuration", _hash, "Add the column `config_sha256`, or keep the study file."),
     ("Analysis", "Where data and code are", _detail("availability"), _told(
         "availability", "an address of the bundle and of the code, or why there is none.")),

@@ -9,9 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pandas as pd
+
 from listening_test import plots
 from listening_test.bundle import versions
-from listening_test.document import Block, Figure, Heading, Listing, Missing, Paragraph, Table
+from listening_test.document import (
+    Block,
+    Figure,
+    Heading,
+    Listing,
+    Missing,
+    Paragraph,
+    Table,
+    markdown,
+)
+from listening_test.figures import figures
 from listening_test.report_factors import Evidence, Factor
 from listening_test.tables import (
     means,
@@ -22,8 +34,6 @@ from listening_test.tables import (
     system_rows,
     verdicts,
 )
-
-_SMALLEST_P = 1e-4
 
 
 def title(evidence: Evidence) -> str:
@@ -48,8 +58,6 @@ def report_blocks(evidence: Evidence, found: Sequence[Factor]) -> list[Block]:
         *_methods(found),
         Heading("Results"),
         *_results(evidence),
-        Heading("Raters"),
-        *_rater_figure(evidence),
         Heading("Checklist"),
         Table([{"section": f.section, "factor": f.name, "told": _state(f)} for f in found]),
         Heading("Texts of the page"),
@@ -91,96 +99,54 @@ def _methods(found: Sequence[Factor]) -> list[Block]:
     return blocks
 
 
+def paper(evidence: Evidence, found: Sequence[Factor]) -> str:
+    """Methods and results as Markdown, ready to paste; figures are left to the report."""
+    blocks = [Heading("Methods"), *_methods(found), Heading("Results"), *_results(evidence)]
+    return markdown([block for block in blocks if not isinstance(block, Figure)])
+
+
+def first_question(evidence: Evidence) -> tuple[pd.DataFrame, Mapping[str, Any]]:
+    """The ratings of a test's first question, and their analysis with what holds for all."""
+    return _questions(evidence)[0][1:]
+
+
+def _questions(evidence: Evidence) -> list[tuple[str, pd.DataFrame, Mapping[str, Any]]]:
+    """Each question's name (empty where there is one), ratings that count, and analysis."""
+    result, used = evidence.result, evidence.used
+    each = result.get("dimensions")
+    if not each:
+        return [("", used, result)]
+    # What holds for the whole test, such as exclusions, is told once, with the first.
+    common = {"margin": result["margin"], "excluded": {}}
+    parts = [
+        (name, used[used["dimension"].fillna("") == name], {**common, **one})
+        for name, one in each.items()
+    ]
+    name, own, one = parts[0]
+    return [(name, own, {**one, "excluded": result["excluded"]}), *parts[1:]]
+
+
 def _results(evidence: Evidence) -> list[Block]:
-    result = evidence.result
-    each = result.get("dimensions") or {"": result}
     blocks: list[Block] = []
-    for number, (name, one) in enumerate(each.items()):
+    for number, (name, used, result) in enumerate(_questions(evidence)):
         if name:
             blocks.append(Heading(f"Question: {name}", 3))
-        # What holds for the whole test, such as exclusions, is told once, with the first.
-        whole = {**result, **one} if number == 0 else {"excluded": {}, **one}
-        blocks += _scores({**whole, "margin": result["margin"]}, f"figure-{number}")
-    blocks += _choices(result)
+        blocks += _tables(result)
+        if said := [*verdicts(result), *notes(result)]:
+            blocks.append(Listing(tuple(said)))
+        blocks += [
+            Figure(plots.markup(one.figure, f"figure-{number}-{one.name}"), one.sentence)
+            for one in figures(used, result)
+        ]
     return blocks
 
 
-def _scores(result: Mapping[str, Any], name: str) -> list[Block]:
-    blocks: list[Block] = []
-    if rows := system_rows(result):
-        for row, values in zip(rows, means(result).values(), strict=True):
-            row["SD"] = None if values["sd"] is None else round(values["sd"], 2)
-        blocks.append(Table(rows))
-        figure = plots.systems_figure(result)
-        caption = "Means with two-way clustered 95 % intervals; thin, the naive ones."
-        blocks.append(Figure(plots.markup(figure, f"{name}-systems"), caption))
-    if rows := pair_rows(result):
-        blocks.append(Table([_small(row) for row in rows]))
-        figure = plots.pairs_figure(result)
-        caption = "Differences with 95 % intervals, nought, and the margin if there is one."
-        blocks.append(Figure(plots.markup(figure, f"{name}-pairs"), caption))
-    said = [*verdicts(result), *notes(result), *_checked(result)]
-    return [*blocks, Listing(tuple(said))] if said else blocks
-
-
-def _checked(result: Mapping[str, Any]) -> list[str]:
-    """The mixed model's differences, which should agree with those above."""
-    model = result.get("mixed_model")
-    if model is None:
-        return []
-    gaps = [
-        f"{name} minus {model['reference']} {gap['difference']:+.2f} "
-        f"({gap['ci95'][0]:+.2f} to {gap['ci95'][1]:+.2f})"
-        for name, gap in model["differences"].items()
-        if gap["difference"] is not None and gap["ci95"] is not None
-    ]
-    doubt = "" if model["converged"] else "; its fit did not converge, so do not lean on it"
-    return [f"As a check, a mixed model (rater and text random): {', '.join(gaps)}{doubt}."]
-
-
-def _choices(result: Mapping[str, Any]) -> list[Block]:
-    blocks: list[Block] = []
-    if rows := preference_rows(result):
-        # Entries differ in the names of their columns: one table each.
-        blocks += [Table([_small(row)]) for row in rows]
-        figure = plots.preferences_figure(result)
-        caption = "Share of the untied votes with its two-way clustered 95 % interval."
-        blocks.append(Figure(plots.markup(figure, "figure-preferences"), caption))
-    if rows := strength_rows(result):
-        blocks.append(Table(rows))
-    if told := result.get("identification"):
-        blocks.append(Paragraph(_identified(told)))
-    return blocks
-
-
-def _identified(told: Mapping[str, Any]) -> str:
-    low, high = told["share_ci95"] or told["share_ci95_naive"]
-    kind = "two-way clustered" if told["share_ci95"] else "Clopper-Pearson, votes as independent"
-    return (
-        f"X was told right in {told['right']} of {told['n']} answers ({told['ties']} without a "
-        f"choice left out): share {told['share']:.3f}, 95 % interval {low:.3f} to {high:.3f} "
-        f"({kind}), guessing is 0.5; exact binomial p {_p(told['p_binomial'])}."
-    )
-
-
-def _p(value: float) -> str:
-    return f"< {_SMALLEST_P}" if value < _SMALLEST_P else f"{value:.4f}"
-
-
-def _small(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row whose p-values are never printed as 0."""
-    return {
-        name: _p(value) if name.startswith("p (") and value is not None else value
-        for name, value in row.items()
-    }
-
-
-def _rater_figure(evidence: Evidence) -> list[Block]:
-    if not evidence.result["systems"]:
-        return [Paragraph("There are no scores of single systems to show by rater.")]
-    figure = plots.raters_figure(evidence.used, evidence.result)
-    caption = "Each rater's own mean of each system: who uses the scale differently stands apart."
-    return [Figure(plots.markup(figure, "figure-raters"), caption)]
+def _tables(result: Mapping[str, Any]) -> list[Block]:
+    systems = system_rows(result)
+    for row, values in zip(systems, means(result).values(), strict=True):
+        row["SD"] = None if values["sd"] is None else round(values["sd"], 2)
+    rows = (systems, pair_rows(result), preference_rows(result), strength_rows(result))
+    return [Table(part) for part in rows if part]
 
 
 def _texts(evidence: Evidence) -> list[Block]:

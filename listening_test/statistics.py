@@ -73,6 +73,12 @@ class Estimate:
             return None
         return float(stats.t.sf((self.mean - bound) / self.se, self.df))
 
+    def p_below(self, bound: float) -> float | None:
+        """One-sided p of the hypothesis that the mean is at least `bound`."""
+        if not self._testable:
+            return None
+        return float(stats.t.cdf((self.mean - bound) / self.se, self.df))
+
 
 def crossed_mean(values: Values, raters: npt.ArrayLike, items: npt.ArrayLike) -> Estimate:
     """Mean of crossed ratings with its two-way (rater, item) standard error.
@@ -227,7 +233,12 @@ def _cluster_variance(influence: Values, codes: npt.NDArray[np.int64]) -> float:
 
 
 def against_margin(estimate: Estimate, margin: float | None) -> dict[str, Any]:
-    """Non-inferiority of a and of b, and equivalence (two one-sided tests), at a margin."""
+    """Non-inferiority of a and of b, and equivalence (two one-sided tests), at a margin.
+
+    `p_non_inferior` is of a, one-sided; `p_equivalent` is the larger of the two one-sided ones. An
+    answer is yes where the interval lies on the right side of the margin: the 95 % one for
+    non-inferiority (2.5 % on its side), the 90 % one for equivalence (5 % on each, as is usual).
+    """
     wide, narrow = estimate.interval(), estimate.interval(2 * CONFIDENCE - 1)
     if margin is None or wide is None or narrow is None:
         verdicts = dict.fromkeys(("non_inferior", "b_non_inferior", "equivalent"))
@@ -237,8 +248,13 @@ def against_margin(estimate: Estimate, margin: float | None) -> dict[str, Any]:
             "b_non_inferior": bool(wide[1] < margin),
             "equivalent": bool(-margin < narrow[0] and narrow[1] < margin),
         }
-    p = None if margin is None else estimate.p_above(-margin)
-    return {"margin": margin, "p_non_inferior": p, **verdicts}
+    p = dict.fromkeys(("p_non_inferior", "p_equivalent"))
+    if margin is not None and wide is not None:
+        above, below = estimate.p_above(-margin), estimate.p_below(margin)
+        assert above is not None
+        assert below is not None
+        p = {"p_non_inferior": above, "p_equivalent": max(above, below)}
+    return {"margin": margin, **p, **verdicts}
 
 
 def rater_gaps(frame: pd.DataFrame, a: str, b: str) -> Values:
@@ -257,7 +273,8 @@ def _tied(gaps: Values) -> Values:
 def wilcoxon(gaps: Values) -> float | None:
     """Two-sided Wilcoxon signed-rank p over the raters' mean differences; None below 2 raters.
 
-    No difference at all gives 1.
+    No difference at all gives 1. Raters are the units, so it speaks of these texts: what other
+    texts would do is in the interval alone.
     """
     gaps = _tied(gaps)
     if len(gaps) < 2:
@@ -289,14 +306,18 @@ def effect_sizes(gaps: Values) -> dict[str, float | None]:
 def pair_entry(
     a: str, b: str, estimate: Estimate, gaps: Values, margin: float | None
 ) -> dict[str, Any]:
-    """A difference of two systems as plain JSON values; `gaps` are the raters' own differences."""
+    """A difference of two systems as plain JSON values; `gaps` are the raters' own differences.
+
+    Without an interval there is no p-value either.
+    """
+    interval = estimate.listed()
     return {
         "a": a,
         "b": b,
         "difference": estimate.mean,
-        "ci95": estimate.listed(),
+        "ci95": interval,
         "no_spread": estimate.no_spread,
-        "p_wilcoxon": wilcoxon(gaps),
+        "p_wilcoxon": None if interval is None else wilcoxon(gaps),
         **effect_sizes(gaps),
         **against_margin(estimate, margin),
     }

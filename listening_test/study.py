@@ -31,6 +31,8 @@ from ruamel.yaml.events import AliasEvent
 
 from listening_test.methods import (
     LAYOUTS,
+    MID_ANCHOR,
+    SLIDER,
     Dimension,
     Layout,
     MethodName,
@@ -69,6 +71,8 @@ DEFAULT_CONSENT = CONSENT["en"]
 DEFAULT_INSTRUCTIONS = INSTRUCTIONS["en"]
 # The longest study (2,000 texts with prompts of 300 letters) has 0.7 MB.
 MOST_BYTES = 1_000_000
+# Of non-inferiority, on a scale from 1 to 5: the size of gap that listening tests are planned for.
+USUAL_MARGIN = 0.2
 # Keys that came later: left out of the hash where they say nothing, so that a study without them
 # keeps the hash that is on its ratings.
 _LATER = ("report", "languages", "raters", "stop_rule", "payment", "same_text")
@@ -114,7 +118,8 @@ class Study(Part):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
     loudness_lufs: Annotated[float, Field(ge=-40, le=-14)] = -26.0
     sample_rate: Annotated[int, Field(ge=8000, le=48000)] | None = None
-    non_inferiority_margin: Annotated[float, Field(gt=0, lt=4)] | None = 0.2
+    # In points of the method's scale; where it is not given, see `_usual_margin`.
+    non_inferiority_margin: Annotated[float, Field(gt=0)] | None = USUAL_MARGIN
     report: Reporting = Reporting()
 
     @field_validator("systems", "anchors", "items", "practice", "traps", "gold", "questionnaire")
@@ -131,6 +136,14 @@ class Study(Part):
         if "traps" in info.data and "exclusion" in info.data:  # else told already
             check_codes(platform, len(info.data["traps"]), info.data["exclusion"])
         return platform
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_margin(cls, given: Any) -> Any:
+        """The same share of a MUSHRA test's longer scale."""
+        if isinstance(given, dict) and given.get("method") == "mushra":
+            return {"non_inferiority_margin": USUAL_MARGIN * SLIDER[1] / 4, **given}
+        return given
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:
@@ -158,6 +171,11 @@ class Study(Part):
     def names(self) -> list[str]:
         """The names of `heard`."""
         return [part.label for part in self.heard]
+
+    @property
+    def mid_anchor(self) -> str | None:
+        """The name of BS.1534's mid anchor, if it is there."""
+        return next((a.label for a in self.anchors if a.low_pass == MID_ANCHOR), None)
 
     def origin(self, anchor: Anchor) -> str | None:
         """Whose clips an anchor is made from; None if it has its own."""
@@ -220,6 +238,8 @@ class Study(Part):
         }  # fmt: skip
         if self.platform and self.platform.failed_check is None:
             unused["platform"] = {"failed_check"}  # came later too
+        if self.exclusion.anchor_above is None:  # came later too
+            unused["exclusion"] = {"anchor_above"}
         content = self.model_dump(mode="json", exclude=unused)
         canonical = json.dumps(content, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(canonical.encode()).hexdigest()

@@ -40,7 +40,7 @@ Language = Annotated[str, StringConstraints(pattern=_LANGUAGE)]
 Code = Annotated[str, StringConstraints(pattern=_CODE)]
 Line = Annotated[str, StringConstraints(min_length=1, max_length=300, strip_whitespace=True)]
 Passage = Annotated[str, StringConstraints(min_length=1, max_length=4000, strip_whitespace=True)]
-
+ScoreAndShare = tuple[Annotated[int, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=1)]]
 # Stands for every code of a platform in a study that is passed on.
 WITHHELD = "withheld"
 PolicyName = Literal["full", "spark", "confidence"]
@@ -168,8 +168,9 @@ class Check(Part):
 class Exclusion(Part):
     """Who is left out of the analysis, fixed before the first rating; counted by rule.
 
-    The defaults leave nobody out. `reference_below` is BS.1534's post-screening: a rater who
-    scores the hidden reference below the first number in more than the second share of the texts.
+    The defaults leave nobody out. `reference_below` and `anchor_above` are the post-screening of
+    BS.1534-3: a rater who scores the hidden reference below, or the mid anchor (7 kHz) above, the
+    first number in more than the second share of the texts.
     """
 
     trap_errors: Annotated[int, Field(ge=0)] | None = None
@@ -177,9 +178,8 @@ class Exclusion(Part):
     same_answer_share: Annotated[float, Field(gt=0, le=1)] | None = None
     repeat_difference: Annotated[float, Field(gt=0)] | None = None
     correlation_below: Annotated[float, Field(ge=-1, le=1)] | None = None
-    reference_below: (
-        tuple[Annotated[int, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=1)]] | None
-    ) = None
+    reference_below: ScoreAndShare | None = None
+    anchor_above: ScoreAndShare | None = None
     incomplete_sessions: bool = False
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from listening_test.incomplete import session_lengths
-from listening_test.methods import NEEDS_REFERENCE
+from listening_test.methods import MID_ANCHOR, NEEDS_REFERENCE, SLIDER
 from listening_test.methods import questions as standard_questions
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ def check_codes(platform: Platform | None, traps: int, exclusion: Exclusion) -> 
 def check_consistent(study: Study) -> None:
     """Raise Breach for the first rule that the study breaks."""
     for rule in (
-        _check_ids, _check_method, _check_anchors, _check_wording, _check_practice, _check_prompts,
-        _check_answers, _check_trials, _check_languages,
+        _check_ids, _check_method, _check_anchors, _check_margin, _check_wording, _check_practice,
+        _check_prompts, _check_answers, _check_trials, _check_languages,
     ):  # fmt: skip
         rule(study)
 
@@ -123,6 +123,22 @@ def _check_wording(study: Study) -> None:
         raise Breach(
             f"labels must be {len(questions[0].options)}, not {len(study.labels)}", "labels"
         )
+
+
+def _check_margin(study: Study) -> None:
+    widest = {"mushra": SLIDER[1], "ccr": 3}.get(study.method, 4)
+    margin = study.non_inferiority_margin
+    if margin is not None and margin >= widest:
+        raise Breach(
+            f"two {study.method} scores differ by {widest} at most; give what would still be "
+            "called no worse, or null",
+            "non_inferiority_margin",
+        )
+    if study.exclusion.anchor_above is not None and study.mid_anchor is None:
+        raise Breach(
+            f"anchor_above needs the mid anchor; add {MID_ANCHOR} to `anchors:`",
+            "exclusion", "anchor_above",
+        )  # fmt: skip
 
 
 def _check_practice(study: Study) -> None:

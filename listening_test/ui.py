@@ -12,31 +12,14 @@ from __future__ import annotations
 import base64
 import html
 import os
-from functools import lru_cache
-from pathlib import Path
-from typing import TypeAlias
+from functools import partial
+from typing import Any
 
 import gradio as gr
-import pandas as pd
 
-from listening_test import plots
 from listening_test.addresses import SPACE_VARIABLE
-from listening_test.analysis import Plan, analyse, counted
-from listening_test.columns import SCORED_TRIALS
-from listening_test.export import (
-    exported_csv,
-    exported_frame,
-    incomplete_sessions,
-)
 from listening_test.hosting import Studies, StudyState
-from listening_test.tables import (
-    notes,
-    pair_rows,
-    preference_rows,
-    strength_rows,
-    system_rows,
-    verdicts,
-)
+from listening_test.results import Results, public_files, show_results
 from spark.download import save_script
 
 SPACE_NOTE = (
@@ -45,6 +28,19 @@ SPACE_NOTE = (
     "the listening test tells how), or download the export on the Admin page, often, and before "
     "every restart or change of the Space."
 )
+
+# The Results page's figures by name, in the order of reading, and whether a table goes with them.
+_SLOTS = (("means", True), ("differences", True), ("order", False), ("raters", False))
+# Without a secure connection a browser has no clipboard, but the older command.
+_COPY = """() => {
+  const field = document.getElementById("results-text");
+  field.select();
+  if (navigator.clipboard) navigator.clipboard.writeText(field.value);
+  else document.execCommand("copy");
+  return "Copied.";
+}"""
+# What a visitor can take home from it.
+_KINDS = {"report.html": "text/html", "bundle.zip": "application/zip", "ratings.csv": "text/csv"}
 
 
 def listen_page(studies: Studies) -> None:
@@ -100,119 +96,82 @@ def _card(state: StudyState) -> str:
 def results_page(studies: Studies, demo: gr.Blocks) -> None:
     """Components of the Results page: shut to everyone while the study runs, then public."""
     gr.Markdown("# Results")
-    note = gr.Markdown()
+    note = gr.Markdown(elem_id="results-note")
+    slots: list[Any] = []
     with gr.Column(visible=False) as shown:
-        systems = gr.Dataframe(label="Systems", interactive=False)
-        means = gr.Plot(show_label=False, elem_classes="sk-plot")
-        pairs = gr.Dataframe(label="Differences", interactive=False)
-        gaps = gr.Plot(show_label=False, elem_classes="sk-plot")
+        words = gr.Markdown(elem_id="results-words")
+        for name, tabled in _SLOTS:
+            with gr.Column(visible=False) as column:
+                told = gr.Markdown(elem_id=f"results-{name}")
+                plot = gr.Plot(show_label=False, elem_classes="lt-plot")
+                table = [gr.Dataframe(interactive=False)] if tabled else []
+            slots += [column, told, plot, *table]
         gr.Markdown(
-            "Dots are means or shares, whiskers their 95 % intervals; the tables say the same in "
-            "numbers. Below, each rater's own means: who uses the scale differently stands apart."
+            "## Methods and results, ready to paste\n"
+            "Markdown, as in the report. What is marked MISSING no rating can tell: fill it in."
         )
-        raters = gr.Plot(show_label=False, elem_classes="sk-plot")
-        download = gr.Button("Download the ratings (CSV)")
+        text = gr.HTML()
+        copy = gr.Button("Copy the text")
+        with gr.Row():
+            buttons = {
+                name: gr.Button(f"Download {what}")
+                for name, what in (
+                    ("report.html", "the report (HTML)"),
+                    ("bundle.zip", "the bundle (zip)"),
+                    ("ratings.csv", "the ratings (CSV)"),
+                )
+            }
+        saved = gr.Markdown(elem_id="results-saved")
     data = gr.Textbox(visible=False)
+    copy.click(None, None, saved, js=_COPY, api_visibility="private")
     demo.load(
-        lambda: _with_visibility(show_results(studies)),
-        outputs=[note, systems, means, pairs, gaps, raters, shown],
+        lambda: _laid_out(show_results(studies)),
+        outputs=[note, shown, words, text, *slots],
         show_progress="hidden",  # else the page's words fade to a fifth while they come in
         api_visibility="private",
     )
-    download.click(
-        lambda: ratings_csv(studies), outputs=[note, data], api_visibility="private"
-    ).then(None, data, None, js=save_script("text/csv", "ratings.csv"), api_visibility="private")
+    for name, button in buttons.items():
+        button.click(
+            partial(handed_out, studies, name), outputs=[saved, data], api_visibility="private"
+        ).then(
+            None, data, None, js=save_script(_KINDS[name], name), api_visibility="private"
+        )  # fmt: skip
 
 
-Plot: TypeAlias = plots.Figure | None
-Shown = tuple[str, pd.DataFrame, Plot, pd.DataFrame, Plot, Plot]
+def _laid_out(found: Results) -> tuple[object, ...]:
+    """The values of the Results page's components, in their order."""
+    values: list[object] = [
+        found.note, gr.update(visible=bool(found.text)),
+        "\n".join(f"- {sentence}" for sentence in found.words), _to_copy(found.text),
+    ]  # fmt: skip
+    drawn = {"shares": "differences"}  # choices have no means; their shares take that place
+    figures = {drawn.get(name, name): one for name, one in found.figures.items()}
+    for name, tabled in _SLOTS:
+        one, table = figures.get(name), found.tables.get(name)
+        title = one.title if one else "Strengths"
+        values.append(gr.update(visible=one is not None or table is not None))
+        values.append(f"## {title}\n{one.sentence if one else ''}")
+        values.append(gr.update(value=one and one.figure, visible=one is not None))
+        if tabled:
+            values.append(gr.update(value=table, label=title, visible=table is not None))
+    return tuple(values)
 
 
-def _with_visibility(found: Shown) -> tuple[object, ...]:
-    return (*found, gr.update(visible=not found[1].empty))
-
-
-def _closed(studies: Studies) -> StudyState | str:
-    """The study whose results are public, or why there is nothing to see."""
-    state = studies.shown()
-    if state is None:
-        return "No study is open."
-    if state.closed_utc is None:
-        return (
-            f"**{html.escape(state.title)}** is running: {state.sessions_complete} of "
-            f"{state.planned_sessions} planned sessions complete. Its results are shut to "
-            "everyone until it is closed: who has seen them does not judge blind, and who stops "
-            "when they please has no honest interval. Whoever runs it closes it on the Admin "
-            "page or with `python -m listening_test.admin`."
-        )
-    return state
-
-
-def ratings_csv(studies: Studies) -> tuple[str, str]:
-    """A note, and a closed study's ratings as CSV in base64; empty while it runs.
-
-    Without comments: raters wrote them for whoever runs the study.
-    """
-    state = _closed(studies)
-    if isinstance(state, str):
-        return state, ""
-    assert state.study_dir is not None
-    frame, _ = exported_frame(state.study_dir)
-    note = (
-        f"{len(frame)} rows of **{html.escape(state.title)}**, practice included, comments left "
-        "out."
+def _to_copy(text: str) -> str:
+    """A field of its own: Gradio's has no name for a screen reader, and no focus when read-only."""
+    return (
+        '<textarea id="results-text" class="lt-text" aria-label="Methods and results" rows="14" '
+        f"readonly>{html.escape(text)}</textarea>"
     )
-    return note, base64.b64encode(exported_csv(frame.assign(comment=None)).encode()).decode()
 
 
-def show_results(studies: Studies) -> Shown:
-    """A note, the systems' table and plot, the pairs' table and plot, and the raters' plot.
-
-    Tables are empty and plots absent while the study runs, and where a method has none.
-    """
-    state = _closed(studies)
-    if isinstance(state, str):
-        return state, pd.DataFrame(), None, pd.DataFrame(), None, None
-    assert state.study_dir is not None
-    # Who has begun may still finish, or withdraw, or be left out by hand.
-    stamp = (
-        state.ratings, state.sessions_started, state.sessions_complete, state.withdrawn,
-        state.decisions,
-    )  # fmt: skip
-    note, *rest = _analysed(state.study_dir, stamp)
-    if not rest[0].empty:
-        note = (
-            f"**{html.escape(state.title)}**, closed {state.closed_utc}: {state.ratings} ratings, "
-            f"{state.sessions_complete} of {state.planned_sessions} sessions complete. "
-            f"Intervals: 95 %, two-way clustered (rater and text).\n\n{note}"
-        )
-    return (note + _warning(state), *rest)
-
-
-@lru_cache(maxsize=4)  # the page is public, and an analysis takes seconds
-def _analysed(study_dir: Path, stamp: tuple[int | None, ...]) -> Shown:
-    frame, study = exported_frame(study_dir)
-    if not frame["trial_type"].isin(SCORED_TRIALS).any():
-        return "No ratings yet.", pd.DataFrame(), None, pd.DataFrame(), None, None
-    plan, incomplete = Plan.of(study), incomplete_sessions(study_dir)
-    result = analyse(frame, plan, incomplete)
-    note = "\n\n".join([*verdicts(result), *notes(result)])
-    if "preferences" in result:
-        tables = strength_rows(result), preference_rows(result)
-        figures = None, plots.preferences_figure(result)
-    else:
-        tables = system_rows(result), pair_rows(result)
-        figures = (
-            plots.systems_figure(result) if result["systems"] else None,
-            plots.pairs_figure(result) if result["pairs"] else None,
-        )
-    raters = None
-    if result["systems"]:
-        raters = plots.raters_figure(counted(frame, plan, incomplete)[0], result)
-    first, second = (pd.DataFrame(rows) for rows in tables)
-    return note, first, figures[0], second, figures[1], raters
-
-
-def _warning(state: StudyState) -> str:
-    """What is wrong with the study's CSV, where something is."""
-    return f"\n\n**Warning:** {html.escape(state.message)}" if state.message else ""
+def handed_out(studies: Studies, name: str) -> tuple[str, str]:
+    """A note, and a file of a closed study in base64; empty while it runs."""
+    found = public_files(studies)
+    if isinstance(found, str):
+        return found, ""
+    file = {
+        "report.html": found.report_html, "bundle.zip": found.bundle_zip,
+        "ratings.csv": found.ratings_csv,
+    }[name]  # fmt: skip
+    return f"{name}: comments and questionnaires are left out.", base64.b64encode(file).decode()

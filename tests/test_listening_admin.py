@@ -29,6 +29,7 @@ from listening_test.admin import overview, server_alarms
 from listening_test.export import exported_frame
 from listening_test.gate import SECRET_VARIABLE, WINDOW_S, WRONG_IN_ALL, WRONG_PER_ADDRESS, Gate
 from listening_test.hosting import Studies
+from listening_test.results import show_results
 from tests.browser import chromium, local_page
 from tests.listening import SYSTEMS, Rater, prepared_study
 from tests.test_listening_methods import served, study_of, take
@@ -332,14 +333,14 @@ def test_the_overview_and_the_bundle_open_with_it(running: Any, gate: Gate) -> N
 
 def test_results_are_shut_to_everyone_until_the_study_is_closed(running: Any, gate: Gate) -> None:
     _, studies, _ = running
-    note, systems, *figures, raters = ui.show_results(studies)
-    assert "shut to everyone until it is closed" in note
-    assert systems.empty
-    assert raters is figures[0] is figures[2] is None
-    assert ui.ratings_csv(studies) == (note, "")
+    found = show_results(studies)
+    assert "shut to everyone until it is closed" in found.note
+    assert not found.tables
+    assert not found.figures
+    assert ui.handed_out(studies, "ratings.csv") == (found.note, "")
     told, *_ = admin_page.close_study(studies, gate, SECRET, False, ASKER)
     assert told.startswith("Tick the box first")
-    assert ui.show_results(studies)[1].empty
+    assert not show_results(studies).tables
 
 
 @pytest.fixture(scope="module")
@@ -442,11 +443,11 @@ def test_closing_in_the_browser_opens_the_results(site: Any, browser: Browser) -
 def test_closed_results_are_public_but_comments_are_not(running: Any) -> None:
     study_dir, studies, _ = running
     closed(study_dir)
-    note, systems, *_ = ui.show_results(studies)
-    assert "2 of 8 sessions complete" in note
-    assert set(systems["system"]) == set(SYSTEMS[:2])
-    told, data = ui.ratings_csv(studies)
-    assert "comments left out" in told
+    found = show_results(studies)
+    assert "2 of 8 sessions complete" in found.note
+    assert set(found.tables["means"]["system"]) == set(SYSTEMS[:2])
+    told, data = ui.handed_out(studies, "ratings.csv")
+    assert "comments and questionnaires are left out" in told
     rows = list(csv.DictReader(base64.b64decode(data).decode().splitlines()))
     assert len(rows) == 10
     assert {row["comment"] for row in rows} == {""}

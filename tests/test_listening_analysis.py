@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.regression.mixed_linear_model import MixedLM
 
 from listening_test import analyse as command
 from listening_test.agreement import krippendorff_alpha, order_effect, rater_correlations
@@ -21,7 +22,7 @@ from listening_test.analysis import Plan, analyse
 from listening_test.comparison_rating import comparison_pairs
 from listening_test.mixed_model import MOST_RATINGS, mixed_model
 from listening_test.preference import bradley_terry
-from listening_test.statistics import crossed_mean, effect_sizes
+from listening_test.statistics import effect_sizes
 from listening_test.tables import notes, verdicts
 from tests.test_listening_statistics import crossed, write
 
@@ -174,9 +175,17 @@ def test_the_bootstrap_draws_raters_not_votes() -> None:
 def test_a_system_that_never_lost_has_a_finite_strength() -> None:
     rows = votes(np.random.default_rng(6), {"x": 0.0, "y": 0.0, "z": 0.0}, 5)
     rows["choice"] = np.where(rows["system"] == "x", "a", "b")
-    strengths = bradley_terry(rows, ["x", "y", "z"]) or {}
-    assert strengths["x"]["strength"] > strengths["y"]["strength"]
-    assert np.isfinite(strengths["x"]["ci95"]).all()
+    alike = bradley_terry(rows, ["x", "y", "z"]) or {}
+    assert alike["x"]["strength"] > alike["y"]["strength"]
+    # Raters who all voted alike: nothing tells how sure that is.
+    assert [s["ci95"] for s in alike.values()] == [None] * 3
+    assert all(s["no_spread"] for s in alike.values())
+    mixed = rows["choice"].mask((rows["rater_id"] == "r1") & (rows["system"] == "y"), "a")
+    strengths = bradley_terry(rows.assign(choice=mixed), ["x", "y", "z"]) or {}
+    assert strengths["y"]["strength"] > strengths["z"]["strength"]
+    for found in strengths.values():
+        assert np.isfinite(found["ci95"]).all()
+        assert found["no_spread"] is False
 
 
 def compared(
@@ -255,35 +264,40 @@ def test_the_mixed_model_agrees_with_the_means_of_a_complete_table() -> None:
         assert entry["difference"] == pytest.approx(means[name] - means["b"], abs=1e-6)
         assert entry["ci95"][0] < entry["difference"] < entry["ci95"][1]
     assert 0.2 < found["sd"]["rater"] < 0.9
-    assert mixed_model(frame[frame["system"] == "a"], ["a"]) is None
-    assert mixed_model(frame.assign(score=3.0), ["a", "b", "c"]) is None
+
+
+def test_a_mixed_model_that_says_nothing_says_why() -> None:
+    frame = crossed(np.random.default_rng(10), 12, 8, ("a", "b", "c"))
     many = pd.concat([frame] * (MOST_RATINGS // len(frame) + 1))
-    assert mixed_model(many, ["a", "b", "c"]) is None
+    for rows, why in (
+        (frame[frame["system"] == "a"], "two systems"),
+        (frame[frame["rater_id"] == "r1"], "two raters"),
+        (frame.assign(score=3.0), "all scores are the same"),
+        (many, "more than 2,000 ratings"),
+    ):
+        result = analyse(rows)
+        assert result["mixed_model"] is None
+        assert why in result["mixed_model_note"]
+        assert f"was not fitted: {result['mixed_model_note']}" in " ".join(notes(result))
 
 
-def test_mos_is_crowdmos_and_its_interval_differs_for_a_known_reason() -> None:
-    """Values of mean-opinion-score 0.0.2 (crowdMOS in Python, MIT; it needs Python below 3.12).
+def test_a_mixed_model_that_does_not_converge_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = crossed(np.random.default_rng(10), 12, 8, ("a", "b", "c"))
+    assert "converge" not in " ".join(notes(analyse(frame)))
+    whole = MixedLM.fit
+    monkeypatch.setattr(MixedLM, "fit", lambda self, reml: whole(self, reml=reml, maxiter=1))
+    result = analyse(frame)
+    assert result["mixed_model"]["converged"] is False
+    assert "did not converge, so do not lean on it" in " ".join(notes(result))
 
-    crowdMOS sets the three same parts of the variance, but from variances over n instead of n - 1,
-    and takes the smaller side less one as degrees of freedom. Both put in here give its figures.
-    """
-    for case in json.loads((DATA / "crowdmos.json").read_text()):
-        table = np.array(case["ratings"], dtype=float)
-        raters, items = np.indices(table.shape)
-        kept = ~np.isnan(table)
-        estimate = crossed_mean(table[kept], raters[kept], items[kept])
-        assert estimate.mean == pytest.approx(case["mos"], abs=1e-6)
-        per_item, per_rater = kept.sum(axis=0), kept.sum(axis=1)
-        sums = np.array(
-            [np.nanvar(table, axis=1).mean(), np.nanvar(table, axis=0).mean(), np.nanvar(table)]
-        )
-        item, rater, rest = np.maximum(np.linalg.solve([[1, 0, 1], [0, 1, 1], [1, 1, 1]], sums), 0)
-        n = kept.sum()
-        variance = (item * (per_item**2).sum() + rater * (per_rater**2).sum()) / n**2 + rest / n
-        half = stats.t.ppf(0.975, min(table.shape) - 1) * math.sqrt(variance)
-        assert half == pytest.approx(case["ci95"], abs=1e-6)
-        low, high = estimate.interval() or (0, 0)
-        assert (high - low) / 2 == pytest.approx(case["ci95"], rel=0.2)
+
+def test_a_variance_of_nearly_nought_is_told_and_is_no_failure() -> None:
+    frame = crossed(np.random.default_rng(1), 5, 4, ("a", "b"))
+    frame["score"] = frame["system"].map({"a": 4.0, "b": 2.0})
+    frame.loc[0, "score"] = 3.0
+    result = analyse(frame)
+    assert result["mixed_model"]["boundary"] is True
+    assert "one of its variances is nearly nought" in " ".join(notes(result))
 
 
 def test_several_dimensions_are_analysed_apart_the_overall_first() -> None:

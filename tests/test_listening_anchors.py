@@ -15,13 +15,15 @@ from hypothesis import strategies as st
 from scipy import signal
 
 from listening_test import prepare as command
+from listening_test.admin import main as admin
 from listening_test.admin import overview
 from listening_test.analysis import Plan, analyse
 from listening_test.anchors import low_passed, modulated_noise
 from listening_test.export import exported_frame
 from listening_test.levelling import StimulusError
-from listening_test.plots import raters_figure, systems_figure
+from listening_test.plots import systems_figure
 from listening_test.prepared import load_prepared
+from listening_test.profiles import rater_values
 from listening_test.report import write_report
 from listening_test.session_plan import session_trials
 from listening_test.study import Study, StudyError, load_study
@@ -121,6 +123,7 @@ def test_a_study_of_before_keeps_its_hash(tmp_path: Path) -> None:
     path.write_text(
         "id: old\ntitle: An older study\nmethod: mushra\nreference: a\nanchors: [3500, 7000]\n"
         "systems: [{name: a, folder: a}, {name: b, folder: b}]\nitems: [{id: x}, {id: y}]\n"
+        "non_inferiority_margin: 0.2\n"  # the default of that version
     )
     study = load_study(path)
     assert study.sha256 == "0bc042c71142e8d4eebce8254b8ddce573eff77fb5256f08ca855426b7140b71"
@@ -206,7 +209,9 @@ def test_anchors_have_a_mean_and_take_part_in_no_comparison(
     ]  # fmt: skip
     shown = [row["system"] for row in system_rows(result)]
     assert list(systems_figure(result).data[0].y) == shown
-    assert {trace.name for trace in raters_figure(frame, result).data} == set(shown)
+    found = rater_values(frame, result)
+    assert found is not None
+    assert set(found.values) == set(shown)
     cells = overview(study_dir, 0.0).cells
     assert set(cells[0]) == {"text", *tested, *NAMES}
     assert all(row[name] == 4 for row in cells for name in NAMES)
@@ -217,6 +222,7 @@ def test_the_report_tells_anchors_apart(tmp_path: Path, monkeypatch: pytest.Monk
     with served(study_dir) as client:
         for number in range(3):
             take(client, monkeypatch, number)
+    assert admin([str(study_dir), "--close"]) == 0
     write_report(study_dir, tmp_path / "report")
     told = (tmp_path / "report" / "report.md").read_text(encoding="utf-8").replace("\\", "")
     assert "anchor-mnru-10 (anchor)" in told

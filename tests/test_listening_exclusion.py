@@ -10,9 +10,11 @@ import pandas as pd
 import pytest
 
 from listening_test.analysis import Plan, analyse
-from listening_test.exclusion import RULES, apply_rules
+from listening_test.exclusion import RULES, Ends, apply_rules
 from listening_test.study_parts import Exclusion
 from tests.test_listening_statistics import crossed
+
+ENDS = Ends(reference="a", mid_anchor="mid")
 
 
 def ratings() -> pd.DataFrame:
@@ -55,6 +57,15 @@ def deaf_to_the_reference(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(score=score.mask(low, 80))
 
 
+def fond_of_the_anchor(frame: pd.DataFrame) -> pd.DataFrame:
+    """The mid anchor of two texts of ten is liked by r3, that of another by three of eight."""
+    system = frame["system"].replace("b", "mid")
+    score = frame["score"].where(system != "mid", 40)
+    high = of_r3(frame) & frame["item_id"].isin(["i0", "i1"])
+    high |= frame["rater_id"].isin(["r4", "r5", "r6"]) & (frame["item_id"] == "i2")
+    return frame.assign(system=system, score=score.mask(high & (system == "mid"), 95))
+
+
 @pytest.mark.parametrize(
     ("rule", "value", "milder", "change"),
     [
@@ -63,6 +74,7 @@ def deaf_to_the_reference(frame: pd.DataFrame) -> pd.DataFrame:
         ("same_answer_share", 0.95, None, always_four),
         ("repeat_difference", 1.5, 2.0, repeats),
         ("reference_below", (90, 0.15), (90, 0.2), deaf_to_the_reference),
+        ("anchor_above", (90, 0.15), (90, 0.23), fond_of_the_anchor),
         ("correlation_below", 0.0, -1.0, against_all),
     ],
 )
@@ -70,16 +82,16 @@ def test_each_rule_takes_out_whom_it_names_and_nobody_else(
     rule: str, value: Any, milder: Any, change: Callable[[pd.DataFrame], pd.DataFrame]
 ) -> None:
     frame = change(ratings())
-    marked = apply_rules(frame, Exclusion(**{rule: value}), reference="a")
+    marked = apply_rules(frame, Exclusion(**{rule: value}), ENDS)
     out = marked[marked["status"] == "exclude"]
     assert set(out["rater_id"]) == {"r3"}
     assert len(out) == (frame["rater_id"] == "r3").sum()
     assert set(out["status_reason"]) == {rule.replace("_", " ")}
     assert "status_reason" not in frame  # the given frame is as it was
     assert (frame["status"] == "use").all()
-    kept = apply_rules(frame, Exclusion(**{rule: milder}), reference="a")
+    kept = apply_rules(frame, Exclusion(**{rule: milder}), ENDS)
     assert (kept["status"] == "use").all()
-    result = analyse(frame, Plan(exclusion=Exclusion(**{rule: value}), reference="a"))
+    result = analyse(frame, Plan(exclusion=Exclusion(**{rule: value}), ends=ENDS))
     assert result["excluded"][rule.replace("_", " ")] == 20
     assert result["raters"] == 7
 
@@ -88,6 +100,26 @@ def test_no_rule_is_the_default_and_every_rule_is_applied() -> None:
     assert (apply_rules(always_four(ratings()), Exclusion())["status"] == "use").all()
     names = {name for name, _ in RULES} | {"incomplete_sessions"}
     assert names == set(Exclusion.model_fields)
+
+
+def test_a_rule_that_takes_out_nobody_is_counted_too() -> None:
+    rules = Exclusion(trap_errors=0, gold_errors=0, incomplete_sessions=True)
+    result = analyse(fail("trap")(ratings()), Plan(exclusion=rules))
+    assert result["excluded"] == {
+        "incomplete session": 0, "trap errors": 20, "gold errors": 0,
+        "trial_type: gold": 8, "trial_type: trap": 8,
+    }  # fmt: skip
+
+
+def test_an_anchor_that_many_like_excludes_nobody() -> None:
+    """BS.1534-3: with more than a quarter of the raters, the text is to blame and not they."""
+    frame = fond_of_the_anchor(ratings())
+    strict = Exclusion(anchor_above=(90, 0.0))
+    marked = apply_rules(frame, strict, ENDS)
+    assert set(marked.loc[marked["status"] == "exclude", "rater_id"]) == {"r3"}  # not r4, r5, r6
+    few = frame[~frame["rater_id"].isin(["r5", "r6"])]  # one of six likes the third anchor
+    marked = apply_rules(few, strict, ENDS)
+    assert set(marked.loc[marked["status"] == "exclude", "rater_id"]) == {"r3", "r4"}
 
 
 def test_a_rater_falls_to_one_rule_and_a_session_cut_short_to_its_own() -> None:
@@ -107,6 +139,14 @@ def test_files_of_other_tools_without_checks_pass_every_rule() -> None:
         incomplete_sessions=True,
     )  # fmt: skip
     assert (apply_rules(frame, rules)["status"] == "use").all()
+
+
+def test_a_rater_who_rated_once_is_not_one_who_always_says_the_same() -> None:
+    frame = ratings()
+    guest = frame.iloc[:1].assign(rater_id="guest", session_id="guest")
+    rules = Exclusion(same_answer_share=0.95, correlation_below=0.0, repeat_difference=1)
+    marked = apply_rules(pd.concat([frame, guest], ignore_index=True), rules)
+    assert (marked["status"] == "use").all()
 
 
 def test_choices_can_be_all_the_same_too() -> None:

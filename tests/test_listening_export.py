@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import json
 import shutil
@@ -227,46 +226,6 @@ def closed(rated: tuple[Path, Studies]) -> tuple[Path, Studies]:
     assert hosted is not None
     hosted.store.run(lambda db: enrolment.close_study(db, time.time())).result()
     return rated
-
-
-def test_results_open_when_the_study_is_closed(closed: tuple[Path, Studies]) -> None:
-    _, studies = closed
-    note, systems, means, pairs, gaps, raters = ui.show_results(studies)
-    assert "27 ratings" in note
-    assert "Warning" not in note
-    assert "No spread" in note  # quokka and marmoset always get the same
-    assert set(systems["system"]) == set(SYSTEMS)
-    assert len(pairs) == 3
-    shown = means.data[1]
-    assert set(shown.y) == set(SYSTEMS)
-    for name, value in zip(shown.y, shown.x, strict=True):
-        (told,) = systems.loc[systems["system"] == name, "MOS"]
-        assert round(value, 2) == told
-    assert len(gaps.data[0].x) == 3
-    assert len(gaps.layout.shapes) == 2  # nought and the margin
-    assert sum(len(trace.x) for trace in raters.data) == 9  # three raters, three systems
-
-
-def test_the_public_download_is_the_export_without_comments(
-    closed: tuple[Path, Studies], tmp_path: Path
-) -> None:
-    study_dir, studies = closed
-    note, data = ui.ratings_csv(studies)
-    assert "30 rows" in note
-    export.export(study_dir, tmp_path)
-    whole = (tmp_path / "ratings.csv").read_text(encoding="utf-8")
-    assert base64.b64decode(data).decode() == whole.replace("'@rater", "")
-
-
-def test_a_csv_that_is_behind_is_told_on_results(
-    closed: tuple[Path, Studies], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, studies = closed
-    hosted = studies.get("small")
-    assert hosted is not None
-    monkeypatch.setattr(hosted.store._shadow, "error", "ratings.csv is behind the database: full")
-    note, *_ = ui.show_results(studies)
-    assert "**Warning:** ratings.csv is behind the database: full" in note
 
 
 @pytest.mark.parametrize("space", [None, "someone/lab"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 
 import numpy as np
@@ -178,6 +179,31 @@ def test_the_matrix_is_what_crowdmos_takes() -> None:
     np.testing.assert_array_equal(array, given_there)
     assert round(float(np.nanmean(array)), 2) == round(analyse(frame)["systems"]["a"]["mos"], 2)
     assert round(float(np.nanmean(array)), 2) == 3.85
+
+
+# As their tools write them; where a questionnaire's answers or condition keys stand, our ids do.
+HEADERS = {
+    "votes_per_worker": "HITId,workerid,assignment_id,assignmentstatus,file,short_file_name,vote,"
+    "question_type,<system>",
+    "votes_per_clip": "file_url,n,MOS,std,95%CI,short_file_name,<system>,vote_1,vote_2",
+    "mushra": "session_test_id,<rater_id>,session_uuid,trial_id,rating_stimulus,rating_score,"
+    "rating_time,rating_comment",
+    "lss": "session_test_id,<rater_id>,<session_id>,trial_id,stimuli_rating,stimuli,rating_time",
+    "paired_comparison": "session_test_id,<rater_id>,<session_id>,trial_id,choice_reference,"
+    "choice_non_reference,choice_answer,choice_time,choice_comment",
+    "matrix": "<system>,<rater_id>,weather",
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_columns_are_named_and_ordered_as_the_tools_do(name: str) -> None:
+    method = {"mushra": "mushra", "paired_comparison": "ab"}.get(name, "acr")
+    frame = ratings(
+        method=method, dimension="quality", system_b="z", choice="a", stimulus_id="clip",
+        item_id="weather", system="full",
+    ).iloc[:2]  # fmt: skip
+    table = there_and_back(FORMATS[name].write(frame))
+    assert ",".join(table) == re.sub("[<>]", "", HEADERS[name])
 
 
 @pytest.mark.parametrize(

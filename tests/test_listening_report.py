@@ -16,11 +16,12 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from listening_test import analyse, analysis, calls, export, report
+from listening_test import admin, analyse, analysis, calls, export, report, report_factors
 from listening_test.document import Heading, Listing, Missing, Paragraph, Table, markdown, page
 from listening_test.hosting import Studies
 from listening_test.server import attach
 from listening_test.study import Study, load_study
+from listening_test.study_parts import Exclusion
 from tests.listening import Clock, Rater, prepared_study, write_study
 from tests.test_listening_statistics import crossed, write
 
@@ -61,7 +62,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def open_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A prepared study that three raters have taken, one of them with a nasty comment."""
     extra = (
         "report: {payment: 'Three euros a session, about 18 euros an hour.'}\n"
@@ -92,6 +93,24 @@ def taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return study_dir
 
 
+@pytest.fixture
+def taken(open_study: Path) -> Path:
+    """The same study, closed."""
+    assert admin.main([str(open_study), "--close"]) == 0
+    return open_study
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_open_study_has_no_report(
+    open_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert report.main([str(open_study), "--out", str(tmp_path / "out")]) == 2
+    told = capsys.readouterr().err
+    assert "is still open" in told
+    assert f"python -m listening_test.admin {open_study} --close" in told
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_study_fills_every_factor_that_it_knows(
     taken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -111,7 +130,8 @@ def test_a_study_fills_every_factor_that_it_knows(
         "Prolific", "Three euros a session", "2 raters of 3", "1 rater (9 ratings) by same answer",
         "Each rater gave 9 ratings", "each stimulus got 2", "In all 18 ratings of 9 stimuli",
         "How natural does the speech sound?", "5 Excellent, 4 Good", "16000 Hz", "-26 LUFS",
-        "Williams", "seed 1", "Sessions: 3 complete", "3 of 8 planned sessions",
+        "Williams", "seed 1", "Raters were asked nothing about themselves", "Sessions: 3 complete",
+        "3 of 8 planned sessions",
         load_study(tmp_path / "source" / "study.yaml").sha256,
     ):  # fmt: skip
         assert fact in text.replace("\\", ""), fact
@@ -164,7 +184,7 @@ def test_the_bundle_holds_what_a_reader_needs_and_no_code(taken: Path, tmp_path:
     html = files["report.html"].decode()
     assert "Plotly.newPlot" in html
     assert len(html) > 10**6  # the library itself, so that the page needs no network
-    assert "a mixed model (rater and text random): quokka minus zebrafish" in html
+    assert "a mixed model (rater and text random) with 95 % intervals: quokka minus" in html
     versions = json.loads(files["versions.json"])
     assert {"python", "numpy", "scipy", "statsmodels"} <= set(versions)
     record = json.loads(files["study.json"])
@@ -201,13 +221,60 @@ def test_what_people_and_other_tools_wrote_stays_text(tmp_path: Path) -> None:
     assert not re.search(r"(?<!\\)<|(?<!\\)\[a\]", plain)
 
 
+@pytest.mark.usefixtures("quick")
+def test_every_rule_is_told_in_words_with_what_it_took_out(taken: Path, tmp_path: Path) -> None:
+    """The study's own rule, and then all that there are."""
+    export.export(taken, tmp_path)
+    record = json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))
+    rules = {
+        "trap_errors": 0, "gold_errors": 1, "same_answer_share": 0.9, "repeat_difference": 1.5,
+        "reference_below": [90, 0.15], "anchor_above": None, "correlation_below": -0.5,
+        "incomplete_sessions": True,
+    }  # fmt: skip
+    assert set(rules) == set(Exclusion.model_fields)
+    record["config"]["exclusion"] = rules
+    (tmp_path / "study.json").write_text(json.dumps(record), encoding="utf-8")
+    told = {f.name: f.text for f in report_factors.factors(report.load_evidence(tmp_path))}
+    text = told["Filtering after the test"] or ""
+    for words in (
+        "more than 0 wrong traps", "more than 1 wrong gold question", "90% or more of one and",
+        "differ by more than 1.5 on average", "reference below 90 in more than 15% of the texts",
+        "others below -0.5", "did not come to its end", "1 rater (9 ratings) by same answer share",
+        "0 raters (0 ratings) by trap errors", "by incomplete session",
+    ):  # fmt: skip
+        assert words in text, words
+    above = report_factors._RULES["anchor_above"]([90, 0.15])
+    assert above == "the mid anchor above 90 in more than 15% of the texts (ITU-R BS.1534-3)"
+
+
+def test_what_raters_said_of_themselves_is_counted(tmp_path: Path) -> None:
+    write(tmp_path, crossed(np.random.default_rng(1), 3, 4, ("a", "b")))
+    asked = "questionnaire: [{id: age, question: How old?, choices: [young, old]}]"
+    study = load_study(write_study(tmp_path / "s", extra=asked))
+    (tmp_path / "study.json").write_text(
+        json.dumps({"config": study.model_dump(mode="json")}), encoding="utf-8"
+    )
+
+    def told() -> str:
+        found = report_factors.factors(report.load_evidence(tmp_path))
+        return next(f.text for f in found if f.name == "Raters' own account") or ""
+
+    assert "“How old?” (answers are not in these data)" in told()
+    (tmp_path / "sessions.csv").write_text(
+        "session_id,rater_id,state,about_age\ns0,r0,complete,young\ns1,r1,complete,\n"
+        "s2,r2,complete,young\ns9,r9,started,old\n"
+    )
+    # Who gave no rating that counts is not told of.
+    assert "“How old?” (answered by 2 of 3; young: 2, old: 0)" in told()
+
+
 def test_a_document_says_the_same_in_both_forms() -> None:
     blocks = [
-        Heading("T *x*", 1), Paragraph("1. a <b>\nline"), Missing("pay", "Write it_."),
+        Heading("T *x*", 1), Paragraph("1. a <b>\nline & &lt;"), Missing("pay", "Write it_."),
         Listing(("- one", "| two")), Table([{"a|b": None, "c": 1}]), Table([]),
     ]  # fmt: skip
     assert markdown(blocks) == (
-        "# T \\*x\\*\n\n1\\. a \\<b\\> line\n\n**MISSING: pay.** Write it\\_.\n\n"
+        "# T \\*x\\*\n\n1\\. a \\<b\\> line & &amp;lt;\n\n**MISSING: pay.** Write it\\_.\n\n"
         "- \\- one\n- \\| two\n\n| a\\|b | c |\n| --- | --- |\n|  | 1 |\n\n\n"
     )
     html = page("T & x", blocks)
@@ -271,6 +338,7 @@ def test_a_study_without_a_report_keeps_its_hash(tmp_path: Path) -> None:
     # As little do the other keys that came later change a study that does not use them.
     later = {"report", "languages", "raters", "stop_rule", "payment", "same_text"}
     content = {k: v for k, v in study.model_dump(mode="json").items() if k not in later}
+    del content["exclusion"]["anchor_above"]
     text = json.dumps(content, sort_keys=True, ensure_ascii=False)
     assert study.sha256 == hashlib.sha256(text.encode()).hexdigest()
     assert load_study(

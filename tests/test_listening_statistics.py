@@ -235,7 +235,10 @@ def test_equal_scores_are_no_certainty(
     (pair,) = result["pairs"]
     assert pair["difference"] == pytest.approx(shift)
     assert pair["no_spread"] is True
-    for name in ("ci95", "non_inferior", "b_non_inferior", "p_non_inferior", "equivalent"):
+    for name in (
+        "ci95", "non_inferior", "b_non_inferior", "equivalent", "p_non_inferior", "p_equivalent",
+        "p_wilcoxon", "p_holm",
+    ):  # fmt: skip
         assert pair[name] is None
     json.dumps(result, allow_nan=False)
     assert command.main([str(write(tmp_path, frame))]) == 0
@@ -256,6 +259,8 @@ def test_coverage_and_false_positives_smoke() -> None:
     assert 0.89 <= found["covered"] <= 1
     assert found["covered_naive"] < 0.75
     assert found["false_positives"] <= 0.11
+    both = (found["false_positives"], found["false_positives_wilcoxon"])
+    assert 0 < found["false_positives_shown"] <= min(both)
 
 
 @pytest.mark.long
@@ -264,6 +269,7 @@ def test_coverage_and_false_positives(raters: int, texts: int, per_rater: int) -
     found = coverage(raters, texts, per_rater, 4000, seed=1)
     assert 0.935 <= found["covered"] <= 0.965
     assert found["false_positives"] <= 0.06
+    assert found["false_positives_shown"] <= 0.06
 
 
 def test_the_simulated_truth_is_the_mean_of_what_is_simulated() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from spark.evaluation.suite import builtin
 from spark.text import normalise
 from spark.training import questions
 from spark.ui import EXAMPLES
+from tests.listening import SYSTEMS, write_study
 
 GOOD = """\
 id: demo
@@ -189,3 +191,32 @@ def test_the_ready_study_asks_what_the_model_is_taught() -> None:
     for item in load_study(READY_STUDY).items:
         text = normalise(item.prompt or "")
         assert text in asked or text.startswith("say "), item.prompt
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        ("non_inferiority_margin: 4", "two acr scores differ by 4 at most"),
+        ("exclusion: {anchor_above: [90, 0.15]}", "add 7000 to `anchors:`"),
+    ],
+)
+def test_a_margin_or_an_anchor_that_cannot_be_is_told_with_its_line(
+    tmp_path: Path, extra: str, says: str
+) -> None:
+    path = write_study(tmp_path, extra=extra)
+    with pytest.raises(StudyError, match=re.escape(says)) as told:
+        load_study(path)
+    line = path.read_text().splitlines().index(extra) + 1
+    assert f"line {line}: " in str(told.value)
+
+
+def test_the_usual_margin_is_the_same_share_of_every_scale(tmp_path: Path) -> None:
+    assert load_study(write_study(tmp_path)).non_inferiority_margin == 0.2
+    mushra = f"method: mushra\nreference: {SYSTEMS[0]}\nanchors: [7000]"
+    text = "{id: text-p}"
+    study = load_study(write_study(tmp_path / "m", extra=mushra, practice=text))
+    assert study.non_inferiority_margin == 5  # of 100, as 0.2 is of 1 to 5
+    assert study.mid_anchor == "anchor-7000"
+    mushra += "\nnon_inferiority_margin: 10"
+    own = load_study(write_study(tmp_path / "o", extra=mushra, practice=text))
+    assert own.non_inferiority_margin == 10
