@@ -86,7 +86,7 @@ def prepare(study: Study, out: Path, progress: Callable[[str], None] | None = No
     shutil.rmtree(out / "serve", ignore_errors=True)
     os.replace(part / "serve", out / "serve")
     shutil.rmtree(part)
-    return _report(study, rows, rate)
+    return _report(study, prepared, rows, rate)
 
 
 def _describe(
@@ -227,11 +227,11 @@ def _check(
     return Check(kind, clips, check.answer, check.tolerance)
 
 
-def _report(study: Study, rows: list[dict[str, Any]], rate: int) -> str:
+def _report(study: Study, prepared: PreparedStudy, rows: list[dict[str, Any]], rate: int) -> str:
     rated = [row for row in rows if row["trial_type"] == "rating"]
     lines = [
         f"{study.id}: {len(rows)} clips, {rate} Hz mono 16-bit, {study.loudness_lufs:g} LUFS; "
-        f"{study.trials} trials a rater, "
+        f"{prepared.trials_per_session} trials a rater, "
         f"{study.planned_sessions} sessions planned"
     ]
     anchors = {anchor.label for anchor in study.anchors}
