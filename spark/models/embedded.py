@@ -24,6 +24,7 @@ from spark.transformer import Transformer
 FOLDER = Path(__file__).resolve().parents[2] / "assets" / "embedded"
 MOST_WORDS = 30  # of a prompt, as words are counted after digits are spelled out
 MOST_TOKENS = 500  # of a reply: 16 s of speech
+HEADS_FILE = "exit_heads.safetensors"
 EXIT_LAYERS = (5, 7, 9, 11, 12)
 _FILES = ("config.json", "tokenizer.json", "codec.safetensors", "model.safetensors.index.json")
 
@@ -44,8 +45,9 @@ def load(
     bits: int = 16,
     voice: Path | None = None,
     whole: bool = False,
+    heads: Path | None = None,
 ) -> SpokenLM:
-    """The model with its codec, and the exit heads that were fitted for it.
+    """The model with its codec, and the exit heads that were fitted for it or those given.
 
     Raises:
         ValueError: a file is missing, or it is to run elsewhere than it can.
@@ -63,9 +65,10 @@ def load(
         state |= load_file(folder / name)
     transformer = Transformer.from_state_dict(state, config, dtype)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    heads = folder / "exit_heads.safetensors"
+    own = folder / HEADS_FILE
+    given = heads or (own if own.is_file() else None)
     base = base_hash(transformer.final_gain, transformer.unembedding)
-    fitted = load_heads(heads, base) if heads.is_file() else {}
+    fitted = load_heads(given, base) if given else {}
     words = _Words(tokenizer)
     return SpokenLM(
         name="embedded",
@@ -81,6 +84,7 @@ def load(
         exit_heads={layer: head.to("cpu", dtype) for layer, head in fitted.items()},
         vocoder=Codec.load(folder / "codec.safetensors"),
         licence="Apache-2.0, code and weights.",
+        heads_file=own,
     )
 
 

@@ -26,7 +26,6 @@ from spark.weights import TransformerConfig
 # Where fitted heads of hub models go: the cache's folders are not ours to write to.
 HEADS_FOLDER = Path(__file__).resolve().parents[2] / "runs" / "exit_heads"
 MOST_POSITIONS = 8192  # of prompt and reply
-HEADS_FILE = "exit_heads.safetensors"
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,7 @@ class Options:
         quiet: no progress on the terminal.
         voice: a sound file whose voice the sound takes; None for the published one.
         whole: the sound is made in one pass over all codes; else in pieces as they come.
+        heads: a file of fitted exit heads; None for those where the lab looks for them.
     """
 
     source: str | Path | None = None
@@ -50,6 +50,7 @@ class Options:
     quiet: bool = False
     voice: Path | None = None
     whole: bool = False
+    heads: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,8 @@ def load(family: Family, source: str | Path | None = None, **options: Any) -> Sp
     chosen = Options(source, **options)
     parts = checked(family, chosen)
     body, reason = _body(family, parts, chosen)
-    heads, note = _fitted(family, parts.folder, body)
+    own = heads_path(family, parts.folder)
+    heads, note = _fitted(chosen.heads or own, body, asked=chosen.heads is not None)
     prompts = family.prompts(parts.words)
     exits, default_exit = family.exits_of(parts.shape.num_hidden_layers)
     return SpokenLM(
@@ -188,6 +190,8 @@ def load(family: Family, source: str | Path | None = None, **options: Any) -> Sp
         deafness=parts.deafness,
         notes=(reason, note),
         licence=family.licence,
+        heads_file=own,
+        derived_prefix=family.derived_prefix,
     )
 
 
@@ -215,23 +219,27 @@ def _body(family: Family, parts: Checked, options: Options) -> tuple[Transformer
 
 def heads_path(family: Family, folder: Path) -> Path:
     """Where fitted heads of a model are kept: beside a local folder's files, else in runs/."""
-    if titled(folder) == folder.name:
-        return folder / HEADS_FILE
-    return HEADS_FOLDER / family.heads_name
+    home = folder if titled(folder) == folder.name else HEADS_FOLDER
+    return home / family.heads_name
 
 
-def _fitted(family: Family, folder: Path, body: Transformer) -> tuple[dict[int, Head], str]:
-    """Fitted exit heads where there are some, and what the page says of them."""
-    path = heads_path(family, folder)
-    if not path.is_file():
+def _fitted(path: Path, body: Transformer, asked: bool) -> tuple[dict[int, Head], str]:
+    """Fitted exit heads where there are some, and what the page says of them.
+
+    Raises:
+        ValueError: the file is damaged or of another model; or, where asked for, missing.
+    """
+    if not asked and not path.is_file():
         return {}, (
             "Exit heads: none are fitted for this model, so exits use the untrained one (final "
-            "norm and the model's own rows)."
+            "norm and the model's own rows); python -m spark.training.exit_heads fits some."
         )
     found = load_heads(path, base_hash(body.final_gain, body.unembedding))
     layers = ", ".join(map(str, sorted(found)))
     heads = {layer: head.to(body.device, body.dtype) for layer, head in found.items()}
-    return heads, f"Exit heads: fitted at layer {layers}; the untrained one at other exits."
+    return heads, (
+        f"Exit heads: fitted at layer {layers} ({path.name}); the untrained one at other exits."
+    )
 
 
 class _Progress:
