@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from benchmarks.decode import reference_model
+from benchmarks.baseline import reference_model
 from spark import hardware
 from spark.heads import untrained_head
 from spark.modality import Slot

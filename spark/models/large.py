@@ -163,7 +163,12 @@ def load(family: Family, source: str | Path | None = None, **options: Any) -> Sp
     """
     chosen = Options(source, **options)
     parts = checked(family, chosen)
-    body, reason = _body(family, parts, chosen)
+
+    def beside(dtype: torch.dtype) -> int:
+        heard = parts.ears.nbytes(dtype) if parts.ears else 0
+        return heard + (parts.sound.nbytes if parts.sound else 0)
+
+    body, reason = read_body(family, parts.shape, parts.checkpoint, chosen, beside)
     own = heads_path(family, parts.folder)
     heads, note = _fitted(chosen.heads or own, body, asked=chosen.heads is not None)
     prompts = family.prompts(parts.words)
@@ -195,24 +200,31 @@ def load(family: Family, source: str | Path | None = None, **options: Any) -> Sp
     )
 
 
-def _body(family: Family, parts: Checked, options: Options) -> tuple[Transformer, str]:
+def read_body(
+    family: Family,
+    shape: TransformerConfig,
+    checkpoint: Checkpoint,
+    options: Options,
+    beside: Callable[[torch.dtype], int] = lambda _: 0,
+) -> tuple[Transformer, str]:
     """Place and read the weights; the second is why they are where they are.
+
+    Args:
+        family: of the model.
+        shape: of the transformer.
+        checkpoint: its weights, open.
+        options: device, precision and bits.
+        beside: bytes of what hears and speaks, by the precision of the transformer.
 
     Raises:
         TooLarge: there is not enough memory.
     """
-    shape = parts.shape
-
-    def beside(dtype: torch.dtype) -> int:
-        heard = parts.ears.nbytes(dtype) if parts.ears else 0
-        return heard + (parts.sound.nbytes if parts.sound else 0)
-
     tokens = min(family.tokens, shape.max_position_embeddings)
     need = fits.Need(family.title, shape, tokens, family.speech_rows, beside)
     place = fits.place(need, options.device, options.dtype, options.bits)
     total = 2 * sum(fits.parameters(shape))
     told = _Progress(family.title, total, options.quiet)
-    state = NamedTensors(parts.checkpoint, family.sources(shape), told)
+    state = NamedTensors(checkpoint, family.sources(shape), told)
     body = Transformer.from_state_dict(state, shape, place.dtype, place.device, place.bits)
     return body, place.reason
 
