@@ -24,10 +24,10 @@ from spark.heads import HeadKind
 from spark.metrics import mos, wer
 from spark.models import load
 from spark.models.base import SpokenLM, Vocoder
+from spark.models.recordings import read_recording
 from spark.paths import can_be_made
 from spark.sampling import SamplingSettings
 from spark.schedule import MEASURES, FullDepth, Policy
-from spark.speech.audio import read_wav
 from spark.timing import timed_change
 from spark.trace import Trace
 
@@ -357,7 +357,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"--out: no folder can be made at {out}; name another place", file=sys.stderr)
         return 2
     try:
-        recording = Recording(*read_wav(spoken)) if spoken else None
+        recording = Recording(*read_recording(spoken)) if spoken else None
         lm = load(model, **options)
         settings = CompareSettings.of(lm, **{**given, "candidates": tuple(given["candidates"])})
         for note in (*lm.notes, lm.licence, lm.silence):

@@ -21,7 +21,7 @@ from spark.heads import untrained_head
 from spark.modality import Slot
 from spark.models import load
 from spark.training import exit_heads
-from spark.training.exit_fitting import slot_states
+from spark.training.exit_fitting import Fitting, fitting_bytes, slot_states
 from spark.training.own_replies import lesson
 from tests.checkpoints import write_glm, write_step
 from tests.tiny import tiny_lm, tiny_prompt
@@ -102,6 +102,13 @@ def test_states_are_transformers_and_slots_those_an_exit_is_asked_about() -> Non
         hidden = reference_model(lm).model(taught.ids, output_hidden_states=True).hidden_states
     for layer in (1, 3):
         torch.testing.assert_close(states[layer], hidden[layer][0, asked], atol=1e-5, rtol=1e-5)
+
+
+def test_memory_is_counted_as_the_heads_take_it() -> None:
+    lm = tiny_lm(0)
+    fitting = Fitting(lm, (1, 3))
+    one = sum(p.nbytes for p in fitting.heads[1].parameters())
+    assert fitting_bytes(lm, (1, 3)) == 2 * 3 * one + 2 * one
 
 
 def killed_when(told: str, command: list[str], env: dict[str, str]) -> None:
@@ -193,7 +200,7 @@ def test_what_cannot_be_fitted_is_said_at_once(
     assert "take glm-4-heads.safetensors" in said(folder=folders["glm"])
     assert "no file can be made" in said(place=prompts / "heads.safetensors")
     monkeypatch.setattr(hardware, "free_memory", lambda where: 10**9)
-    monkeypatch.setattr(exit_heads.Fitting, "nbytes", lambda self: 2 * 10**9)
+    monkeypatch.setattr(exit_heads, "fitting_bytes", lambda lm, exits: 2 * 10**9)
     assert "1.9 GiB beside the model and 0.9 GiB are free" in said("--max-tokens", "1")
     assert "--exits 3" in said("--max-tokens", "1")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from spark.weights import TransformerConfig
 # Where fitted heads of hub models go: the cache's folders are not ours to write to.
 HEADS_FOLDER = Path(__file__).resolve().parents[2] / "runs" / "exit_heads"
 MOST_POSITIONS = 8192  # of prompt and reply
+_MOST_LAYERS, _MOST_SIZE = 1000, 10**7  # beyond, a config.json is wrong
 
 
 @dataclass(frozen=True)
@@ -145,13 +146,34 @@ def read_shape(
         CheckpointError: a number is missing, or asks for what the transformer does not do.
     """
     try:
-        return TransformerConfig.read(fields(config))
+        shape = TransformerConfig.read(fields(config))
     except CheckpointError:
         raise
     except KeyError as error:
         raise CheckpointError(f"config.json has no {error}: fetch it again") from error
     except ValueError as error:
         raise CheckpointError(f"config.json: {error}") from error
+    except (ArithmeticError, TypeError) as error:
+        raise CheckpointError(
+            f"config.json holds no shape of a model ({error}): fetch it again"
+        ) from error
+    wrong = [name for name, value in asdict(shape).items() if not _possible(name, value)]
+    if wrong or shape.num_attention_heads % shape.num_key_value_heads:
+        raise CheckpointError(
+            f"config.json gives impossible numbers ({', '.join(wrong) or 'of heads'}): fetch it "
+            "again"
+        )
+    return shape
+
+
+def _possible(name: str, value: object) -> bool:
+    """Whether a field of a shape can be right; names of every layer are written out later."""
+    if name in ("family", "tie_word_embeddings"):
+        return True
+    if name in ("rms_norm_eps", "rope_theta"):
+        return isinstance(value, int | float) and 0 < value < float("inf")
+    most = _MOST_LAYERS if name == "num_hidden_layers" else _MOST_SIZE
+    return isinstance(value, int) and 0 < value <= most
 
 
 def load(family: Family, source: str | Path | None = None, **options: Any) -> SpokenLM:

@@ -85,6 +85,15 @@ def slot_states(lm: SpokenLM, ids: Tensor, keep: Tensor, exits: Sequence[int]) -
     return found
 
 
+def fitting_bytes(lm: SpokenLM, exits: Sequence[int]) -> int:
+    """Bytes that fitting takes beside the model: weights and two moments of every head, gradients
+    and one step's working copies of one, all in float32.
+    """
+    width, rows = lm.transformer.config.hidden_size, len(lm.vocabulary.speech_rows())
+    head = 4 * (width * (rows + width) + 2 * width)
+    return (3 * len(exits) + 2) * head
+
+
 class Fitting:
     """Heads for some exits of one frozen model, being fitted together.
 
@@ -145,13 +154,6 @@ class Fitting:
                 both = _compared(head.logits(states[layer].float()).log_softmax(-1), full)
                 sums[layer] += torch.stack([part.sum() for part in both]).cpu()
         return {layer: Agreement(*(found / slots).tolist()) for layer, found in sums.items()}
-
-    def nbytes(self) -> int:
-        """Bytes at the most: weights and two moments of every head, gradients and one step's
-        working copies of one.
-        """
-        sizes = [sum(p.nbytes for p in head.parameters()) for head in self.heads.values()]
-        return 3 * sum(sizes) + 2 * max(sizes)
 
     def state(self) -> dict[str, Tensor]:
         """Everything that a later process needs to go on as if this one had not stopped."""

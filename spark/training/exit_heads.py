@@ -32,7 +32,7 @@ from spark.models import load
 from spark.models.base import SpokenLM
 from spark.models.large import HEADS_FOLDER
 from spark.paths import can_be_made
-from spark.training.exit_fitting import Agreement, Fitting, rate_for, slot_states
+from spark.training.exit_fitting import Agreement, Fitting, fitting_bytes, rate_for, slot_states
 from spark.training.own_replies import Lesson, OwnReplies, read_prompts
 
 REPLIES, FITTING, SETTINGS = "replies.jsonl", "fitting.safetensors", "settings.json"
@@ -176,8 +176,8 @@ def fit(lm: SpokenLM, plan: Plan, work: Path, out: Path, bits: int, every_s: flo
         ValueError: work under other settings, too little memory, no speech to learn from.
     """
     claim(work, plan.settings(lm, bits))
+    _expect_memory(lm, plan.exits)
     run = Run(lm, plan, work, every_s)
-    _expect_memory(run.fitting)
     replies = OwnReplies(lm, plan.prompts, work / REPLIES, plan.seed, plan.max_tokens)
     begun, before = time.monotonic(), len(replies.made)
     for number in replies.make():
@@ -205,14 +205,12 @@ def fit(lm: SpokenLM, plan: Plan, work: Path, out: Path, bits: int, every_s: flo
     (work / FITTING).unlink(missing_ok=True)  # gigabytes, and of no more use
 
 
-def _expect_memory(fitting: Fitting) -> None:
-    where = fitting.lm.transformer.device
-    free, wanted = hardware.free_memory(where), fitting.nbytes()
+def _expect_memory(lm: SpokenLM, exits: Sequence[int]) -> None:
+    free, wanted = hardware.free_memory(lm.transformer.device), fitting_bytes(lm, exits)
     if free is not None and wanted > free:
         raise ValueError(
-            f"fitting {len(fitting.exits)} exits takes {wanted / _GIB:.1f} GiB beside the model "
-            f"and {free / _GIB:.1f} GiB are free: fit fewer, for example --exits "
-            f"{fitting.lm.default_exit}"
+            f"fitting {len(exits)} exits takes {wanted / _GIB:.1f} GiB beside the model "
+            f"and {free / _GIB:.1f} GiB are free: fit fewer, for example --exits {lm.default_exit}"
         )
 
 
