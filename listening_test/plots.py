@@ -28,7 +28,7 @@ def systems_figure(result: Mapping[str, Any]) -> Figure:
     """MOS of each system and anchor with its clustered interval; the naive one beside it, thin."""
     shown = means(result)
     figure = _whiskers(
-        "mean opinion score, 95 % interval", list(shown), [v["mos"] for v in shown.values()],
+        "mean score, 95 % interval", list(shown), [v["mos"] for v in shown.values()],
         {
             "naive, for comparison": [v["ci95_naive"] for v in shown.values()],
             "two-way clustered": [v["ci95"] for v in shown.values()],
@@ -60,7 +60,7 @@ def preferences_figure(result: Mapping[str, Any]) -> Figure:
     pairs = result["preferences"]
     names = [f"{p['a']} over {p['b']}" for p in pairs]
     intervals = {"share": [p["share_ci95"] for p in pairs]}
-    axis = "share of the untied votes, 95 % interval"
+    axis = "share of votes, 95 % interval"
     figure = _whiskers(axis, names, [p["share_a"] for p in pairs], intervals)
     figure.add_vline(x=0.5, line={"color": _QUIET, "width": 1})
     return figure
@@ -82,7 +82,7 @@ def first_shares_figure(result: Mapping[str, Any]) -> Figure:
     """How often the clip heard first is preferred, by pair, a line at one half."""
     pairs = result["preferences"]
     figure = _whiskers(
-        "share of the clip heard first, 95 % interval", [f"{p['a']} and {p['b']}" for p in pairs],
+        "first clip's share, 95 % interval", [f"{p['a']} and {p['b']}" for p in pairs],
         [p["first_share"] for p in pairs], {"share": [p["first_share_ci95"] for p in pairs]},
     )  # fmt: skip
     figure.add_vline(x=0.5, line={"color": _QUIET, "width": 1})
@@ -96,7 +96,7 @@ def session_figure(parts: Mapping[str, Estimate]) -> Figure:
         parts: by the trials' numbers, how far scores lie above what is expected of them.
     """
     figure = _whiskers(
-        "points above expectation, 95 % interval",
+        "drift in points, 95 % interval",
         [f"trials {name}" for name in parts], [part.mean for part in parts.values()],
         {"drift": [part.listed() for part in parts.values()]},
     )  # fmt: skip
@@ -179,7 +179,9 @@ def _dressed(figure: go.Figure, axis: str, rows: int) -> Figure:
         legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
         dragmode=False,
     )
-    figure.update_xaxes(title_text=axis, gridcolor=_GRID, zeroline=False, automargin=True)
+    figure.update_xaxes(
+        title={"text": axis, "font": {"size": 12}}, gridcolor=_GRID, zeroline=False, automargin=True
+    )
     # The first system on top; room above and below it.
     figure.update_yaxes(autorange="reversed", automargin=True, gridcolor=_GRID, type="category")
     return figure
