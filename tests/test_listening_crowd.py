@@ -167,7 +167,7 @@ def test_who_is_screened_out_gets_that_code_and_no_other(
         ("platform: {name: prolific}", "give `completed:`"),
         ("platform: {name: mturk, completed: ABCDE}", "takes no codes"),
         ("platform: {name: lab, screened_out: ABCDE}", "takes no codes"),
-        ("platform: {name: prolific, completed: 'a b'}", "pattern"),
+        ("platform: {name: prolific, completed: 'a b'}", "must be 4 to 40 letters"),
         ("platform: {name: fiverr}", "prolific"),
     ],
 )
@@ -239,7 +239,7 @@ def test_who_gets_too_many_traps_wrong_gets_that_code(
     export(study_dir, tmp_path / "out")
     kept = b"".join(path.read_bytes() for path in (tmp_path / "out").glob("*.csv"))
     assert not [code for code in ("CDONE123", "CFAILED7") if code.encode() in kept]
-    write_report(study_dir, tmp_path / "report")
+    write_report(tmp_path / "out", tmp_path / "report")
     with zipfile.ZipFile(tmp_path / "report" / "bundle.zip") as bundle:
         record = bundle.read("study.json").decode()
     assert "withheld" in record
@@ -284,7 +284,7 @@ def test_no_code_comes_before_the_last_row_is_on_disk(
         ("failed_check: CDONE123", 4, "is the code of `completed:` too"),
         ("failed_check: CSCREEN9", 4, "is the code of `screened_out:` too"),
         ("failed_check: CFAILED7", 0, "the study has none; add `traps:`"),
-        ("failed_check: x", 4, "pattern"),
+        ("failed_check: x", 4, "must be 4 to 40 letters"),
         ("failed: CFAILED7", 4, "known keys: name, completed, screened_out, failed_check"),
     ],
 )

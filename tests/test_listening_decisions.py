@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from playwright.sync_api import Browser, Page, expect
 
 import app
-from listening_test import admin, analyse, enrolment, trials, ui, withdraw
+from listening_test import admin, analyse, enrolment, trials, withdraw
 from listening_test.admin import overview
 from listening_test.analysis import Plan
 from listening_test.analysis import analyse as analysed
@@ -26,6 +26,7 @@ from listening_test.export import export, exported_frame
 from listening_test.gate import SECRET_VARIABLE
 from listening_test.hosting import Studies
 from listening_test.report import write_report
+from listening_test.results import show_results
 from listening_test.tables import notes
 from tests.browser import chromium, local_page
 from tests.copies import Browser as Kept
@@ -87,7 +88,7 @@ def test_analysis_report_and_csv_honour_both(
     assert result["excluded"] == {
         f"by hand: {why}": 4, "internal": 4, "trial_type: practice": 4,
     }  # fmt: skip
-    assert f"Excluded: 4 by hand: {why}." in notes(result)
+    assert f"Not counted: 4 rows (by hand: {why})." in notes(result)
     with open(tmp_path / "out" / "ratings.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     found = {(row["rater_id"], row["status"], row["status_reason"]) for row in rows}
@@ -137,7 +138,7 @@ def test_a_decision_after_the_results_were_open_says_so(
     told(capsys, study_dir, "--close")
     studies = Studies()
     studies.open(study_dir)
-    before, *_ = ui.show_results(studies)
+    before = " ".join(show_results(studies).words)
     told(capsys, study_dir, "--leave-out", late, "--reason", "too low")
     told(capsys, study_dir, "--internal", ours)
     export(study_dir, tmp_path / "out")
@@ -146,7 +147,7 @@ def test_a_decision_after_the_results_were_open_says_so(
         "by hand: slept", "by hand after the results were open: too low",
         "internal after the results were open", "trial_type: practice",
     }  # fmt: skip
-    after, *_ = ui.show_results(studies)  # not the analysis of a minute ago
+    after = " ".join(show_results(studies).words)  # not the analysis of a minute ago
     assert "too low" in after
     assert "too low" not in before
     studies.close()

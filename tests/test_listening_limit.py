@@ -162,7 +162,11 @@ def test_refusals_are_counted_for_the_admin_page_and_a_flood_logs_a_line_in_ten_
     assert "refused 100 requests" in caplog.text
     assert SOMEBODY not in caplog.text
     assert limiter.refused == 101
-    hosted = type("Hosted", (), {"store": type("Store", (), {"csv_error": None}), "copy": None})
+    hosted = type(
+        "Hosted",
+        (),
+        {"store": type("Store", (), {"csv_error": None, "save_error": None}), "copy": None},
+    )
     (alarm,) = server_alarms(hosted, None, limiter)
     assert alarm.endswith(f"more than 1 a second: 101. If many raters share an address, set "
                           f"{VARIABLE} higher.")  # fmt: skip

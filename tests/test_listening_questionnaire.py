@@ -49,7 +49,7 @@ def table(folder: Path, name: str) -> list[dict[str, str]]:
     [
         ("{id: age, question: Q, choices: [a]}", "at least 2"),
         ("{id: age, question: Q, choices: [a, a]}", "age lists a choice twice"),
-        ("{id: Age, question: Q}", "pattern"),
+        ("{id: Age, question: Q}", "must be small letters"),
         ("{id: age}", "is missing"),
         ("{id: age, question: Q, preset: a}", "known keys: id, question, choices"),
         ("{id: age, question: Q}, {id: age, question: R}", "age is listed twice"),
