@@ -114,7 +114,9 @@ def a_wav(samples: np.ndarray, subtype: str = "FLOAT") -> bytes:
         (a_wav(np.eye(1, RATE, 99)[0]), "too short to measure"),
         (a_wav(1e-9 * tone_bursts(1, 1.0)), "its loudness cannot be measured"),
     ],
-)
+    ids=("nothing", "text", "torn", "no-samples", "silence", "short", "nan", "inf", "a-click",
+         "faint"),  # a float file holds the time it was written
+)  # fmt: skip
 def test_a_file_that_is_no_clip_is_told_by_its_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], data: bytes, says: str
 ) -> None:
