@@ -44,7 +44,7 @@ Endpoint = Callable[[str, Request], Awaitable[Response]]
 PAGE = Path(__file__).parent / "page"
 _SCRIPTS = (
     "page.js", "net.js", "kept.js", "clips.js", "questions.js", "crowd.js", "strings.js",
-    "about.js", "withdraw.js", "volume.js",
+    "about.js", "withdraw.js", "volume.js", "draft.js",
 )  # fmt: skip
 _PAGE_FILES = {"page.css": "text/css"} | dict.fromkeys(_SCRIPTS, "text/javascript")
 _PAGE_HEADERS = {

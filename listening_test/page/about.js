@@ -33,6 +33,12 @@ export function fillQuestionnaire(place, study) {
     (asked) => (asked.choices ? choice(asked) : text(asked, study.max_text))));
 }
 
+export function restoreAnswers(form, answers) {
+  for (const [name, value] of Object.entries(answers)) {
+    if (form.elements[name]) form.elements[name].value = value;
+  }
+}
+
 export function questionnaireAnswers(form) {
   const given = [...new FormData(form)].filter(([, value]) => value.trim());
   return Object.fromEntries(given);

@@ -4,6 +4,7 @@
 // stays in this browser with the server's receipt, and is sent again to a server that lacks it.
 // A server that says nothing of safety has a disk that lasts: then nothing is kept.
 
+import { dropDraft } from "./draft.js";
 import { insist, pause, store } from "./net.js";
 
 // The disk was lost once more, or another tab sent the answer.
@@ -40,6 +41,7 @@ export function forget() {
   store.remove("ticket");
   store.remove("safe");
   store.remove("about");
+  dropDraft();
   keep([]);
 }
 

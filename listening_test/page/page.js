@@ -3,10 +3,11 @@
 // The server is the memory: it says which trial is up, and its answers count once it says
 // "saved". What is on the screen is put together from clips.js and questions.js.
 
-import { fillQuestionnaire, questionnaireAnswers } from "./about.js";
+import { fillQuestionnaire, questionnaireAnswers, restoreAnswers } from "./about.js";
 import { Clips } from "./clips.js";
 import { keepIds, wayBack } from "./crowd.js";
 import { forget, keepAboutUntilSafe, keepUntilSafe, noteSafe, standing } from "./kept.js";
+import { draft, dropDraft, keepDraft } from "./draft.js";
 import { ask, insist, pause, randomHex, store, uuid, whyLater } from "./net.js";
 import { Questions } from "./questions.js";
 import { say, speak } from "./strings.js";
@@ -79,9 +80,18 @@ function showTrial(state) {
   const asked = screen ? { ...study, questions: [translated(state.question)] } : study;
   questions = new Questions($("questions"), asked, clips, opened);
   questions.enable(false);
+  const filled = draft(state.trial_index);
+  if (filled) {
+    questions.restore(filled.answers, filled.changes);
+    $("comment").value = filled.comment;
+    $("more").open = Boolean(filled.comment);
+  }
   clips.changed();
   show("trial");
 }
+
+$("form").addEventListener("input", () => keepDraft(trial.trial_index,
+  { answers: questions.answers, changes: questions.changes, comment: $("comment").value }));
 
 // A screen's question in the page's language.
 function translated({ text, options }) {
@@ -173,6 +183,7 @@ async function send(body) {
     if (left) return;
     keepUntilSafe(body, reply.receipt);
     store.remove("pending");
+    dropDraft();
     savedLine(say("saved"));
     sending = false;
     enter(reply.next);
@@ -182,9 +193,9 @@ async function send(body) {
     store.remove("pending");
     sending = false;
     savedLine(say("not_saved"), true);
-    await resume(true);
+    await resume();
     const why = LOST.includes(error.code) ? say("restarted") : error.message;
-    trouble([...LOST, "not_heard"].includes(error.code) && keep(body)
+    trouble([...LOST, "not_heard"].includes(error.code) && again(body)
       ? say("once_more", { why }) : error.message);
   }
 }
@@ -192,12 +203,9 @@ async function send(body) {
 // What a server answers that lost its disk since it sent the clip, when the trial is still up.
 const LOST = ["no_session", "out_of_order", "foreign_clip"];
 
-// Puts answers back into the form of their trial; false if the trial is not up.
-function keep(body) {
+// Has the clips of answers, which are in the form still, heard again; false if they are not up.
+function again(body) {
   if ($("trial").hidden || trial.trial_index !== body.trial_index) return false;
-  questions.restore(body.answers, body.answers.length + body.changed_n);
-  $("comment").value = body.comment;
-  $("more").open = Boolean(body.comment);
   clips.renew(body.rating_id);
   return true;
 }
@@ -256,6 +264,7 @@ function enter(state) {
     show("screened");
   } else if (state.state === "questionnaire") {
     document.title = `${say("about")} – ${study.title}`;
+    restoreAnswers($("about-form"), draft("about") ?? {});
     show("about");
   } else {
     showTrial(state);
@@ -266,12 +275,12 @@ const delayed = (error) => waiting(whyLater(error));
 
 const ids = () => JSON.parse(store.get("ids") ?? "{}");
 
-async function resume(instructed = trial !== null) {
+async function resume() {
   if (left) return;
   try {
     const state = await standing(ids(), delayed);
     // The questionnaire came before the instructions: they may not have been seen yet.
-    if (study.questionnaire.length && state.trial_index === 1 && !instructed) {
+    if (study.questionnaire.length && state.trial_index === 1 && !store.get("begun")) {
       noteSafe(state);
       show("instructions");
     } else { enter(state); }
@@ -321,8 +330,9 @@ function fill() {
   const minutes = Math.max(1, Math.round(study.trials / 6));
   $("length").textContent = say(minutes === 1 ? "length_one" : "length",
     { n: study.trials, minutes });
-  $("first-step").textContent = say(
-    study.screen ? "volume_screen" : study.practice ? "volume_practice" : "volume");
+  const checked = study.headphones ? (study.room ? "volume_both" : "volume_screen") : study.room
+    && "volume_room";
+  $("first-step").textContent = say(checked || (study.practice ? "volume_practice" : "volume"));
   $("comment").maxLength = study.max_comment;
   fillQuestionnaire($("about-questions"), study);
   volumeWords();
@@ -361,9 +371,14 @@ $("agree").addEventListener("click", () => {
 });
 $("begin").addEventListener("click", async () => {
   stopVolume();
-  if (store.get("ticket")) { waiting(say("moment")); await resume(true); } else await begin();
+  store.set("begun", "yes");
+  if (store.get("ticket")) { waiting(say("moment")); await resume(); } else await begin();
   // Only a note beside the session: nothing waits for it, and nothing hangs on it.
   if (volumeHeard() && store.get("session")) ask("volume", {}).catch(() => {});
+});
+
+$("about-form").addEventListener("input", () => {
+  keepDraft("about", questionnaireAnswers($("about-form")));
 });
 
 $("about-form").addEventListener("submit", async (event) => {
@@ -377,6 +392,7 @@ $("about-form").addEventListener("submit", async (event) => {
       $("about-saved").textContent = whyLater(error);
     });
     if (left) return;
+    dropDraft();
     keepAboutUntilSafe(answers, state);
     noteSafe(state);
     $("about-saved").textContent = "";

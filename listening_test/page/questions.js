@@ -101,10 +101,11 @@ export class Questions {
     }
   }
 
-  // Puts answers back that were refused.
+  // Puts answers back that were given before; null where there is none.
   restore(answers, changes) {
     this.changes = changes;
     answers.forEach((answer, i) => {
+      if (answer === null) return;
       if (this.sliders) {
         const input = this.fields[0].querySelectorAll("input")[i];
         input.value = answer;

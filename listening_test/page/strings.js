@@ -23,6 +23,10 @@ const EN = {
   volume: "Set a comfortable volume at the first clip, and then leave it.",
   volume_screen: "First come a few sounds that check your headphones. Put them on, and set a "
     + "comfortable volume.",
+  volume_room: "First come a few sounds that check how quiet it is around you. Set a comfortable "
+    + "volume.",
+  volume_both: "First come a few sounds that check your headphones and how quiet it is around "
+    + "you. Put your headphones on, and set a comfortable volume.",
   screen_of: "Headphone check {number} of {total}",
   screen_note: "Three sounds, one after the other. This only works over headphones.",
   screened_title: "Thank you for your time",
@@ -114,6 +118,8 @@ const ZH = {
   volume_practice: "首先是一段练习录音，请用它把音量调到舒适的程度。",
   volume: "请在第一段录音时把音量调到舒适的程度，之后不要再改动。",
   volume_screen: "首先是几段用来检查耳机的声音。请戴上耳机，并把音量调到舒适的程度。",
+  volume_room: "首先是几段用来检查周围是否安静的声音。请把音量调到舒适的程度。",
+  volume_both: "首先是几段用来检查耳机和周围是否安静的声音。请戴上耳机，并把音量调到舒适的程度。",
   screen_of: "耳机检查 {number}／{total}",
   screen_note: "依次播放三段声音。只有戴耳机才能分辨。",
   screened_title: "感谢您的时间",
@@ -196,6 +202,9 @@ const AR = {
   volume_practice: "يأتي أولًا مقطع للتدريب. استعمله لضبط صوت مريح.",
   volume: "اضبط صوتًا مريحًا عند المقطع الأول، ثم اتركه كما هو.",
   volume_screen: "تأتي أولًا أصوات قليلة لفحص سماعات الرأس. ضعها على أذنيك واضبط صوتًا مريحًا.",
+  volume_room: "تأتي أولًا أصوات قليلة لفحص هدوء المكان من حولك. اضبط صوتًا مريحًا.",
+  volume_both: "تأتي أولًا أصوات قليلة لفحص سماعات الرأس وهدوء المكان من حولك. ضع السماعات على "
+    + "أذنيك واضبط صوتًا مريحًا.",
   screen_of: "فحص السماعات {number} من {total}",
   screen_note: "ثلاثة أصوات متتالية. لا ينجح هذا إلا بسماعات الرأس.",
   screened_title: "شكرًا على وقتك",
