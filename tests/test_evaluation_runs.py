@@ -176,11 +176,11 @@ def test_ray_says_what_a_worker_could_not_load(tmp_path: Path) -> None:
         list(executors.run("ray", tiny_lm(), gone, [task], None))
 
 
-def command(model: Path, out: Path) -> list[str]:
+def command(model: Path, out: Path, workers: int = 1) -> list[str]:
     return [
         sys.executable, "-m", "spark.evaluation", "--model", str(model), "--device", "cpu",
         "--policies", "full,spark,fixed:2", "--max-tokens", "16", "--limit", "4",
-        "--workers", "2", "--out", str(out),
+        "--workers", str(workers), "--out", str(out),
     ]  # fmt: skip
 
 
@@ -200,7 +200,7 @@ def test_a_command_killed_half_way_ends_as_an_undisturbed_one(model: Path, tmp_p
     lines = (whole / runner.ITEMS).read_text().splitlines()
     assert len(lines) == 12
     running = subprocess.Popen(
-        command(model, killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        command(model, killed, workers=2), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,
     )  # fmt: skip
     path = killed / runner.ITEMS
