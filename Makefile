@@ -49,8 +49,8 @@ $(RUN_STAMP): $(VENV_STAMP) requirements.txt
 	@$(PIP) "$(TORCH)" -r requirements.txt
 	@touch $@
 
-$(DEV_STAMP): $(RUN_STAMP) requirements-dev.txt
-	@$(PIP) "$(TORCH)" -r requirements.txt -r requirements-dev.txt
+$(DEV_STAMP): $(RUN_STAMP) requirements-dev.txt requirements-evaluation.txt
+	@$(PIP) "$(TORCH)" -r requirements.txt -r requirements-dev.txt -r requirements-evaluation.txt
 	@touch $@
 
 # Chromium for the browser tests and flite for the corpus tests: installed where that is possible

@@ -16,7 +16,7 @@ from scipy import stats
 
 from spark.comparison import CompareSettings
 from spark.evaluation import __main__ as evaluation
-from spark.evaluation import fingerprint, readme, report, runner, statistics
+from spark.evaluation import answering, figures, fingerprint, readme, report, runner, statistics
 from spark.evaluation.scoring import is_right, word_errors
 from spark.evaluation.suite import Item
 from spark.models import embedded
@@ -74,7 +74,7 @@ def test_word_errors_count_like_a_plain_edit_distance() -> None:
     assert word_errors("one two", "").edits == 2
 
 
-def lines(policy: str, hits: list[bool], wers: list[float]) -> list[report.Line]:
+def lines(policy: str, hits: list[bool], wers: list[float]) -> list[dict[str, Any]]:
     return [
         {"item_id": f"i{i}", "family": "factual", "split": "unseen_phrasing", "policy": policy,
          "correct_text": hit, "correct_heard": hit, "wer": w, "edits": round(10 * w), "words": 10,
@@ -91,7 +91,7 @@ def test_summary_agrees_with_scipy() -> None:
     wers = rng.integers(0, 5, 200) / 10
     base = lines("full", hits.tolist(), wers.tolist())
     made = lines("spark", other.tolist(), wers.tolist())
-    summary = report.summarise(base + made, [])
+    summary = figures.summarise(base + made, [])
     full, spark = summary["policies"]["full"], summary["policies"]["spark"]
     exact = stats.binomtest(int(hits.sum()), 200).proportion_ci(method="wilson")
     assert full["correct_text"]["ci95"] == pytest.approx([exact.low, exact.high])
@@ -146,7 +146,7 @@ def test_the_margin_is_judged_only_where_it_can_be(
 ) -> None:
     hits = [i < right * n for i in range(n)]
     fewer = [hit and i >= lost for i, hit in enumerate(hits)]
-    summary = report.summarise(
+    summary = figures.summarise(
         lines("full", hits, [0.0] * n) + lines("spark", fewer, [0.0] * n), []
     )
     assert summary["policies"]["spark"]["non_inferior"] is verdict
@@ -163,7 +163,7 @@ def test_every_accuracy_is_of_the_same_answers() -> None:
         made[1] |= {"family": "unknown", "split": "outside"}
         made[2] |= {"family": "read_aloud", "split": "unseen_sentence"}
     spark[2]["correct_heard"] = False
-    policies = report.summarise(full + spark, [])["policies"]
+    policies = figures.summarise(full + spark, [])["policies"]
     assert policies["spark"]["correct_heard"]["n"] == policies["full"]["correct_text"]["n"] == 3
     assert policies["spark"]["against_full"]["correct_heard"]["n"] == 3
     assert policies["spark"]["against_full"]["correct_heard"]["value"] == 0
@@ -178,7 +178,7 @@ def test_the_gap_in_wer_is_that_of_the_table() -> None:
     for line in (*full, *other):
         line |= {"edits": int(rng.integers(0, 6)), "words": int(rng.integers(1, 30))}
     other[0] |= {"words": 0, "edits": 4, "wer": None}
-    policies = report.summarise(full + other, [])["policies"]
+    policies = figures.summarise(full + other, [])["policies"]
     gap = policies["spark"]["against_full"]["wer"]
     assert gap["value"] == pytest.approx(
         policies["spark"]["wer"]["value"] - policies["full"]["wer"]["value"]
@@ -198,8 +198,8 @@ def test_the_gap_in_wer_is_that_of_the_table() -> None:
     assert gap["ci95"] == pytest.approx([boot.low, boot.high], abs=0.005)
 
 
-def job(out: Path, **settings: Any) -> runner.Job:
-    return runner.Job("none", CompareSettings(**settings), None, out)
+def job(out: Path, **settings: Any) -> answering.Job:
+    return answering.Job("none", CompareSettings(**settings), None, out)
 
 
 def test_a_folder_takes_one_run_only(tmp_path: Path) -> None:
@@ -215,6 +215,7 @@ def test_a_folder_takes_one_run_only(tmp_path: Path) -> None:
         (job(tmp_path, seed=3), [first], "seed 2, now 3.*--out, or delete"),
         (job(tmp_path, seed=2, head="untrained"), [first], "head fitted, now untrained"),
         (replace(job(tmp_path, seed=2), fixed_exit=5), [first], "fixed exit None, now 5"),
+        (replace(job(tmp_path, seed=2), options=(("bits", 8),)), [first], "bits None, now 8"),
         (job(tmp_path, seed=2), [replace(first, prompt="other?")], "other texts of 1 items"),
         (job(tmp_path, seed=2), [replace(more, key="rome")], "other texts of 1 items"),
     ):
@@ -233,7 +234,7 @@ def test_retrained_weights_are_another_run(
     weights.mkdir()
     (weights / "model.safetensors").write_bytes(b"early")
     monkeypatch.setattr(embedded, "FOLDER", weights)
-    monkeypatch.setattr(runner, "_work", None)  # nothing is to be answered
+    monkeypatch.setattr(evaluation, "load", lambda name: tiny_lm())  # these are no weights
     asked = replace(job(out), model="embedded")
     out.mkdir()
     (out / runner.ITEMS).write_text("{}\n")
@@ -255,14 +256,19 @@ def test_the_code_that_decides_is_where_the_fingerprint_looks() -> None:
                             text=True, cwd=root.parent).stdout.split()  # fmt: skip
     # What is written beside replies, their clock, and what is asked (its texts are hashed).
     deciding_nothing = {"bundle.py", "timing.py", "fingerprint.py", "suite.py", "questions.py",
-                        "__init__.py"}  # fmt: skip
+                        "executors.py", "jsonl.py", "runner.py", "__init__.py"}  # fmt: skip
     assert {Path(name) for name in loaded if Path(name).name not in deciding_nothing} <= held
 
 
 def test_what_cannot_run_is_refused_before_any_worker_starts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for given, says in ((["--model", "nope"], "no model"), (["--exit-layer", "99"], "99")):
+    for given, says in (
+        (["--model", "nope"], "no model"),
+        (["--exit-layer", "99"], "99"),
+        (["--policies", "full,deep"], "no policy 'deep'"),
+        (["--policies", "spark:8"], "no exit at layer 8"),
+    ):
         assert evaluation.main(["--out", str(tmp_path), "--limit", "1", *given]) == 2
         assert says in capsys.readouterr().err
 
@@ -270,12 +276,12 @@ def test_what_cannot_run_is_refused_before_any_worker_starts(
 def test_lines_say_what_speech_rows_left_out(tmp_path: Path) -> None:
     lm = tiny_lm()
     asked = replace(job(tmp_path, exit_layer=2, head="untrained"), fixed_exit=2)
-    made = runner.answer(lm, asked, [replace(item("factual", "lima", "peru"), prompt="hello")])
+    made = answering.answer(lm, asked, [replace(item("factual", "lima", "peru"), prompt="hello")])
     assert [line["policy"] for line in made] == ["full", "spark", "confidence", "fixed"]
     for line in made:
         assert line["outside_mass_n"] > 0
         assert 0 <= line["outside_mass_mean"] <= line["outside_mass_max"] <= 1
-    other = runner.answer(lm, asked, [replace(item("factual", "lima", "peru"), item_id="y")])
+    other = answering.answer(lm, asked, [replace(item("factual", "lima", "peru"), item_id="y")])
     assert len({line["seed"] for line in made}) == len({line["seed"] for line in other}) == 1
     assert made[0]["seed"] != other[0]["seed"]
 
@@ -287,10 +293,11 @@ def test_a_batch_gives_the_lines_of_its_items_alone_but_for_the_time(tmp_path: P
         replace(item("factual", "lima"), prompt=prompt, item_id=prompt)
         for prompt in ("hello", "a longer question than that", "ok")
     ]
-    together = runner.answer(lm, replace(asked, batch=2), items)
-    alone = [line for one in items for line in runner.answer(lm, asked, [one])]
-    assert all(line.pop("ms_per_token") > 0 for line in alone)
-    assert all(line.pop("ms_per_token") is None for line in together)
+    together = answering.answer(lm, replace(asked, batch=2), items)
+    alone = [line for one in items for line in answering.answer(lm, asked, [one])]
+    for time in ("ms_per_token", "ms_per_text_token", "ms_per_speech_token"):
+        assert all(line.pop(time) > 0 for line in alone)
+        assert all(line.pop(time) is None for line in together)
     assert together == alone
     with pytest.raises(ValueError, match="--batch 1 or more"):
         next(runner.run(replace(asked, batch=0), items))
@@ -317,7 +324,7 @@ def test_a_torn_line_is_made_again_and_whole_ones_are_kept(tmp_path: Path) -> No
 
 def test_figures_get_into_a_page_and_nothing_else_changes() -> None:
     hits = [True] * 30
-    summary = report.summarise(
+    summary = figures.summarise(
         lines("full", hits, [0.1] * 30) + lines("spark", hits, [0.2] * 30), []
     )
     summary |= {
@@ -359,7 +366,7 @@ def test_a_fixed_exit_is_called_by_its_measured_depth() -> None:
     full, fixed = (lines(name, [True] * 5, [0.1] * 5) for name in ("full", "fixed"))
     for line in fixed:
         line["mean_depth_speech"] = 7.25
-    summary = report.summarise(full + fixed, [])
+    summary = figures.summarise(full + fixed, [])
     label = "fixed exit (speech depth 7.25 of 14.00)"
     assert readme.beside_the_paper(summary)["fixed"].startswith(
         f"half depth instead of the same depth: {label}: right as heard"

@@ -8,30 +8,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 import spark
 from spark import models
+from spark.evaluation import jsonl
+from spark.evaluation.answering import Job
 from spark.evaluation.suite import Item
 
-if TYPE_CHECKING:
-    from spark.evaluation.runner import Job
-
 RUN = "run.json"
+_PIECES, _PIECE = 64, 1 << 20  # of a file's hash
 # Folders and modules of the code that decides what a line says; not the pages.
 _DECIDING = (
-    "acceptance.py", "cache.py", "compare.py", "comparison.py", "confidence.py", "decoding.py",
-    "engine.py", "heads.py", "modality.py", "norm.py", "quantised.py", "sampling.py",
-    "schedule.py", "text.py", "trace.py", "transformer.py", "verification.py", "weights.py",
-    "work.py",
-    "metrics/*.py", "models/*.py", "speech/*.py", "evaluation/runner.py", "evaluation/scoring.py",
-    "training/pitch.py", "training/teacher.py",
+    "acceptance.py", "cache.py", "comparison.py", "confidence.py", "decoding.py",
+    "engine.py", "heads.py", "modality.py", "norm.py", "policies.py", "quantised.py",
+    "sampling.py", "schedule.py", "text.py", "trace.py", "transformer.py", "verification.py",
+    "weights.py", "work.py",
+    "metrics/*.py", "models/*.py", "speech/*.py", "evaluation/alias.py",
+    "evaluation/answering.py", "evaluation/scoring.py", "training/pitch.py", "training/teacher.py",
 )  # fmt: skip
 
 
@@ -56,9 +55,7 @@ def claim(job: Job, items: Sequence[Item], results: Sequence[Path]) -> None:
             what = "; ".join(found)
             raise ValueError(f"{job.out} holds results made otherwise ({what}): {remedy}")
         wanted["items"] = held["items"] | wanted["items"]
-    part = path.with_suffix(".part")  # a kill leaves the old file or the new one, never half
-    part.write_text(json.dumps(wanted, indent=1) + "\n", "utf-8")
-    os.replace(part, path)
+    jsonl.replace(path, json.dumps(wanted, indent=1) + "\n")
 
 
 def conditions(job: Job, items: Sequence[Item]) -> dict[str, Any]:
@@ -66,11 +63,26 @@ def conditions(job: Job, items: Sequence[Item]) -> dict[str, Any]:
     settings = json.loads(json.dumps(asdict(job.settings)))  # as it will be read back
     return {
         "model": job.model,
-        "settings": {**settings, "fixed_exit": job.fixed_exit, "batch": job.batch},
+        "settings": {
+            **settings,
+            "fixed_exit": job.fixed_exit,
+            "batch": job.batch,
+            "threads": job.threads,
+            "recogniser": job.recogniser,
+            "utmos": job.utmos,
+            **{name: str(value) for name, value in job.options},
+        },
         "weights": _weights(job.model),
         "software": {"torch": torch.__version__, "code": _code()},
-        "items": {item.item_id: _digest(json.dumps(asdict(item)).encode()) for item in items},
+        "items": {item.item_id: _asked(item) for item in items},
     }
+
+
+def _asked(item: Item) -> str:
+    """Hash of an item's texts and of its recording's bytes, wherever the file lies."""
+    sound = Path(item.audio).read_bytes() if item.audio else b""
+    texts = json.dumps(asdict(item) | {"audio": None}).encode()
+    return _digest(texts + _digest(sound).encode() if sound else texts)
 
 
 def differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
@@ -80,7 +92,7 @@ def differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
         found.append(f"model {held['model']}, now {wanted['model']}")
     found += [
         f"{name.replace('_', ' ')} {held['settings'].get(name)}, now {value}"
-        for name, value in wanted["settings"].items()
+        for name, value in (dict.fromkeys(held["settings"]) | wanted["settings"]).items()
         if held["settings"].get(name) != value
     ]
     software = held.get("software", {})
@@ -101,7 +113,23 @@ def differences(held: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 def _weights(model: str) -> dict[str, str]:
     """Hashes of the files a model is loaded from, by name; empty where it has no folder."""
-    return {path.name: _digest(path.read_bytes()) for path in models.files(model)}
+    return {path.name: _sampled_digest(path) for path in models.files(model)}
+
+
+def _sampled_digest(path: Path) -> str:
+    """Hash of a file; of a large one, of its size and of pieces all through it.
+
+    Other weights differ everywhere, so pieces tell them apart without reading 18 GB at each start.
+    """
+    size = path.stat().st_size
+    if size <= _PIECES * _PIECE:
+        return _digest(path.read_bytes())
+    found = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for number in range(_PIECES):
+            file.seek(number * (size - _PIECE) // (_PIECES - 1))
+            found.update(file.read(_PIECE))
+    return found.hexdigest()
 
 
 def _code() -> str:

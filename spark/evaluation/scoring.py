@@ -1,11 +1,16 @@
-"""Whether a reply is right, by its words alone. The same rule judges text and what was heard."""
+"""Whether a reply is right, by its words alone. The same rule judges text and what was heard.
+
+The built-in suite's rules are here, the public sets' alias match in `alias`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jiwer
 
+from spark.evaluation import alias
 from spark.evaluation.suite import Item
 from spark.text import normalise, number_words
 
@@ -23,9 +28,13 @@ class Errors:
     words: int
 
 
-def word_errors(reference: str, heard: str) -> Errors:
-    """Edits that turn `reference` into `heard`, both normalised."""
-    reference, heard = normalise(reference, longest=None), normalise(heard, longest=None)
+def _plain(text: str) -> str:
+    return normalise(text, longest=None)
+
+
+def word_errors(reference: str, heard: str, words: Callable[[str], str] = _plain) -> Errors:
+    """Edits that turn `reference` into `heard`, both normalised by `words`."""
+    reference, heard = words(reference), words(heard)
     if not reference or not heard:
         return Errors(max(len(reference.split()), len(heard.split())), len(reference.split()))
     counts = jiwer.process_words(reference, heard)
@@ -42,6 +51,16 @@ def _find(words: list[str], phrase: list[str]) -> int:
             if not (numeric and set(around) & _NUMBER_WORDS):
                 return i
     return -1
+
+
+def correct(item: Item, reply: str) -> bool | None:
+    """Whether the reply is right by the item's rule; None where only a judge can say."""
+    match item.rule:
+        case "alias":
+            return alias.matches(reply, item.aliases)
+        case "judge":
+            return None
+    return is_right(item, reply)
 
 
 def is_right(item: Item, reply: str) -> bool:

@@ -1,18 +1,20 @@
 """Shares, word error rates and means with their intervals, alone and paired over items.
 
 Wilson's interval for a share, Newcombe's paired score interval for the difference of two, the
-percentile bootstrap over items (2,000 draws, fixed seed) for the rest. What was not measured is
-None. Knows lines only, no model and no table.
+percentile bootstrap over items (2,000 draws, fixed seed) for the rest. p-values are of the paired
+bootstrap over items: twice the smaller share of draws on either side of nought. What was not
+measured is None. Knows lines only, no model and no table.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import sqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 Line = dict[str, Any]
@@ -20,7 +22,8 @@ _DRAWS = 2000
 
 
 def share(lines: Sequence[Line], field: str) -> dict[str, Any] | None:
-    """A share with its Wilson 95 % interval."""
+    """A share of the lines where the field was measured, with its Wilson 95 % interval."""
+    lines = [line for line in lines if line.get(field) is not None]
     if not lines:
         return None
     hits = sum(bool(line[field]) for line in lines)
@@ -53,13 +56,13 @@ def paired_mean(lines: Sequence[Line], base: Sequence[Line], field: str) -> dict
     pairs = [
         (float(line[field]), float(other[field]))
         for line, other in _pairs(lines, base)
-        if line[field] is not None and other[field] is not None
+        if line.get(field) is not None and other.get(field) is not None
     ]
     if not pairs:
         return None
     gaps = np.array([ours - theirs for ours, theirs in pairs])
-    spread = _interval(gaps[_draws(len(gaps))].mean(1))
-    return {"value": float(gaps.mean()), "ci95": spread, "n": len(gaps)}
+    drawn = gaps[_draws(len(gaps))].mean(1)
+    return _gap(float(gaps.mean()), _interval(drawn), len(gaps), drawn)
 
 
 def paired_wer(lines: Sequence[Line], base: Sequence[Line]) -> dict[str, Any] | None:
@@ -76,18 +79,75 @@ def paired_wer(lines: Sequence[Line], base: Sequence[Line]) -> dict[str, Any] | 
     index = _draws(len(pairs))
     spread = _rate(e[index], w[index]) - _rate(e_base[index], w_base[index])
     value = float(_rate(e, w) - _rate(e_base, w_base))
-    return {"value": value, "ci95": _interval(spread), "n": len(pairs)}
+    return _gap(value, _interval(spread), len(pairs), spread)
 
 
 def paired_share(lines: Sequence[Line], base: Sequence[Line], field: str) -> dict[str, Any] | None:
     """Difference of two shares over the same items, with Newcombe's interval."""
-    pairs = [(bool(line[field]), bool(other[field])) for line, other in _pairs(lines, base)]
+    pairs = [
+        (bool(line[field]), bool(other[field]))
+        for line, other in _pairs(lines, base)
+        if line.get(field) is not None and other.get(field) is not None
+    ]
     if not pairs:
         return None
     cells = [pairs.count(cell) for cell in ((True, True), (True, False), (False, True))]
     both, ours, theirs = cells
     value = (ours - theirs) / len(pairs)
-    return {"value": value, "ci95": newcombe(both, ours, theirs, len(pairs)), "n": len(pairs)}
+    gaps = np.array([float(a) - float(b) for a, b in pairs])
+    interval = newcombe(both, ours, theirs, len(pairs))
+    return _gap(value, interval, len(pairs), gaps[_draws(len(gaps))].mean(1))
+
+
+def mean_of_sets(sets: Mapping[str, Sequence[float]]) -> dict[str, Any] | None:
+    """Mean over sets of each set's mean; items are drawn anew within each set.
+
+    Args:
+        sets: values by item, by the set's name; sets without values are left out.
+    """
+    filled = [np.array(values, float) for values in sets.values() if len(values)]
+    if not filled:
+        return None
+    value = float(np.mean([values.mean() for values in filled]))
+    return {"value": value, "ci95": _interval(_drawn(filled)), "n": sum(map(len, filled))}
+
+
+def paired_sets(
+    lines: Sequence[Line], base: Sequence[Line], points: Callable[[Line], float | None]
+) -> dict[str, Any] | None:
+    """Mean over sets of the mean difference in points on the same items of a set."""
+    gaps: dict[str, list[float]] = {}
+    for line, other in _pairs(lines, base):
+        ours, theirs = points(line), points(other)
+        if ours is not None and theirs is not None:
+            gaps.setdefault(line["family"], []).append(ours - theirs)
+    found = mean_of_sets(gaps)
+    if found is None:
+        return None
+    drawn = _drawn([np.array(values) for values in gaps.values()])
+    return _gap(found["value"], found["ci95"], found["n"], drawn)
+
+
+def _drawn(sets: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Draws of the mean over sets; each set has draws of its own."""
+    means = [values[_draws(len(values), number)].mean(1) for number, values in enumerate(sets)]
+    return np.asarray(np.mean(means, axis=0))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values of one family of comparisons, corrected by Holm's method, in their order."""
+    if not values:
+        return []
+    return [float(p) for p in multipletests(list(values), method="holm")[1]]
+
+
+def _gap(value: float, interval: list[float], n: int, drawn: NDArray[np.float64]) -> dict[str, Any]:
+    """A difference with its interval and its p-value.
+
+    One is added to both counts: with 2,000 draws nothing smaller than 0.001 can be told.
+    """
+    sides = min((drawn <= 0).sum(), (drawn >= 0).sum()) + 1
+    return {"value": value, "ci95": interval, "n": n, "p": min(1.0, 2 * sides / (len(drawn) + 1))}
 
 
 def newcombe(both: int, first: int, second: int, n: int) -> list[float]:
@@ -136,8 +196,9 @@ def _rate(edits: NDArray[np.float64], words: NDArray[np.float64]) -> Any:
     return edits.sum(-1) / np.maximum(words.sum(-1), 1)
 
 
-def _draws(n: int) -> NDArray[np.int64]:
-    return np.random.default_rng(0).integers(n, size=(_DRAWS, n))
+def _draws(n: int, seed: int = 0) -> NDArray[np.int64]:
+    """Items of each draw; sets that are drawn apart have a seed each."""
+    return np.random.default_rng(seed).integers(n, size=(_DRAWS, n))
 
 
 def _interval(values: NDArray[np.float64]) -> list[float]:

@@ -11,6 +11,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from spark.text import normalise
 from spark.training import questions
@@ -19,6 +20,9 @@ from spark.training.questions import Fact
 _FOLDER = Path(__file__).parent
 _SEED = 2026
 _REASONING, _FACTUAL, _PAIRS = 100, 100, 40
+# How a reply is judged: by the built-in suite's own rules, by the aliases of a right answer, or by
+# a language model alone.
+Rule = Literal["words", "alias", "judge"]
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,15 @@ class Item:
 
     Attributes:
         item_id: unique, stable.
-        family: reasoning, factual, dialogue, unknown or read_aloud.
-        split: unseen_phrasing, unseen_pair, unseen_sentence or outside.
+        family: reasoning, factual, dialogue, unknown or read_aloud; or the name of a public set.
+        split: unseen_phrasing, unseen_pair, unseen_sentence or outside; or a public set's.
         prompt: as a visitor would type it.
         expected: the whole reply of a perfect model; the teacher says it for comparison.
         key: the words that make a reply right.
         slots: what the question named, so that repeating it earns nothing.
+        rule: how a reply is judged.
+        aliases: right answers, any of which will do.
+        audio: file with the question as it is asked aloud; None where it is typed.
     """
 
     item_id: str
@@ -42,6 +49,9 @@ class Item:
     expected: str
     key: str
     slots: tuple[str, ...] = ()
+    rule: Rule = "words"
+    aliases: tuple[str, ...] = ()
+    audio: str | None = None
 
 
 def _asked(facts: Sequence[Fact], split: str, rng: random.Random, unseen: bool) -> list[Item]:

@@ -8,6 +8,7 @@ embedding rows are left out on both sides.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -59,3 +60,13 @@ def traffic_ratio(trace: Trace) -> float:
         raise ValueError("a reply without tokens has no traffic ratio")
     full = sum(full_depth_bytes(step, trace.weights) for step in trace.steps)
     return traffic_bytes(trace) / full
+
+
+def steps_ratio(steps: Sequence[Step], trace: Trace) -> float:
+    """Weight bytes that some of a reply's steps read, over full depth's for them.
+
+    Steps that were rejected and flushes belong to no step, so they are left out.
+    """
+    propagated, weights = trace.kv_policy == "propagate", trace.weights
+    read = sum(step_bytes(step, weights, propagated) for step in steps)
+    return read / sum(full_depth_bytes(step, weights) for step in steps)

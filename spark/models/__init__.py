@@ -114,8 +114,19 @@ def _module_of(source: str) -> str:
 
 
 def files(name: str) -> list[Path]:
-    """The weights and tables that a known model is made of, by name; none without a folder."""
-    family = _FAMILIES.get(name)
-    folder = getattr(import_module(family[1]), "FOLDER", None) if family else None
+    """The weights and tables that a model is made of; none where they are not on this machine."""
+    folder = _folder(name)
     found = folder.iterdir() if folder else ()
     return sorted(path for path in found if path.suffix in (".safetensors", ".json"))
+
+
+def _folder(name: str) -> Path | None:
+    """Where a model's files are: a family's own folder, the one named, or the hub's cache."""
+    from spark.models import hub
+
+    if name not in _FAMILIES:
+        return Path(name) if Path(name).is_dir() else hub.cached_folder(name)
+    module = import_module(_FAMILIES[name][1])
+    family = getattr(module, "FAMILY", None)
+    folder: Path | None = hub.cached_folder(family.repo) if family else module.FOLDER
+    return folder

@@ -11,6 +11,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -75,11 +76,13 @@ def fetch(
     return download(repo, (*files, *also), size)
 
 
-def download(repo: str, files: Sequence[str], size: int = 0) -> Path:
+def download(
+    repo: str, files: Sequence[str], size: int = 0, kind: Literal["model", "dataset"] = "model"
+) -> Path:
     """The cache's folder of a repository, with these files in it; errors as of `fetch`."""
     _look_for_room(repo, size)
     try:
-        return Path(snapshot_download(repo, allow_patterns=list(files)))
+        return Path(snapshot_download(repo, repo_type=kind, allow_patterns=list(files)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
             f"{repo} could not be fetched from the hub ({type(error).__name__}): check the name "

@@ -1,0 +1,254 @@
+"""What is kept of a model's reply to an item: words, ears, cost; one line a policy.
+
+The lines of an item share prompt, prefill and seed; where several items are given, replies under
+one policy are decoded together. With the teacher installed it says the right answers, straight and
+through the codec. Knows nothing of files and tables.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from spark import policies
+from spark.comparison import CompareSettings, Recording
+from spark.engine import Engine, Prefill, decode_batch
+from spark.evaluation import alias
+from spark.evaluation.scoring import correct, word_errors
+from spark.evaluation.suite import Item
+from spark.metrics import mos, utmos
+from spark.metrics.cost import steps_ratio
+from spark.metrics.outside import outside_mass
+from spark.metrics.recognisers import POCKETSPHINX, recogniser
+from spark.modality import Modality
+from spark.models import load
+from spark.models.base import Pcm, PromptError, SpokenLM
+from spark.sampling import SamplingSettings
+from spark.schedule import Policy
+from spark.speech.audio import read_wav
+from spark.speech.codec import Codec
+from spark.trace import Trace
+from spark.training import pitch, teacher
+
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a run is asked for.
+
+    Attributes:
+        model: as `models.load` takes it.
+        settings: of policies and sampling.
+        fixed_exit: layer of the policy `fixed`; None is half the model.
+        out: folder of the results.
+        batch: replies decoded together; with more than one, none has a time of its own.
+        policies: words of `spark.policies`, full depth first.
+        options: of `models.load`, by name.
+        threads: of torch in each worker; rounding, and so a token now and then, hangs on it.
+        recogniser: who hears the replies, as `recognisers.recogniser` takes it.
+        utmos: whether UTMOSv2 predicts naturalness too.
+    """
+
+    model: str
+    settings: CompareSettings
+    fixed_exit: int | None
+    out: Path
+    batch: int = 1
+    policies: tuple[str, ...] = policies.DEFAULT
+    options: tuple[tuple[str, Any], ...] = ()
+    threads: int = 1
+    recogniser: str = POCKETSPHINX
+    utmos: bool = False
+
+    def load(self) -> SpokenLM:
+        """The model; errors as of `models.load`."""
+        return load(self.model, **dict(self.options))
+
+
+@dataclass(frozen=True)
+class Task:
+    """Items to be answered under these policies, or to be said by the teacher."""
+
+    items: tuple[Item, ...]
+    policies: tuple[str, ...]
+    teaching: bool
+
+
+def policies_of(job: Job, lm: SpokenLM, wanted: Sequence[str] | None = None) -> tuple[Policy, ...]:
+    """The job's policies, or those of them that are wanted.
+
+    Raises:
+        ValueError: a policy or a setting that means nothing, or not with this model.
+    """
+    job.settings.policies(lm)  # checks what all of them share
+    asked = job.policies if wanted is None else wanted
+    return tuple(policies.named(word, lm, job.settings, job.fixed_exit) for word in asked)
+
+
+def heard_line(job: Job, item: Item, policy: str, text: str, pcm: Pcm | None, rate: int) -> Line:
+    """The judged part of a line: words, ears, predicted MOS."""
+    ears = recogniser(job.recogniser)
+    sound = pcm if pcm is not None and len(pcm) > 0 else None
+    heard = "" if sound is None else ears.transcribe(sound, rate)
+    errors, own = word_errors(text, heard, ears.normalise), word_errors(item.expected, text)
+    return {
+        "item_id": item.item_id,
+        "family": item.family,
+        "split": item.split,
+        "policy": policy,
+        "prompt": item.prompt,
+        "expected": item.expected,
+        "text": text,
+        "heard": heard,
+        "correct_text": correct(item, text),
+        "correct_heard": correct(item, heard),
+        "wer": errors.edits / errors.words if errors.words else None,
+        "edits": errors.edits,
+        "words": errors.words,
+        "text_edits": own.edits,
+        "text_words": own.words,
+        "mos_predicted": None if sound is None else mos.predict(sound, rate),
+        **_utmos(job, sound, rate),
+        **_with_numbers(item, text, heard),
+    }
+
+
+def _utmos(job: Job, sound: Pcm | None, rate: int) -> Line:
+    """UTMOSv2's score, where it is asked for."""
+    if not job.utmos:
+        return {}
+    return {"mos_utmosv2": None if sound is None else utmos.predict(sound, rate)}
+
+
+def _with_numbers(item: Item, text: str, heard: str) -> Line:
+    """Aliases, where there are some, and the match that takes number words for digits."""
+    if item.rule != "alias":
+        return {}
+    return {
+        "aliases": list(item.aliases),
+        "correct_text_numbers": alias.numbers(text, item.aliases),
+        "correct_heard_numbers": alias.numbers(heard, item.aliases),
+    }
+
+
+def seed_of(job: Job, item: Item) -> int:
+    """The seed that all policies of an item sample with."""
+    return zlib.crc32(f"{job.settings.seed}:{item.item_id}".encode())
+
+
+def answer(
+    lm: SpokenLM, job: Job, items: Sequence[Item], wanted: Sequence[str] | None = None
+) -> list[Line]:
+    """One line for each item and policy (all, or those wanted), the items' order first.
+
+    The seed is the item's own: items do not share their luck, policies do. Where the model cannot
+    take a prompt, the lines say why and hold no figure.
+    """
+    engine, chosen = Engine(lm, head=job.settings.head), policies_of(job, lm, wanted)
+    lines: dict[str, list[Line]] = {item.item_id: [] for item in items}
+    begun: list[tuple[Item, Prefill, SamplingSettings]] = []
+    for item in items:
+        try:
+            begun.append((item, _prefill(engine, job, item), _sampling(job, item)))
+        except ValueError as error:  # too long, silent, in letters that the model does not know
+            lines[item.item_id] = [_refusal(item, policy.name, str(error)) for policy in chosen]
+    for policy in chosen:
+        replies = [
+            engine.generate(prefill, policy, sampling, job.settings.limit(lm))
+            for _, prefill, sampling in begun
+        ]
+        for _ in decode_batch(replies, job.batch):
+            pass
+        for (item, _, _), reply in zip(begun, replies, strict=True):
+            lines[item.item_id].append(_line(job, lm, item, reply.trace))
+    return [line for own in lines.values() for line in own]
+
+
+def _sampling(job: Job, item: Item) -> SamplingSettings:
+    return replace(job.settings, seed=seed_of(job, item)).sampling()
+
+
+def _prefill(engine: Engine, job: Job, item: Item) -> Prefill:
+    """The item's question, typed or spoken, run once for all policies.
+
+    Raises:
+        ValueError: the model cannot take it.
+    """
+    lm, settings = engine.lm, job.settings
+    if item.audio is None:
+        asked = settings.prompt(lm, item.prompt)
+    else:
+        asked = settings.prompt(lm, "", Recording(*read_wav(item.audio)))
+    room = lm.transformer.config.max_position_embeddings - settings.limit(lm)
+    if len(asked.ids) > room:
+        raise PromptError(f"{len(asked.ids)} tokens; beside a reply there is room for {room}")
+    return engine.prefill(asked.ids, features=asked.features)
+
+
+def _refusal(item: Item, policy: str, reason: str) -> Line:
+    """The line of a prompt that the model did not take: no figures, and why."""
+    kept = ("item_id", "family", "split", "prompt", "expected")
+    line = {name: getattr(item, name) for name in kept}
+    return line | {"policy": policy, "refused": reason}
+
+
+def _line(job: Job, lm: SpokenLM, item: Item, trace: Trace) -> Line:
+    """What is kept of a reply."""
+    codes, figures, outside = trace.codes(), trace.summary(), outside_mass(trace)
+    pcm = lm.vocoder.decode(codes) if lm.vocoder and codes else None
+    rate = lm.vocoder.sample_rate if lm.vocoder else 0
+    if trace.batch > 1:
+        figures["ms_per_token"] = None  # the clock was shared
+    line = heard_line(job, item, trace.policy, lm.decode_text(trace.text_ids()), pcm, rate)
+    kept = ("mean_depth_text", "mean_depth_speech", "traffic_ratio", "ms_per_token", "audio_s")
+    return line | {name: figures[name] for name in kept} | _by_modality(trace) | {
+        "outside_mass_n": outside.n,
+        "outside_mass_mean": outside.mean,
+        "outside_mass_max": outside.largest,
+        "seed": trace.sampling.seed,
+        "finish": trace.finish,
+    }  # fmt: skip
+
+
+def _by_modality(trace: Trace) -> Line:
+    """Tokens, traffic and time of text and of speech; a catch-up is charged to its step."""
+    found: Line = {}
+    for modality in (Modality.TEXT, Modality.SPEECH):
+        steps = [step for step in trace.steps if step.modality is modality]
+        name, clocked = modality.value, steps and trace.batch == 1
+        elapsed = sum(step.elapsed_ms for step in steps)
+        found |= {
+            f"n_{name}": len(steps),
+            f"traffic_ratio_{name}": steps_ratio(steps, trace) if steps else None,
+            f"ms_per_{name}_token": elapsed / len(steps) if clocked else None,
+        }
+    return found
+
+
+def taught(job: Job) -> set[str]:
+    """The teacher's rows that can be measured here."""
+    if not teacher.available():
+        return set()
+    return {"teacher", "codec"} if job.model == "embedded" and pitch.available() else {"teacher"}
+
+
+def teach(lm: SpokenLM, job: Job, item: Item) -> list[Line]:
+    """The teacher says the expected reply, straight and through the embedded codec."""
+    said = teacher.speak(item.expected).samples
+    lines = [heard_line(job, item, "teacher", item.expected, said, teacher.SAMPLE_RATE)]
+    if "codec" in taught(job):
+        assert isinstance(lm.vocoder, Codec)
+        again = lm.vocoder.decode(lm.vocoder.encode(said, pitch.pitch(said)))[: len(said)]
+        lines.append(heard_line(job, item, "codec", item.expected, again, teacher.SAMPLE_RATE))
+    return lines
+
+
+def work(lm: SpokenLM, job: Job, task: Task) -> list[Line]:
+    """The lines of a task."""
+    if not task.teaching:
+        return answer(lm, job, task.items, task.policies)
+    return [line for item in task.items for line in teach(lm, job, item)]
