@@ -26,7 +26,7 @@ from transformers import GlmConfig, GlmForCausalLM, Qwen2Config, Qwen2ForCausalL
 from transformers.generation import BaseStreamer, CompileConfig
 
 from benchmarks import random_model
-from spark import models
+from spark import models, schedule_file
 from spark.comparison import CompareSettings
 from spark.engine import Engine
 from spark.metrics.cost import traffic_bytes
@@ -63,11 +63,17 @@ class Contender:
     policy: Policy
 
 
-def contenders(lm: SpokenLM) -> list[Contender]:
-    """Full depth with and without the speech-row head, and three exits, as the lab sets them."""
+def contenders(lm: SpokenLM, schedule: str = "triple") -> list[Contender]:
+    """Full depth with and without the speech-row head, and three exits, as the lab sets them.
+
+    Args:
+        lm: the model.
+        schedule: SPAR-K's, by name or by position.
+    """
     sliced = endless(Engine(lm, outside_mass=False))
     whole = endless(Engine(lm, speech_row_head=False, outside_mass=False))
-    exits = [*CompareSettings().policies(lm), FixedExit(lm.default_exit)]
+    policies = CompareSettings(schedule=schedule).policies(lm)
+    exits = [*policies, FixedExit(lm.default_exit)]
     runs = [Contender(policy.name, sliced, policy) for policy in exits]
     return [Contender(WHOLE_HEAD, whole, FullDepth()), *runs]
 
@@ -197,10 +203,14 @@ class Measured:
 
 
 def measure(
-    lm: SpokenLM, extra: dict[str, Callable[[list[int]], float]], repeats: int, tokens: int
+    lm: SpokenLM,
+    extra: dict[str, Callable[[list[int]], float]],
+    repeats: int,
+    tokens: int,
+    schedule: str = "triple",
 ) -> Measured:
     """Run everything `repeats` times in turn, after one round that does not count."""
-    runs = contenders(lm)
+    runs = contenders(lm, schedule)
     got = Measured({}, {})
     for turn in range(-1, repeats):
         ids = lm.encode_prompt(PROMPTS[turn % len(PROMPTS)])
@@ -313,6 +323,12 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="embedded", help="a model's name, or `random`")
+    parser.add_argument(
+        "--schedule",
+        default="triple",
+        metavar="NAME|FILE",
+        help="SPAR-K's, by name, by position, or a file that spark.calibrate wrote",
+    )
     parser.add_argument("--tokens", type=int, default=120, help="of every reply")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, help="torch's own choice where not given")
@@ -328,6 +344,11 @@ def main() -> None:
     if wanted.threads:
         torch.set_num_threads(wanted.threads)
     lm = random_model.load() if wanted.model == "random" else models.load(wanted.model)
+    try:
+        schedule = schedule_file.named(wanted.schedule, lm)
+        CompareSettings(schedule=schedule).policies(lm)
+    except ValueError as error:
+        parser.error(str(error))
     model, weights = reference_model(lm), matrices(lm)
     extra: dict[str, Callable[[list[int]], float]] = {
         "generate": lambda ids: generate_ms(model, ids, wanted.tokens),
@@ -337,7 +358,8 @@ def main() -> None:
         compiled, prompt = reference_model(lm), lm.encode_prompt(PROMPTS[0])
         # Always the same prompt: another length would be compiled anew.
         extra[COMPILED] = lambda ids: generate_ms(compiled, prompt, wanted.tokens, compiled=True)
-    result = report(lm, measure(lm, extra, wanted.repeats, wanted.tokens))
+    measured = measure(lm, extra, wanted.repeats, wanted.tokens, schedule)
+    result = {**report(lm, measured), "schedule": schedule}
     show(result)
     if wanted.out:
         wanted.out.parent.mkdir(parents=True, exist_ok=True)
