@@ -32,7 +32,7 @@ LM = tiny_lm(0, layers=6)
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tiny model, and ears that need no second a reply: they hear by what was said."""
-    for module in (command, confirm, trials):
+    for module in (command, confirm):
         monkeypatch.setattr(module, "load", lambda name: LM)
     monkeypatch.setattr(trials.wer, "transcribe", lambda pcm, rate: f"{len(pcm) % 7} is here")
     monkeypatch.setattr(trials.mos, "predict", lambda pcm, rate: 3 + float(pcm[5] % 10) / 10)

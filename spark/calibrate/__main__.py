@@ -7,7 +7,6 @@ limits; `python -m spark.calibrate confirm DIR` asks fresh prompts whether it is
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,11 +17,12 @@ from spark.calibrate.calibration import PAGE, RESULT, SCHEDULE, Calibration
 from spark.calibrate.front import Limits
 from spark.calibrate.report import Wanted
 from spark.calibrate.stages import read_json
-from spark.calibrate.trials import Setting
+from spark.calibrate.trials import Setting, workers_for
 from spark.comparison import CompareSettings
 from spark.evaluation.report import table
 from spark.heads import HeadKind
 from spark.models import load
+from spark.models.base import SpokenLM
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -56,16 +56,18 @@ def _arguments() -> argparse.ArgumentParser:
         ("finals", "more prompts for the finalists, likewise"),
     ):
         group.add_argument(f"--{name}", type=int, default=getattr(Wanted, name), help=told)
-    group.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
+    group.add_argument("--workers", type=int, help="processes; default: 2, or 1 on a GPU")
     return parser
 
 
-def _wanted(given: argparse.Namespace, setting: Setting) -> Wanted:
+def _wanted(given: argparse.Namespace, lm: SpokenLM, setting: Setting) -> Wanted:
     limits = Limits(
         given.max_accuracy_loss, given.max_wer_gain, given.max_mos_loss, given.min_saving
     )
-    amounts = ("minutes", "sweep", "candidates", "finalists", "trials", "finals", "workers")
-    return Wanted(setting, limits, **{name: getattr(given, name) for name in amounts})
+    names = ("minutes", "sweep", "candidates", "finalists", "trials", "finals")
+    amounts = {name: getattr(given, name) for name in names}
+    workers = workers_for(lm) if given.workers is None else given.workers
+    return Wanted(setting, limits, workers=workers, **amounts)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -78,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         lm = load(given.model)
         settings = CompareSettings.of(lm, seed=given.seed, temperature=given.temperature)
         setting = Setting(given.model, given.head, settings.sampling(), given.max_tokens)
-        result = Calibration(lm, _wanted(given, setting), given.out).run()
+        result = Calibration(lm, _wanted(given, lm, setting), given.out).run()
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

@@ -26,7 +26,7 @@ from spark.calibrate.trials import BATCH, FULL, Setting
 from spark.comparison import spark_policy
 from spark.engine import Engine
 from spark.evaluation.suite import Item
-from spark.heads import HeadBank
+from spark.heads import HeadBank, base_hash
 from spark.modality import Slot
 from spark.models.base import SpokenLM
 from spark.positions import PositionSchedule, parse
@@ -62,9 +62,11 @@ class Calibration:
     def _record(self) -> dict[str, Any]:
         """What lines of one folder must share."""
         base = ScheduleFile.of(self._lm, PositionSchedule((None,))).base_head
-        wanted = self._wanted
+        wanted, fitted = self._wanted, self._lm.exit_heads
+        heads = {str(layer): base_hash(head.gain, head.rows) for layer, head in fitted.items()}
         return {
-            "setting": wanted.setting.record(), "base_head": base, "sweep": wanted.sweep,
+            "setting": wanted.setting.record(), "base_head": base, "exit_heads": heads,
+            "sweep": wanted.sweep,
             "candidates": wanted.candidates, "least_saving": wanted.limits.saving,
             "torch": torch.__version__,
         }  # fmt: skip
@@ -153,9 +155,8 @@ class Calibration:
     def _try(self, stage: str, notations: Sequence[str], items: Sequence[Item]) -> None:
         tell, path = stages.teller(stage), self._out / TRIALS
         wanted = self._wanted
-        for made, total in trials.run(
-            wanted.setting, [FULL, *notations], items, path, wanted.workers
-        ):
+        asked = (wanted.setting, [FULL, *notations], items, path, wanted.workers)
+        for made, total in trials.run(self._lm, *asked):
             tell(made, total)
 
     def _tried(self, notation: str, items: Sequence[Item]) -> Tried:

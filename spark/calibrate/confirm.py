@@ -10,7 +10,6 @@ many prompts is fixed before the first reply: nobody stops when it looks good.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,9 +21,11 @@ from spark import schedule_file
 from spark.calibrate import front, prompts, report, stages, trials
 from spark.calibrate.calibration import SCHEDULE
 from spark.calibrate.front import Limits
-from spark.calibrate.trials import FULL, Line, Setting
+from spark.calibrate.stages import Line
+from spark.calibrate.trials import FULL, Setting, workers_for
 from spark.evaluation.statistics import paired_mean
 from spark.models import load
+from spark.models.base import SpokenLM
 from spark.sampling import SamplingSettings
 from spark.schedule_file import ScheduleFile
 
@@ -43,7 +44,7 @@ def _arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, help="default: the calibration's")
     parser.add_argument("--max-tokens", type=int, help="of a reply; default: the model's own")
-    parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--workers", type=int, help="processes; default: 2, or 1 on a GPU")
     return parser
 
 
@@ -114,9 +115,24 @@ def _words(
 
 
 def confirm(
-    folder: Path, setting: Setting, schedule: str, count: int, margin: float, workers: int
+    lm: SpokenLM,
+    folder: Path,
+    setting: Setting,
+    schedule: str,
+    count: int,
+    margin: float,
+    workers: int,
 ) -> dict[str, Any]:
     """Make the replies that are missing, and answer.
+
+    Args:
+        lm: the model.
+        folder: for the files.
+        setting: how replies are made.
+        schedule: the one asked about, by notation.
+        count: prompts.
+        margin: of both questions, as a share.
+        workers: processes.
 
     Raises:
         ValueError: the folder holds another confirmation.
@@ -126,7 +142,7 @@ def confirm(
     stages.claim(folder / RUN, run)
     items = prompts.draw("confirmation", count, setting.sampling.seed)
     tell, path = stages.teller("confirmation"), folder / LINES
-    for made, total in trials.run(setting, [FULL, schedule], items, path, workers):
+    for made, total in trials.run(lm, setting, [FULL, schedule], items, path, workers):
         tell(made, total)
     lines = trials.read_lines(path)
     ours, base = ([x for x in lines if x["policy"] == name] for name in (schedule, FULL))
@@ -145,14 +161,15 @@ def main(arguments: Sequence[str]) -> int:
     """Run or resume; 0 where confirmed, 1 where not, 2 after a message about what was asked."""
     given = _arguments().parse_args(arguments)
     try:
-        if given.prompts < 1 or given.workers < 1:
+        if given.prompts < 1 or (given.workers is not None and given.workers < 1):
             raise ValueError("--prompts and --workers: at least 1")
         if not 0 < given.margin < 1:
             raise ValueError("--margin: a share between 0 and 1, for example 0.02")
         file = schedule_file.read(given.folder / SCHEDULE)
         setting = setting_of(file, given.seed, given.max_tokens)
-        schedule = file.schedule(load(setting.model)).notation
-        found = confirm(given.folder, setting, schedule, given.prompts, given.margin, given.workers)
+        lm = load(setting.model)
+        schedule, workers = file.schedule(lm).notation, given.workers or workers_for(lm)
+        found = confirm(lm, given.folder, setting, schedule, given.prompts, given.margin, workers)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

@@ -8,6 +8,7 @@ Processes take tasks of some prompts and one schedule. Knows no limits and no ch
 from __future__ import annotations
 
 import multiprocessing
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -106,7 +107,7 @@ def judged(lm: SpokenLM, schedule: str, item: Item, trace: Trace) -> Line:
     }
 
 
-_lm: SpokenLM | None = None
+_lm: SpokenLM | None = None  # of a worker process
 
 
 def _start(model: str) -> None:
@@ -117,16 +118,32 @@ def _start(model: str) -> None:
 
 def _work(setting: Setting, schedule: str, items: Sequence[Item]) -> list[Line]:
     assert _lm is not None
-    traces = replies(_lm, setting, schedule, items)
-    return [judged(_lm, schedule, *pair) for pair in zip(items, traces, strict=True)]
+    return _made(_lm, setting, schedule, items)
+
+
+def _made(lm: SpokenLM, setting: Setting, schedule: str, items: Sequence[Item]) -> list[Line]:
+    traces = replies(lm, setting, schedule, items)
+    return [judged(lm, schedule, *pair) for pair in zip(items, traces, strict=True)]
+
+
+def workers_for(lm: SpokenLM) -> int:
+    """Processes that help: one on a GPU, which has no room for a second model; else up to two."""
+    on_cpu = lm.transformer.device.type == "cpu"
+    return min(2, os.cpu_count() or 1) if on_cpu else 1
 
 
 def run(
-    setting: Setting, schedules: Sequence[str], items: Sequence[Item], path: Path, workers: int
+    lm: SpokenLM,
+    setting: Setting,
+    schedules: Sequence[str],
+    items: Sequence[Item],
+    path: Path,
+    workers: int,
 ) -> Iterator[tuple[int, int]]:
     """Make the lines that are missing; yields (lines made, lines that were missing).
 
     Args:
+        lm: the model, for this process; others load their own.
         setting: how.
         schedules: by notation.
         items: prompts.
@@ -143,19 +160,17 @@ def run(
         if any((item.item_id, schedule) not in there for item in batch)
     ]
     total, made = sum(len(part) for _, part in tasks), 0
-    for lines in _results(setting, tasks, min(workers, len(tasks))):
+    for lines in _results(lm, setting, tasks, min(workers, len(tasks))):
         append(path, lines)
         made += len(lines)
         yield made, total
 
 
 def _results(
-    setting: Setting, tasks: Sequence[tuple[str, Sequence[Item]]], workers: int
+    lm: SpokenLM, setting: Setting, tasks: Sequence[tuple[str, Sequence[Item]]], workers: int
 ) -> Iterator[list[Line]]:
     if workers <= 1:
-        if tasks:
-            _start(setting.model)
-        yield from (_work(setting, *task) for task in tasks)
+        yield from (_made(lm, setting, *task) for task in tasks)
         return
     context, start = multiprocessing.get_context("spawn"), partial(_start, setting.model)
     with ProcessPoolExecutor(workers, context, start) as pool:
