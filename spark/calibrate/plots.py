@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 _BLUE, _ORANGE, _INK, _GRID = "#2a6fc4", "#c4560a", "#4a5260", "rgba(127, 133, 147, 0.25)"
+_GAP = 0.1  # between maps, for their colour bars
 _MAPS = (
     ("overlap", "overlap with full depth", "Blues"),
     ("kl", "KL(full depth || exit), nats", "Oranges"),
@@ -28,13 +29,14 @@ def sweep_maps(held: dict[str, Any]) -> go.Figure:
     places = list(held["sweep"])
     layers = list(held["sweep"][places[0]]["exits"])
     figure = make_subplots(1, len(_MAPS), subplot_titles=[title for _, title, _ in _MAPS],
-                           shared_yaxes=True, horizontal_spacing=0.09)  # fmt: skip
+                           shared_yaxes=True, horizontal_spacing=_GAP)  # fmt: skip
+    width = (1 + _GAP) / len(_MAPS)  # of a map and the gap after it
     for column, (name, _, colours) in enumerate(_MAPS, 1):
         values = [[held["sweep"][p]["exits"][layer][name] for p in places] for layer in layers]
         figure.add_trace(
             go.Heatmap(
                 x=places, y=[f"layer {layer}" for layer in layers], z=values, colorscale=colours,
-                colorbar={"len": 0.9, "thickness": 10, "x": column / len(_MAPS) - 0.06},
+                colorbar={"len": 0.9, "thickness": 10, "x": column * width - _GAP},
                 texttemplate="%{z:.2f}" if len(places) < 9 else None,
                 hovertemplate="%{y}, %{x}: %{z:.3f}<extra></extra>",
             ),
