@@ -171,7 +171,10 @@ def main() -> None:
     except BadTarget as error:
         parser.error(str(error))
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=_stop, args=[studies]).start())
-    lm = load(MODEL)
+    try:
+        lm = load(MODEL)
+    except ValueError as error:
+        parser.error(str(error))
     data: Any = os.environ.get(DATA_VARIABLE) or Path(__file__).parent / "runs" / "listening"
     # Before the study's clips: decoding them beside it would disturb the example's timing.
     example = finished_example(lm)

@@ -1,6 +1,7 @@
 """How fast each policy decodes, beside transformers' `generate` and the floor of reading weights.
 
     python -m benchmarks.decode --model embedded
+    python -m benchmarks.decode --model step-audio-2-mini --random    its true shape, no download
 
 Policies, `generate` and the floor take turns within each repetition, so that a machine that gets
 slower meets all of them; figures are medians over repetitions, ratios are of pairs of the same
@@ -13,19 +14,18 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
-from transformers import GlmConfig, GlmForCausalLM, Qwen2Config, Qwen2ForCausalLM
-from transformers.generation import BaseStreamer, CompileConfig
 
-from benchmarks import random_model
+from benchmarks import random_model, true_shape
+from benchmarks.baseline import floor_ms, generate_ms, matrices, reference_model
 from spark import models, schedule_file
 from spark.comparison import CompareSettings
 from spark.engine import Engine
@@ -63,15 +63,23 @@ class Contender:
     policy: Policy
 
 
-def contenders(lm: SpokenLM, schedule: str = "triple") -> list[Contender]:
+def engines(lm: SpokenLM) -> tuple[Engine, Engine]:
+    """One that computes speech rows only in slots of speech, and one that computes all."""
+    sliced = endless(Engine(lm, outside_mass=False))
+    return sliced, endless(Engine(lm, speech_row_head=False, outside_mass=False))
+
+
+def contenders(
+    lm: SpokenLM, sliced: Engine, whole: Engine, schedule: str = "triple"
+) -> list[Contender]:
     """Full depth with and without the speech-row head, and three exits, as the lab sets them.
 
     Args:
         lm: the model.
+        sliced: its engine with the speech-row head.
+        whole: without it.
         schedule: SPAR-K's, by name or by position.
     """
-    sliced = endless(Engine(lm, outside_mass=False))
-    whole = endless(Engine(lm, speech_row_head=False, outside_mass=False))
     policies = CompareSettings(schedule=schedule).policies(lm)
     exits = [*policies, FixedExit(lm.default_exit)]
     runs = [Contender(policy.name, sliced, policy) for policy in exits]
@@ -101,99 +109,6 @@ def reply(run: Contender, ids: list[int], seed: int, tokens: int) -> Run:
     return Run(made.trace, 1e3 * (time.perf_counter() - begun))
 
 
-def reference_model(lm: SpokenLM) -> Any:
-    """transformers' model with the same weights, for `generate`."""
-    shape = lm.transformer.config
-    shared: dict[str, Any] = {
-        "vocab_size": shape.vocab_size,
-        "hidden_size": shape.hidden_size,
-        "intermediate_size": shape.intermediate_size,
-        "num_hidden_layers": shape.num_hidden_layers,
-        "num_attention_heads": shape.num_attention_heads,
-        "num_key_value_heads": shape.num_key_value_heads,
-        "head_dim": shape.head_dim,
-        "rms_norm_eps": shape.rms_norm_eps,
-        "max_position_embeddings": shape.max_position_embeddings,
-        "tie_word_embeddings": shape.tie_word_embeddings,
-        "rope_theta": shape.rope_theta,
-    }
-    model: Any
-    if shape.family == "glm":
-        bias = lm.transformer.layers[0].qkv_bias is not None
-        model = GlmForCausalLM(GlmConfig(**shared, attention_bias=bias, pad_token_id=0))
-    else:
-        model = Qwen2ForCausalLM(Qwen2Config(**shared))
-    model.load_state_dict(lm.transformer.state_dict(), strict=not shape.tie_word_embeddings)
-    model.generation_config.eos_token_id = None
-    return model.to(lm.transformer.dtype).eval()
-
-
-class Clock(BaseStreamer):
-    """Notes when `generate` hands over each token."""
-
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def put(self, value: Tensor) -> None:
-        """Called with the prompt, then with each token."""
-        self.times.append(time.perf_counter())
-
-    def end(self) -> None:
-        """Nothing is left to note."""
-
-    def ms_per_token(self) -> float:
-        """From the first new token to the last: prefill apart."""
-        first, last = self.times[1], self.times[-1]
-        return 1e3 * (last - first) / (len(self.times) - 2)
-
-
-def compiling() -> CompileConfig:
-    """transformers' own compiled decoding, which it leaves out on a CPU unless told otherwise."""
-    config = CompileConfig(mode="default")
-    config._compile_all_devices = True  # type: ignore[assignment]
-    return config
-
-
-def generate_ms(model: Any, ids: list[int], tokens: int, compiled: bool = False) -> float:
-    """Milliseconds a token of transformers' `generate` with the same sampling, prefill apart.
-
-    Compiled, it needs transformers' static cache; the first call with a length compiles.
-    """
-    prompt, clock, plain = torch.tensor([ids]), Clock(), SamplingSettings()
-    model.generate(
-        prompt,
-        attention_mask=torch.ones_like(prompt),
-        max_new_tokens=tokens,
-        do_sample=True,
-        temperature=plain.temperature,
-        top_p=plain.top_p,
-        top_k=plain.top_k,
-        streamer=clock,
-        cache_implementation="static" if compiled else None,
-        compile_config=compiling() if compiled else None,
-    )
-    return clock.ms_per_token()
-
-
-def matrices(lm: SpokenLM) -> list[Tensor]:
-    """Every matrix a full step reads, whole head included."""
-    body = lm.transformer
-    blocks = [layer.dense() for layer in body.layers]
-    layers = [m for layer in blocks for m in (layer.qkv, layer.output, layer.gate_up)]
-    return [*layers, *(layer.down for layer in blocks), body.unembedding]
-
-
-@torch.inference_mode()
-def floor_ms(weights: list[Tensor], rounds: int = 20) -> float:
-    """Milliseconds to multiply every matrix with one vector, once."""
-    vectors = {w.shape[1]: torch.ones(w.shape[1], dtype=w.dtype) for w in weights}
-    begun = time.perf_counter()
-    for _ in range(rounds):
-        for weight in weights:
-            torch.mv(weight, vectors[weight.shape[1]])
-    return 1e3 * (time.perf_counter() - begun) / rounds
-
-
 @dataclass
 class Measured:
     """What one repetition after the other gave."""
@@ -204,13 +119,12 @@ class Measured:
 
 def measure(
     lm: SpokenLM,
+    runs: Sequence[Contender],
     extra: dict[str, Callable[[list[int]], float]],
     repeats: int,
     tokens: int,
-    schedule: str = "triple",
 ) -> Measured:
     """Run everything `repeats` times in turn, after one round that does not count."""
-    runs = contenders(lm, schedule)
     got = Measured({}, {})
     for turn in range(-1, repeats):
         ids = lm.encode_prompt(PROMPTS[turn % len(PROMPTS)])
@@ -317,11 +231,12 @@ def show(result: dict[str, Any]) -> None:
     print(f"the floor of reading weights takes {result['floor_ratio']:.2f} of {WHOLE_HEAD}'s time")
     print("SPAR-K's cut in traffic that became time: "
           + ("not measured" if cut is None else f"{cut:.2f}"))  # fmt: skip
+    if "load_s" in result:
+        print(true_shape.told(result))
 
 
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("python -m benchmarks.decode", description=__doc__)
     parser.add_argument("--model", default="embedded", help="a model's name, or `random`")
     parser.add_argument(
         "--schedule",
@@ -340,15 +255,36 @@ def main() -> None:
         type=Path,
         help="file for the JSON too; spark.evaluation.readme takes DIR/decode.json",
     )
-    wanted = parser.parse_args()
+    large = parser.add_argument_group("a large model's true shape, with random weights in bf16")
+    large.add_argument("--random", action="store_true", help="of step-audio-2-mini, glm-4-voice-9b")
+    large.add_argument("--layers", type=int, help="fewer, for a trial")
+    large.add_argument("--device", help="cuda, mps or cpu; default: the best there is")
+    large.add_argument("--folder", type=Path, help="for the weights; default: a temporary one")
+    return parser
+
+
+def _loaded(wanted: argparse.Namespace) -> tuple[SpokenLM, tuple[Engine, Engine], dict[str, Any]]:
+    """The model, its two engines, and what else is to be reported of it; raises ValueError."""
+    if wanted.random:
+        shape = true_shape.TrueShape(wanted.model, wanted.layers, wanted.device)
+        lm, told = true_shape.load(shape, wanted.folder)
+        return lm, true_shape.engines(lm, wanted.tokens), told
+    lm = random_model.load() if wanted.model == "random" else models.load(wanted.model)
+    return lm, engines(lm), {}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; 0, or 2 after a message about what cannot be run."""
+    wanted = _arguments().parse_args(arguments)
     if wanted.threads:
         torch.set_num_threads(wanted.threads)
-    lm = random_model.load() if wanted.model == "random" else models.load(wanted.model)
     try:
+        lm, pair, told = _loaded(wanted)
         schedule = schedule_file.named(wanted.schedule, lm)
-        CompareSettings(schedule=schedule).policies(lm)
+        runs = contenders(lm, *pair, schedule)
     except ValueError as error:
-        parser.error(str(error))
+        print(error, file=sys.stderr)
+        return 2
     model, weights = reference_model(lm), matrices(lm)
     extra: dict[str, Callable[[list[int]], float]] = {
         "generate": lambda ids: generate_ms(model, ids, wanted.tokens),
@@ -358,14 +294,19 @@ def main() -> None:
         compiled, prompt = reference_model(lm), lm.encode_prompt(PROMPTS[0])
         # Always the same prompt: another length would be compiled anew.
         extra[COMPILED] = lambda ids: generate_ms(compiled, prompt, wanted.tokens, compiled=True)
-    measured = measure(lm, extra, wanted.repeats, wanted.tokens, schedule)
-    result = {**report(lm, measured), "schedule": schedule}
+    got = measure(lm, runs, extra, wanted.repeats, wanted.tokens)
+    result = {**report(lm, got), "schedule": schedule}
+    if wanted.random:
+        prefills = [run.trace.prefill_ms for run in got.runs["full"]]
+        held = true_shape.peak_gb(lm.transformer.device)
+        result |= told | {"prefill_ms": median(prefills), "peak_gb": held}
     show(result)
     if wanted.out:
         wanted.out.parent.mkdir(parents=True, exist_ok=True)
         wanted.out.write_text(json.dumps(result) + "\n")
     print(json.dumps(result))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,7 +9,6 @@ command line wait for the last. Knows the engine and the metrics; knows no page 
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 import time
@@ -26,9 +25,10 @@ from spark.heads import HeadKind
 from spark.metrics import mos, wer
 from spark.models import load
 from spark.models.base import SpokenLM, Vocoder
+from spark.models.recordings import read_recording
+from spark.paths import can_be_made
 from spark.sampling import SamplingSettings
 from spark.schedule import MEASURES, FullDepth, Policy
-from spark.speech.audio import read_wav
 from spark.timing import timed_change
 from spark.trace import Trace
 
@@ -345,6 +345,8 @@ def _arguments() -> argparse.ArgumentParser:
     placement.add_argument("--whole", action="store_true", default=None,
                            help="a large model's sound in one pass, not in pieces")  # fmt: skip
     placement.add_argument("--bits", type=int, choices=(8, 16), help="8: layers as 8-bit integers")
+    parser.add_argument("--heads", type=Path, metavar="FILE",
+                        help="fitted exit heads; default: those beside the model")  # fmt: skip
     return parser
 
 
@@ -353,15 +355,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = vars(_arguments().parse_args(arguments))
     model, prompt, out = given.pop("model"), given.pop("prompt"), given.pop("out")
     listen, replays = not given.pop("no_listen"), given.pop("replays")
-    asked = {name: given.pop(name) for name in ("device", "bits", "voice", "whole")}
+    asked = {name: given.pop(name) for name in ("device", "bits", "voice", "whole", "heads")}
     spoken, before = given.pop("prompt_audio"), given.pop("after")
     options = {name: value for name, value in asked.items() if value is not None}
-    above = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):  # before the run, not after it
+    if not can_be_made(out):  # before the run, not after it
         print(f"--out: no folder can be made at {out}; name another place", file=sys.stderr)
         return 2
     try:
-        recording = Recording(*read_wav(spoken)) if spoken else None
+        recording = Recording(*read_recording(spoken)) if spoken else None
         lm = load(model, **options)
         given["schedule"] = schedule_file.named(given["schedule"], lm)
         settings = CompareSettings.of(lm, **{**given, "candidates": tuple(given["candidates"])})

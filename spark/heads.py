@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -108,16 +108,27 @@ def base_hash(gain: Tensor, rows: Tensor) -> str:
     """SHA-256 of a base head, final norm then rows, as float32 bytes."""
     digest = hashlib.sha256()
     for tensor in (gain, rows):
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+        for part in tensor.detach().split(_HASHED_ROWS):  # a large head in float32 takes gigabytes
+            digest.update(part.float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
+_HASHED_ROWS = 4096
 _PARTS = ("gain", "rows", "row_ids", "lens", "lens_bias")
 
 
-def save_heads(path: Path | str, heads: Mapping[int, Head], base: str) -> None:
-    """Write heads by exit layer into one safetensors file, with the hash of their base head."""
-    tensors, metadata = {}, {"base_hash": base}
+def save_heads(
+    path: Path | str, heads: Mapping[int, Head], base: str, about: Mapping[str, str] | None = None
+) -> None:
+    """Write heads by exit layer into one safetensors file, with the hash of their base head.
+
+    Args:
+        path: of the file.
+        heads: by exit layer.
+        base: `base_hash` of the head they were fitted beside.
+        about: words for whoever looks into the file.
+    """
+    tensors, metadata = {}, {**(about or {}), "base_hash": base}
     for layer, head in heads.items():
         metadata[f"{layer}.eps"] = repr(head.eps)
         for part in _PARTS:
@@ -133,16 +144,30 @@ def load_heads(path: Path | str, base: str) -> dict[int, Head]:
     """Read the heads that `save_heads` wrote, by exit layer.
 
     Raises:
-        ValueError: they were fitted on another base head than the one with hash `base`.
+        ValueError: there is no such file, it holds no whole heads, or they were fitted on another
+            base head than the one with hash `base`.
     """
-    with safe_open(str(path), framework="pt") as file:
-        metadata = file.metadata() or {}
-        if metadata.get("base_hash") != base:
-            raise ValueError(f"{path} holds heads fitted on another model: fit them anew")
-        names = file.keys()
-        tensors = {name: file.get_tensor(name) for name in names}
-    layers = sorted({int(name.split(".")[0]) for name in tensors})
-    return {layer: _read_head(layer, tensors, metadata) for layer in layers}
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}: give the exit heads that were fitted")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path} is cut off, damaged or no file of exit heads: fetch or fit them again"
+        ) from error
+    if "base_hash" not in metadata:
+        raise ValueError(f"{path} holds no exit heads: give a file that spark.training wrote")
+    if metadata["base_hash"] != base:
+        raise ValueError(f"{path} holds heads fitted on another model: fit them anew")
+    try:
+        layers = sorted({int(name.split(".")[0]) for name in tensors})
+        return {layer: _read_head(layer, tensors, metadata) for layer in layers}
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path} lacks a part of its heads ({error}): fit them anew") from error
 
 
 def _read_head(layer: int, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Head:

@@ -83,6 +83,9 @@ def _key(seed: int, position: int) -> int:
 
 def _noise(word: Tensor) -> Tensor:
     """Gumbel noise of SplitMix64's states, int64 -> float32."""
+    where = word.device
+    if where.type == "mps":  # which has no double precision
+        word = word.cpu()
     for shift, factor in ((30, _MIX1), (27, _MIX2)):
         # >> keeps the sign in int64: the mask makes the shift a logical one.
         word = (word ^ ((word >> shift) & ((1 << (64 - shift)) - 1))) * _signed(factor)
@@ -90,7 +93,7 @@ def _noise(word: Tensor) -> Tensor:
     # 52 bits and a half fit a double's 53 exactly, so that the result is never 0 nor 1; with 53
     # bits the largest word would round up to 1 and its noise would be infinite.
     uniform = (((word >> 12) & ((1 << 52) - 1)).double() + 0.5) * 2.0**-52
-    return (-torch.log(-torch.log(uniform))).float()
+    return (-torch.log(-torch.log(uniform))).float().to(where)
 
 
 def penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:

@@ -47,6 +47,36 @@ def test_stereo_is_averaged(tmp_path):
     assert samples.tolist() == [200] * 10
 
 
+@pytest.mark.parametrize(
+    ("subtype", "step"),
+    [("FLOAT", 0.51), ("DOUBLE", 0.51), ("PCM_32", 0.51), ("PCM_24", 0.51), ("PCM_U8", 256)],
+)
+def test_files_of_any_depth_hold_the_same_sound(tmp_path, subtype, step):
+    """libsndfile reads a float file as whole numbers, which are all 0, unless asked for floats."""
+    tone = 0.5 * np.sin(np.arange(2000) / 20)
+    soundfile.write(tmp_path / "tone.wav", tone, 8_000, subtype=subtype)
+    samples, rate = audio.read_wav(tmp_path / "tone.wav")
+    assert rate == 8_000
+    assert np.abs(samples - 32768 * tone).max() <= step
+
+
+def test_a_file_of_no_numbers_is_named(tmp_path):
+    soundfile.write(tmp_path / "odd.wav", np.array([0.1, np.nan, 0.2]), 8_000, subtype="FLOAT")
+    with pytest.raises(ValueError, match=r"odd\.wav holds samples that are not numbers"):
+        audio.read_wav(tmp_path / "odd.wav")
+
+
+@pytest.mark.parametrize("silent", [0, 1, 2])
+def test_the_first_channel_that_is_not_silent(tmp_path, silent):
+    """Opposite channels, whose mean is silence."""
+    tone = (8000 * np.sin(np.arange(100) / 9)).astype(np.int16)
+    channels = [np.zeros_like(tone)] * silent + [tone, -tone]
+    soundfile.write(tmp_path / "stereo.wav", np.stack(channels, axis=1), 8_000)
+    samples, _ = audio.read_wav(tmp_path / "stereo.wav", first_channel=True)
+    assert np.array_equal(samples, tone)
+    assert not audio.read_wav(tmp_path / "stereo.wav")[0].any()
+
+
 def test_resample_agrees_with_scipy_on_a_tone():
     rate, new_rate = 24_000, 16_000
     tone = (8000 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate)).astype(np.int16)
@@ -72,3 +102,5 @@ def test_a_file_that_is_no_sound_is_named(tmp_path):
     (tmp_path / "words.wav").write_text("these are words")
     with pytest.raises(ValueError, match=r"words\.wav is not a sound file"):
         audio.read_wav(tmp_path / "words.wav")
+    with pytest.raises(ValueError, match=r"words\.wav is not a sound file"):
+        audio.length_of(tmp_path / "words.wav")

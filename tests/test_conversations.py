@@ -116,6 +116,20 @@ def test_a_model_is_told_with_its_size_licence_and_what_it_needs(two):
     assert "120 tokens, about 4 s of speech" in plain
 
 
+def test_the_menu_of_exit_heads_says_where_none_are_fitted(two):
+    form, other = two.form, two.form.shelf.get("other")
+    assert [label for label, _ in form.head.choices] == ["fitted", "untrained"]
+    fitted, other.exit_heads = other.exit_heads, {}
+    try:
+        menu = two.choose_model("other")[form.head]
+    finally:
+        other.exit_heads = fitted
+    assert menu["choices"] == [("fitted (none yet: untrained)", "fitted"),
+                               ("untrained", "untrained")]  # fmt: skip
+    assert menu["value"] == "fitted"
+    assert two.choose_model("tiny")[form.head]["choices"][0] == ("fitted", "fitted")
+
+
 def test_a_link_restores_what_the_model_takes(two):
     query = {"model": "other", "system": "Be brief.", "max_tokens": "30", "top_p": "0.5"}
     updates = two.share.load(SimpleNamespace(session_hash="v", query_params=query))

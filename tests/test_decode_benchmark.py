@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from benchmarks import decode, random_model
+from benchmarks.baseline import reference_model
 from spark.engine import Engine, Generation
 from spark.modality import Slot
 from spark.sampling import SamplingSettings
@@ -57,7 +58,7 @@ def test_every_policy_is_timed_over_as_many_tokens(monkeypatch: pytest.MonkeyPat
         return step(made)
 
     monkeypatch.setattr(Generation, "__next__", slow)
-    got = decode.measure(lm, {}, repeats=1, tokens=100)
+    got = decode.measure(lm, decode.contenders(lm, *decode.engines(lm)), {}, repeats=1, tokens=100)
     assert set(got.runs) == {decode.WHOLE_HEAD, "full", "spark", "confidence", "fixed"}
     for name, (run,) in got.runs.items():
         assert len(run.trace.steps) == 100
@@ -87,7 +88,7 @@ def test_the_baseline_computes_the_same() -> None:
     ids = lm.encode_prompt("hello")
     greedy = SamplingSettings(temperature=0)
     reply = [step.token_id for step in engine.generate(engine.prefill(ids), FullDepth(), greedy, 8)]
-    logits = decode.reference_model(lm)(torch.tensor([ids + reply])).logits[0]
+    logits = reference_model(lm)(torch.tensor([ids + reply])).logits[0]
     assert logits[len(ids) - 1 : -1].argmax(-1).tolist() == reply
 
 

@@ -265,7 +265,7 @@ def test_a_model_without_a_voice_of_its_own_is_not_fetched_at_every_start(cache)
 
 
 def test_a_folder_is_looked_over_without_reading_its_weights(cache, capsys, monkeypatch) -> None:
-    monkeypatch.setattr("spark.models.large._body", lambda *_: pytest.fail("was read"))
+    monkeypatch.setattr("spark.models.large.read_body", lambda *_: pytest.fail("was read"))
     folder = write_step(cache / "mine")
     assert main([str(folder), "--check"]) == 0
     told = capsys.readouterr()

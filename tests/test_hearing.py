@@ -9,6 +9,7 @@ from typing import Any
 import librosa
 import numpy as np
 import pytest
+import soundfile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,10 +19,10 @@ from torch.nn import functional as F
 from transformers import WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder, WhisperEncoderLayer
 
-from spark.models import glm_listener, step_listener
+from spark.models import glm_listener, recordings, step_listener
 from spark.models.base import PromptError
 from spark.models.checkpoint import Checkpoint, CheckpointError
-from spark.models.recordings import LONGEST_S, heard_samples
+from spark.models.recordings import LONGEST_S, heard_samples, read_recording
 from spark.speech.mel import kaldi_fbank, spoken_mel, whisper_mel
 from spark.speech.whisper import Block
 
@@ -128,6 +129,24 @@ def test_any_rate_becomes_16_khz(rate: int) -> None:
     assert abs(len(heard) - 16_000) <= 1
     spectrum = np.abs(np.fft.rfft(heard * np.hanning(len(heard))))
     assert abs(int(spectrum.argmax()) - 440) <= 1
+
+
+def test_a_long_file_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soundfile.write(tmp_path / "long.wav", np.zeros(130 * 4000), 4000, subtype="PCM_U8")
+    monkeypatch.setattr(recordings, "read_wav", lambda *_, **__: pytest.fail("was read"))
+    with pytest.raises(PromptError, match="lasts 130 s, a prompt may last 120 s"):
+        read_recording(tmp_path / "long.wav")
+
+
+def test_of_a_stereo_file_the_first_channel_is_heard(tmp_path: Path) -> None:
+    """As both vendors do."""
+    left, right = noise(0.5), noise(0.5, seed=1)
+    soundfile.write(tmp_path / "both.wav", np.stack((left, right), axis=1), 16_000)
+    pcm, rate = read_recording(tmp_path / "both.wav")
+    assert rate == 16_000
+    np.testing.assert_array_equal(pcm, left)
 
 
 # Step-Audio-2-mini
@@ -241,6 +260,30 @@ def test_patches_by_length(tmp_path: Path, seconds: float, patches: list[int]) -
         assert part.offset == 1
         assert part.features is not None
         assert part.features.shape == (count, 24)
+        assert torch.isfinite(part.features).all()
+
+
+def patches_of(samples: int) -> int:
+    """By the published code's own lengths, step by step."""
+    frames = (samples + 479) // 160 - 2
+    states = (frames + 1) // 2 // 2
+    return (states - 1) // 2 + 1
+
+
+@given(st.one_of(st.integers(1600, 60_000), st.integers(-700, 700).map(lambda n: 400_000 + n)))
+@settings(max_examples=12, deadline=None)
+def test_any_length_gives_the_published_number_of_patches(
+    tmp_path_factory: pytest.TempPathFactory, length: int
+) -> None:
+    """Also where the last part is a few samples, which give no patch or one."""
+    listener = step_ears(step_folder(tmp_path_factory.mktemp("step")))
+    heard = listener.to(torch.device("cpu"), torch.bfloat16).hear(noise(length / 16_000), 16_000)
+    sizes = [400_000] * (length // 400_000) + ([rest] if (rest := length % 400_000) else [])
+    expected = [count for size in sizes if (count := patches_of(size)) > 0]
+    assert [len(part.ids) - 2 for part in heard] == expected
+    for part in heard:
+        assert part.features is not None
+        assert part.features.dtype == torch.bfloat16
         assert torch.isfinite(part.features).all()
 
 

@@ -104,7 +104,7 @@ def test_the_command_takes_a_file(lm, path, tmp_path, monkeypatch, capsys) -> No
 
 
 def test_the_benchmark_takes_a_schedule(lm: SpokenLM, path: Path) -> None:
-    runs = decode.contenders(lm, schedule_file.named(str(path), lm))
+    runs = decode.contenders(lm, *decode.engines(lm), schedule_file.named(str(path), lm))
     assert next(run.policy for run in runs if run.name == "spark") == SCHEDULE
 
 

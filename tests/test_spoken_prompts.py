@@ -177,7 +177,7 @@ def test_a_damaged_voice_is_refused_before_the_model_is_read(
     (home / "flow.pt").write_bytes(b"cut")
     (home / "hift.pt").write_bytes(b"cut")
     folder = write_glm(tmp_path / "glm-4-voice-9b")
-    monkeypatch.setattr("spark.models.large._body", lambda *_: pytest.fail("was read"))
+    monkeypatch.setattr("spark.models.large.read_body", lambda *_: pytest.fail("was read"))
     with pytest.raises(CheckpointError, match=r"^flow\.pt "):
         load(str(folder), device="cpu")
     with pytest.raises(ValueError, match="one voice"):

@@ -12,7 +12,7 @@ from transformers import Qwen2ForCausalLM
 
 from spark.speech import codec
 from spark.speech.codec import CODE_SAMPLES, FRAMES, LOOK_AHEAD, N_BINS
-from spark.training import decoder, exit_heads, hints, language_model, recordings
+from spark.training import decoder, exit_fitting, hints, language_model, recorded_heads, recordings
 from spark.training.sequences import Exchange, Writer
 from tests.teaching import a_writer, spoken
 from tests.tiny import tiny_lm
@@ -89,9 +89,9 @@ def test_exit_heads_come_nearer_to_full_depth() -> None:
     lm = tiny_lm()
     speech = lm.vocabulary.speech_rows()
     ids = speech[torch.randint(len(speech), (4, 24))]
-    fitting = exit_heads.Fitting(lm)
-    keep = exit_heads.speech_slots(lm, ids)
-    states = exit_heads.slot_states(lm, ids, keep)
+    fitting = exit_fitting.Fitting(lm)
+    keep = recorded_heads.speech_slots(lm, ids)
+    states = exit_fitting.slot_states(lm, ids, keep, lm.candidate_exits)
     full = fitting.full(states[lm.transformer.num_layers])
 
     @torch.no_grad()
@@ -102,7 +102,7 @@ def test_exit_heads_come_nearer_to_full_depth() -> None:
 
     before = distance()
     for _ in range(30):
-        fitting.step(ids, ids, 1e-2)
+        fitting.step(states, 1e-2)
     assert distance() < 0.5 * before
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from spark.models import glm_vocoder, step_vocoder
@@ -141,6 +144,33 @@ def test_damaged_files_get_one_sentence(
     assert not Stranger.ran
 
 
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_whatever_is_wrong_with_a_file_of_tensors_is_one_sentence(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Cut anywhere, or any bytes changed, in both of torch's formats."""
+    path, buffer = tmp_path_factory.mktemp("pt") / "flow.pt", io.BytesIO()
+    newer = data.draw(st.booleans())
+    torch.save({"a": torch.randn(20, 20), "b.c": torch.zeros(3)}, buffer,
+               _use_new_zipfile_serialization=newer)  # fmt: skip
+    raw = bytearray(buffer.getvalue())
+    if data.draw(st.booleans()):
+        del raw[data.draw(st.integers(0, len(raw) - 1)) :]
+    places = st.tuples(st.integers(0, max(len(raw) - 1, 0)), st.integers(0, 255))
+    for place, value in data.draw(st.lists(places, max_size=20)) if raw else ():
+        raw[place] = value
+    path.write_bytes(raw)
+    said = ""
+    try:
+        found = read_pickled(path)
+        assert all(isinstance(tensor, torch.Tensor) for tensor in found.values())
+    except CheckpointError as error:
+        said = str(error)
+    assert not said or said.startswith("flow.pt ")
+    assert "\n" not in said
+
+
 def test_a_damaged_voice_model_gets_one_sentence(step_folder: Path) -> None:
     inside = step_folder / "token2wav"
     names = ("speech_tokenizer_v2_25hz.onnx", "campplus.onnx")
@@ -152,6 +182,24 @@ def test_a_damaged_voice_model_gets_one_sentence(step_folder: Path) -> None:
     (inside / names[0]).write_bytes(b"cut")
     with pytest.raises(CheckpointError, match=r"speech_tokenizer_v2_25hz\.onnx is cut off"):
         Prompter(inside / names[0], inside / names[1])
+    (inside / names[0]).write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(CheckpointError, match=r"25hz\.onnx is a Git LFS pointer.*git lfs pull"):
+        Prompter(inside / names[0], inside / names[1])
+
+
+def test_a_voice_model_that_takes_something_else_gets_one_sentence(
+    step_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many inputs, for five recordings at once: found out when it is run."""
+    inside, plain = step_folder / "token2wav", tiny._value
+
+    def of_five(name: str, kind: int, *dims: int | str) -> bytes:
+        return plain(name, kind, *(5 if dim == "B" else dim for dim in dims))
+
+    monkeypatch.setattr(tiny, "_value", of_five)
+    tiny.write_voice_models(inside)
+    with pytest.raises(CheckpointError, match=r"^campplus\.onnx does not take a recording"):
+        step_vocoder.Sound.read(step_folder, step_folder / step_vocoder.VOICE.files[0])
 
 
 def test_weights_without_numbers_are_refused(tmp_path: Path) -> None:

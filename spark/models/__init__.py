@@ -96,6 +96,8 @@ def _module_of(source: str) -> str:
     """
     from spark.models import checkpoint, hub
 
+    if Path(source).is_file():
+        raise ValueError(f"{source} is a file: give the folder that holds all of the model's files")
     if not Path(source).is_dir() and not hub.is_repo(source):
         raise ValueError(
             f"there is no model {source!r}: use one of {', '.join(_FAMILIES)}, a folder with a "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -180,6 +181,8 @@ class SpokenLM:
         deafness: why it takes no spoken prompts and what helps; empty where it does.
         notes: for the page: device and precision with their reason, exit heads.
         licence: of the weights, and what it asks a page to say.
+        heads_file: where the lab looks for fitted exit heads; None where it does not.
+        derived_prefix: how names of what is made from the weights begin, where a licence asks.
     """
 
     name: str
@@ -203,6 +206,8 @@ class SpokenLM:
     deafness: str = "it reads text only"
     notes: tuple[str, ...] = ()
     licence: str = ""
+    heads_file: Path | None = None
+    derived_prefix: str = ""
 
     def __post_init__(self) -> None:
         layers = self.transformer.num_layers

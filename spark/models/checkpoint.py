@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+_NUMBERS = ("BF16", "F16", "F32", "F64")  # safetensors' names of what weights can be
 _LFS = b"version https://git-lfs"
 _NUMBER = re.compile(r"\.(\d+)\.")
 
@@ -62,6 +63,11 @@ class Checkpoint:
                 )
             for name in held:
                 view = opened.get_slice(name)
+                if (kind := view.get_dtype()) not in _NUMBERS:
+                    raise CheckpointError(
+                        f"{name} of {path.name} holds {kind} numbers: it is a quantised or another "
+                        "model; take the published files, and --bits 8 for less memory"
+                    )
                 shapes[name] = tuple(view.get_shape())
                 files[name] = opened
             nbytes += path.stat().st_size
@@ -150,6 +156,27 @@ class NamedTensors(Mapping[str, Tensor]):
         return len(self._sources)
 
 
+def refuse_pointer(path: Path) -> None:
+    """Refuse a file that stands for another, as a clone without Git LFS leaves it.
+
+    Raises:
+        CheckpointError: it is such a file, or cannot be opened.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_LFS))
+    except OSError as error:
+        raise CheckpointError(
+            f"{path.name} cannot be opened ({error.strerror}): see to its permissions, or fetch it "
+            "again"
+        ) from error
+    if start == _LFS:
+        raise CheckpointError(
+            f"{path.name} is a Git LFS pointer, not the file itself: run `git lfs pull` in its "
+            "folder"
+        )
+
+
 def read_json(folder: Path, name: str) -> dict[str, Any]:
     """A JSON object of a checkpoint's folder.
 
@@ -159,9 +186,10 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     path = folder / name
     if not path.is_file():
         raise CheckpointError(f"{name} is missing in {titled(folder)}: {_again(folder)}")
+    refuse_pointer(path)
     try:
         value = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{name} cannot be read ({error}): {_again(folder)}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{name} is no JSON object: {_again(folder)}")
@@ -231,12 +259,7 @@ def _listed(folder: Path) -> dict[Path, set[str]]:
 
 def _opened(path: Path) -> Any:
     """An open safetensors file; its header is checked against its size."""
-    with path.open("rb") as file:
-        start = file.read(len(_LFS))
-    if start == _LFS:
-        raise CheckpointError(
-            f"{path.name} is a Git LFS pointer, not the weights: run `git lfs pull` in its folder"
-        )
+    refuse_pointer(path)
     try:
         return safe_open(str(path), framework="pt")
     except (SafetensorError, OSError) as error:

@@ -6,17 +6,23 @@ what it was taught is in spark/training.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 
 from spark.heads import base_hash, load_heads
 from spark.modality import Interleave, Vocabulary
 from spark.models.base import PromptError, SpokenLM
+from spark.models.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    folded,
+    read_json,
+    refuse_pointer,
+)
 from spark.speech.codec import N_CODES, Codec
 from spark.text import LONGEST_TEXT, normalise
 from spark.transformer import Transformer
@@ -24,6 +30,7 @@ from spark.transformer import Transformer
 FOLDER = Path(__file__).resolve().parents[2] / "assets" / "embedded"
 MOST_WORDS = 30  # of a prompt, as words are counted after digits are spelled out
 MOST_TOKENS = 500  # of a reply: 16 s of speech
+HEADS_FILE = "exit_heads.safetensors"
 EXIT_LAYERS = (5, 7, 9, 11, 12)
 _FILES = ("config.json", "tokenizer.json", "codec.safetensors", "model.safetensors.index.json")
 
@@ -44,8 +51,9 @@ def load(
     bits: int = 16,
     voice: Path | None = None,
     whole: bool = False,
+    heads: Path | None = None,
 ) -> SpokenLM:
-    """The model with its codec, and the exit heads that were fitted for it.
+    """The model with its codec, and the exit heads that were fitted for it or those given.
 
     Raises:
         ValueError: a file is missing, or it is to run elsewhere than it can.
@@ -56,16 +64,12 @@ def load(
         raise ValueError("the embedded model has its own voice: leave out voice and whole")
     if reason := unavailable(folder):
         raise ValueError(reason)
-    config = json.loads((folder / "config.json").read_text())
-    index = json.loads((folder / "model.safetensors.index.json").read_text())
-    state: dict[str, torch.Tensor] = {}
-    for name in sorted(set(index["weight_map"].values())):
-        state |= load_file(folder / name)
-    transformer = Transformer.from_state_dict(state, config, dtype)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    heads = folder / "exit_heads.safetensors"
+    transformer = _body(folder, dtype)
+    tokenizer = _tokenizer(folder / "tokenizer.json")
+    own = folder / HEADS_FILE
+    given = heads or (own if own.is_file() else None)
     base = base_hash(transformer.final_gain, transformer.unembedding)
-    fitted = load_heads(heads, base) if heads.is_file() else {}
+    fitted = load_heads(given, base) if given else {}
     words = _Words(tokenizer)
     return SpokenLM(
         name="embedded",
@@ -79,9 +83,47 @@ def load(
         candidate_exits=EXIT_LAYERS,
         default_exit=11,
         exit_heads={layer: head.to("cpu", dtype) for layer, head in fitted.items()},
-        vocoder=Codec.load(folder / "codec.safetensors"),
+        vocoder=_codec(folder / "codec.safetensors"),
         licence="Apache-2.0, code and weights.",
+        heads_file=own,
     )
+
+
+def _body(folder: Path, dtype: torch.dtype) -> Transformer:
+    checkpoint = Checkpoint.open(folder)
+    state = {name: checkpoint.tensor(name) for name in checkpoint.shapes}
+    try:
+        body = Transformer.from_state_dict(state, read_json(folder, "config.json"), dtype)
+    except KeyError as error:
+        raise CheckpointError(
+            f"config.json of {folder.name} has no {error}: fetch it again"
+        ) from error
+    except ValueError as error:
+        raise CheckpointError(f"{folder.name}: {error}; fetch its files again") from error
+    if extra := sorted(state.keys() - body.state_dict().keys()):
+        raise CheckpointError(
+            f"{folder.name} holds {folded(extra)}, which the model has no place for: fetch its "
+            "files again"
+        )
+    return body
+
+
+def _tokenizer(path: Path) -> Tokenizer:
+    refuse_pointer(path)
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception
+        raise CheckpointError(f"{path.name} cannot be read ({error}): fetch it again") from error
+
+
+def _codec(path: Path) -> Codec:
+    refuse_pointer(path)
+    try:
+        return Codec.load(path)
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path.name} is cut off, damaged or of another codec: fetch it again"
+        ) from error
 
 
 class _Words:

@@ -68,7 +68,7 @@ class Family:
         tokens: of a prompt and a reply at most, for the memory's sake.
         exits: candidate exit layers, of its number of layers.
         default_exit: the paper's.
-        heads_name: of the file of fitted heads; licences may ask for a name.
+        heads_name: of the file of fitted heads.
         layout: how text and speech alternate.
         speech_rate: speech codes a second.
         most_tokens: of a reply.
@@ -85,6 +85,7 @@ class Family:
         ears: folder, checkpoint, config and width -> what hears, or why nothing does.
         voice: folder and a recording (None for the published voice) -> what speaks, or why nothing.
         beside: bytes of the published ears and voice, by the model's precision.
+        derived_prefix: how names of what is made from the weights begin, where a licence asks.
     """
 
     name: str
@@ -117,6 +118,7 @@ class Family:
     ears: Callable[[Path, Checkpoint, Mapping[str, Any], int], tuple[Hearing | None, str]]
     voice: Callable[[Path, Path | None], tuple[Speaking | None, str]]
     beside: Callable[[torch.dtype], int]
+    derived_prefix: str = ""
 
     def own_files(self) -> tuple[str, ...]:
         """Files of the same repository that hear or speak."""

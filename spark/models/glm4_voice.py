@@ -271,6 +271,7 @@ FAMILY = Family(
     vocabulary=vocabulary,
     ears=_ears,
     voice=glm_vocoder.offered,
+    derived_prefix="glm-4",
     beside=lambda _: glm_listener.published_bytes() + glm_vocoder.published_bytes(),
 )  # fmt: skip
 load = partial(large.load, FAMILY)

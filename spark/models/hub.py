@@ -63,7 +63,7 @@ def fetch(
         CheckpointError: there is no such folder or repository, no network, no room.
     """
     if Path(source).is_dir():
-        return Path(source)
+        return Path(source).absolute()  # messages name it, which "." is not
     repo = str(source)
     if not is_repo(repo):
         raise CheckpointError(f"there is no folder {repo}: give a folder, or OWNER/NAME of the hub")

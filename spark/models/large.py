@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from spark.weights import TransformerConfig
 # Where fitted heads of hub models go: the cache's folders are not ours to write to.
 HEADS_FOLDER = Path(__file__).resolve().parents[2] / "runs" / "exit_heads"
 MOST_POSITIONS = 8192  # of prompt and reply
-HEADS_FILE = "exit_heads.safetensors"
+_MOST_LAYERS, _MOST_SIZE = 1000, 10**7  # beyond, a config.json is wrong
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Options:
         quiet: no progress on the terminal.
         voice: a sound file whose voice the sound takes; None for the published one.
         whole: the sound is made in one pass over all codes; else in pieces as they come.
+        heads: a file of fitted exit heads; None for those where the lab looks for them.
     """
 
     source: str | Path | None = None
@@ -50,6 +51,7 @@ class Options:
     quiet: bool = False
     voice: Path | None = None
     whole: bool = False
+    heads: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -144,13 +146,34 @@ def read_shape(
         CheckpointError: a number is missing, or asks for what the transformer does not do.
     """
     try:
-        return TransformerConfig.read(fields(config))
+        shape = TransformerConfig.read(fields(config))
     except CheckpointError:
         raise
     except KeyError as error:
         raise CheckpointError(f"config.json has no {error}: fetch it again") from error
     except ValueError as error:
         raise CheckpointError(f"config.json: {error}") from error
+    except (ArithmeticError, TypeError) as error:
+        raise CheckpointError(
+            f"config.json holds no shape of a model ({error}): fetch it again"
+        ) from error
+    wrong = [name for name, value in asdict(shape).items() if not _possible(name, value)]
+    if wrong or shape.num_attention_heads % shape.num_key_value_heads:
+        raise CheckpointError(
+            f"config.json gives impossible numbers ({', '.join(wrong) or 'of heads'}): fetch it "
+            "again"
+        )
+    return shape
+
+
+def _possible(name: str, value: object) -> bool:
+    """Whether a field of a shape can be right; names of every layer are written out later."""
+    if name in ("family", "tie_word_embeddings"):
+        return True
+    if name in ("rms_norm_eps", "rope_theta"):
+        return isinstance(value, int | float) and 0 < value < float("inf")
+    most = _MOST_LAYERS if name == "num_hidden_layers" else _MOST_SIZE
+    return isinstance(value, int) and 0 < value <= most
 
 
 def load(family: Family, source: str | Path | None = None, **options: Any) -> SpokenLM:
@@ -162,8 +185,14 @@ def load(family: Family, source: str | Path | None = None, **options: Any) -> Sp
     """
     chosen = Options(source, **options)
     parts = checked(family, chosen)
-    body, reason = _body(family, parts, chosen)
-    heads, note = _fitted(family, parts.folder, body)
+
+    def beside(dtype: torch.dtype) -> int:
+        heard = parts.ears.nbytes(dtype) if parts.ears else 0
+        return heard + (parts.sound.nbytes if parts.sound else 0)
+
+    body, reason = read_body(family, parts.shape, parts.checkpoint, chosen, beside)
+    own = heads_path(family, parts.folder)
+    heads, note = _fitted(chosen.heads or own, body, asked=chosen.heads is not None)
     prompts = family.prompts(parts.words)
     exits, default_exit = family.exits_of(parts.shape.num_hidden_layers)
     return SpokenLM(
@@ -188,50 +217,63 @@ def load(family: Family, source: str | Path | None = None, **options: Any) -> Sp
         deafness=parts.deafness,
         notes=(reason, note),
         licence=family.licence,
+        heads_file=own,
+        derived_prefix=family.derived_prefix,
     )
 
 
-def _body(family: Family, parts: Checked, options: Options) -> tuple[Transformer, str]:
+def read_body(
+    family: Family,
+    shape: TransformerConfig,
+    checkpoint: Checkpoint,
+    options: Options,
+    beside: Callable[[torch.dtype], int] = lambda _: 0,
+) -> tuple[Transformer, str]:
     """Place and read the weights; the second is why they are where they are.
+
+    Args:
+        family: of the model.
+        shape: of the transformer.
+        checkpoint: its weights, open.
+        options: device, precision and bits.
+        beside: bytes of what hears and speaks, by the precision of the transformer.
 
     Raises:
         TooLarge: there is not enough memory.
     """
-    shape = parts.shape
-
-    def beside(dtype: torch.dtype) -> int:
-        heard = parts.ears.nbytes(dtype) if parts.ears else 0
-        return heard + (parts.sound.nbytes if parts.sound else 0)
-
     tokens = min(family.tokens, shape.max_position_embeddings)
     need = fits.Need(family.title, shape, tokens, family.speech_rows, beside)
     place = fits.place(need, options.device, options.dtype, options.bits)
     total = 2 * sum(fits.parameters(shape))
     told = _Progress(family.title, total, options.quiet)
-    state = NamedTensors(parts.checkpoint, family.sources(shape), told)
+    state = NamedTensors(checkpoint, family.sources(shape), told)
     body = Transformer.from_state_dict(state, shape, place.dtype, place.device, place.bits)
     return body, place.reason
 
 
 def heads_path(family: Family, folder: Path) -> Path:
     """Where fitted heads of a model are kept: beside a local folder's files, else in runs/."""
-    if titled(folder) == folder.name:
-        return folder / HEADS_FILE
-    return HEADS_FOLDER / family.heads_name
+    home = folder if titled(folder) == folder.name else HEADS_FOLDER
+    return home / family.heads_name
 
 
-def _fitted(family: Family, folder: Path, body: Transformer) -> tuple[dict[int, Head], str]:
-    """Fitted exit heads where there are some, and what the page says of them."""
-    path = heads_path(family, folder)
-    if not path.is_file():
+def _fitted(path: Path, body: Transformer, asked: bool) -> tuple[dict[int, Head], str]:
+    """Fitted exit heads where there are some, and what the page says of them.
+
+    Raises:
+        ValueError: the file is damaged or of another model; or, where asked for, missing.
+    """
+    if not asked and not path.is_file():
         return {}, (
             "Exit heads: none are fitted for this model, so exits use the untrained one (final "
-            "norm and the model's own rows)."
+            "norm and the model's own rows); python -m spark.training.exit_heads fits some."
         )
     found = load_heads(path, base_hash(body.final_gain, body.unembedding))
     layers = ", ".join(map(str, sorted(found)))
     heads = {layer: head.to(body.device, body.dtype) for layer, head in found.items()}
-    return heads, f"Exit heads: fitted at layer {layers}; the untrained one at other exits."
+    return heads, (
+        f"Exit heads: fitted at layer {layers} ({path.name}); the untrained one at other exits."
+    )
 
 
 class _Progress:

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from spark.models.checkpoint import CheckpointError
+from spark.models.checkpoint import CheckpointError, refuse_pointer
 from spark.models.step_flow import SPEAKER, UP, Voice
-from spark.speech.audio import read_wav, resample, to_float
+from spark.speech.audio import length_of, read_wav, resample, to_float
 from spark.speech.mel import HEARD_RATE, SPOKEN_RATE, kaldi_fbank, spoken_mel, whisper_mel
 
 SHORTEST_S, LONGEST_S = 1.0, 30.0  # the code book's model takes no more
@@ -45,12 +45,13 @@ class Prompter:
             ValueError: it is no sound, too short, too long or silent.
             CheckpointError: the models do not give what a voice is made of.
         """
-        pcm, rate = read_wav(path)
-        if not SHORTEST_S <= len(pcm) / rate <= LONGEST_S:
+        seconds = length_of(path)
+        if not SHORTEST_S <= seconds <= LONGEST_S:
             raise ValueError(
-                f"{path.name} lasts {len(pcm) / rate:.1f} s; a voice is taken from "
+                f"{path.name} lasts {seconds:.1f} s; a voice is taken from "
                 f"{SHORTEST_S:.0f} to {LONGEST_S:.0f} s of one person's speech"
             )
+        pcm, rate = read_wav(path)
         if not pcm.any():
             raise ValueError(f"{path.name} is silent: a voice is taken from speech")
         heard = torch.from_numpy(to_float(resample(pcm, rate, HEARD_RATE)))
@@ -59,20 +60,21 @@ class Prompter:
         frames = UP * len(codes)
         mel = F.pad(mel, (0, max(frames - mel.shape[1], 0)), mode="replicate")[:, :frames]
         bank = kaldi_fbank(heard)
-        speaker = _run(self._speaker, (bank - bank.mean(0))[None].numpy()).reshape(-1)
+        speaker = _run(self._speaker, "campplus.onnx", (bank - bank.mean(0))[None].numpy())
         if speaker.size != SPEAKER or not np.isfinite(speaker).all():
             raise CheckpointError(f"campplus.onnx gives no {SPEAKER} numbers of a voice")
         return Voice(codes, mel.t(), torch.from_numpy(speaker).float())
 
     def _codes(self, log_mel: NDArray[np.float32]) -> list[int]:
         length = np.array([log_mel.shape[1]], np.int32)
-        codes = _run(self._tokenizer, log_mel[None], length).reshape(-1)
+        codes = _run(self._tokenizer, "speech_tokenizer_v2_25hz.onnx", log_mel[None], length)
         if not codes.size or codes.min() < 0 or codes.max() >= _CODES:
             raise CheckpointError("speech_tokenizer_v2_25hz.onnx gives no codes of this model")
         return [int(code) for code in codes]
 
 
 def _session(path: Path, inputs: int) -> onnxruntime.InferenceSession:
+    refuse_pointer(path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
@@ -89,7 +91,13 @@ def _session(path: Path, inputs: int) -> onnxruntime.InferenceSession:
     return session
 
 
-def _run(session: onnxruntime.InferenceSession, *values: NDArray[Any]) -> NDArray[Any]:
-    names = [given.name for given in session.get_inputs()]
-    found = session.run(None, dict(zip(names, values, strict=True)))
-    return np.asarray(found[0])
+def _run(session: onnxruntime.InferenceSession, name: str, *values: NDArray[Any]) -> NDArray[Any]:
+    """Its first output, flat."""
+    inputs = [given.name for given in session.get_inputs()]
+    try:
+        found = session.run(None, dict(zip(inputs, values, strict=True)))
+    except Exception as error:  # onnxruntime's own errors share no narrower base
+        raise CheckpointError(
+            f"{name} does not take a recording: take the published file"
+        ) from error
+    return np.asarray(found[0]).reshape(-1)

@@ -16,7 +16,7 @@ from typing import Protocol
 import tiktoken
 from tokenizers import Tokenizer
 
-from spark.models.checkpoint import CheckpointError, read_json
+from spark.models.checkpoint import CheckpointError, read_json, refuse_pointer
 
 # How GLM-4 splits text before it merges bytes: the pattern of its family's tokenizers, which
 # transformers' TikTokenConverter has as its default.
@@ -56,7 +56,13 @@ class JsonWords:
     def __init__(self, folder: Path) -> None:
         raw = read_json(folder, "tokenizer.json")
         added = raw.pop("added_tokens", None) or []
-        self.marks: dict[str, int] = {entry["content"]: entry["id"] for entry in added}
+        try:
+            self.marks: dict[str, int] = {entry["content"]: int(entry["id"]) for entry in added}
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"tokenizer.json of {folder.name} has added_tokens that cannot be read: fetch it "
+                "again"
+            ) from error
         if (folder / "added_tokens.json").is_file():
             self.marks |= read_json(folder, "added_tokens.json")
         # A template would put marks around every text; the family's module does that.
@@ -94,7 +100,13 @@ class RankWords:
                 f"tokenizer_config.json of {folder.name} has no added_tokens_decoder: fetch it "
                 "again"
             )
-        self.marks: dict[str, int] = {entry["content"]: int(i) for i, entry in table.items()}
+        try:
+            self.marks: dict[str, int] = {entry["content"]: int(i) for i, entry in table.items()}
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"tokenizer_config.json of {folder.name} has added_tokens_decoder entries that "
+                "cannot be read: fetch it again"
+            ) from error
         self._encoding = tiktoken.Encoding(
             "glm-4", pat_str=GLM_PATTERN, mergeable_ranks=_ranks(folder), special_tokens={}
         )
@@ -116,13 +128,20 @@ def _ranks(folder: Path) -> dict[bytes, int]:
     path = folder / "tokenizer.model"
     if not path.is_file():
         raise CheckpointError(f"tokenizer.model is missing in {folder.name}: fetch it again")
+    refuse_pointer(path)
     try:
         pairs = (line.split() for line in path.read_bytes().splitlines() if line.strip())
-        return {base64.b64decode(token, validate=True): int(rank) for token, rank in pairs}
+        ranks = {base64.b64decode(token, validate=True): int(rank) for token, rank in pairs}
     except (ValueError, binascii.Error) as error:
         raise CheckpointError(
             f"tokenizer.model of {folder.name} holds no tiktoken ranks ({error}): fetch it again"
         ) from error
+    # tiktoken would stop the whole program at the first text that it cannot spell.
+    if len(set(ranks.values())) < len(ranks) or any(bytes([i]) not in ranks for i in range(256)):
+        raise CheckpointError(
+            f"tokenizer.model of {folder.name} lacks some of its tiktoken ranks: fetch it again"
+        )
+    return ranks
 
 
 def check_marks(found: Mapping[str, int], known: Mapping[str, int], title: str) -> None:

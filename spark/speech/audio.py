@@ -56,19 +56,42 @@ def wav_bytes(pcm: Pcm, rate: int) -> bytes:
     return buffer.getvalue()
 
 
-def read_wav(path: str | Path) -> tuple[Pcm, int]:
-    """Samples (n,) and rate in Hz of a sound file; several channels are averaged.
+def length_of(path: str | Path) -> float:
+    """Seconds of a sound file, by its header.
 
     Raises:
         ValueError: the file holds no sound that can be read.
     """
     try:
-        samples, rate = soundfile.read(str(path), dtype="int16", always_2d=True)
+        return float(soundfile.info(str(path)).duration)
     except (soundfile.LibsndfileError, OSError) as error:
-        raise ValueError(f"{Path(path).name} is not a sound file that can be read") from error
-    if samples.shape[1] == 1:
-        return samples[:, 0], int(rate)
-    return np.round(samples.mean(axis=1)).astype(np.int16), int(rate)
+        raise _no_sound(path) from error
+
+
+def read_wav(path: str | Path, first_channel: bool = False) -> tuple[Pcm, int]:
+    """Samples (n,) and rate in Hz of a sound file.
+
+    Args:
+        path: of the file, of any format and depth that libsndfile reads.
+        first_channel: take of several channels the first that is not silent; else their mean.
+
+    Raises:
+        ValueError: the file holds no sound that can be read.
+    """
+    try:  # as floats: libsndfile would cut a float file's samples down to whole numbers
+        samples, rate = soundfile.read(str(path), dtype="float64", always_2d=True)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise _no_sound(path) from error
+    if not np.isfinite(samples).all():
+        raise ValueError(f"{Path(path).name} holds samples that are not numbers: record it again")
+    if first_channel:
+        heard = [channel for channel in samples.T if channel.any()]
+        return to_pcm(heard[0] if heard else samples[:, 0]), int(rate)
+    return to_pcm(samples.mean(axis=1)), int(rate)
+
+
+def _no_sound(path: str | Path) -> ValueError:
+    return ValueError(f"{Path(path).name} is not a sound file that can be read")
 
 
 def _checked(pcm: Pcm) -> Pcm:

@@ -197,23 +197,25 @@ class Hift(nn.Module):
         phases = torch.rand(_HARMONICS, generator=chance).to(device)
         noise = torch.randn(1, length, _HARMONICS, generator=chance).to(device, pitch.dtype)
         phases[0] = 0.0
-        sines = _SINE * torch.sin(self.cycles(pitch, phases) * (2 * pi)).to(pitch.dtype)
+        sines = _SINE * torch.sin(self.cycles(pitch, phases) * (2 * pi)).to(pitch)
         voiced = (pitch > _VOICED_HZ).repeat_interleave(hop, dim=1)[..., None]
         level = torch.where(voiced, _VOICED_NOISE, _UNVOICED_NOISE)
         return sines * voiced + level * noise
 
     def cycles(self, pitch: Tensor, phases: Tensor) -> Tensor:
-        """Periods run through since the start, (1, T * hop, 9), in float64.
+        """Periods run through since the start, (1, T * hop, 9), in float64 where that can be had.
 
         Args:
             pitch: Hz (1, T).
             phases: in periods (9,), where the sines begin; the 24 kHz vocoder has none.
         """
+        if pitch.device.type == "mps":
+            pitch = pitch.cpu()
         multiples = torch.arange(1, _HARMONICS + 1, device=pitch.device)
         steps = (pitch.double()[..., None] * multiples / self.shape.sample_rate) % 1
         if not self.shape.phase_by_frame:
             every = steps.repeat_interleave(self.shape.hop, dim=1)
-            return torch.cumsum(every, dim=1) % 1 + phases
+            return torch.cumsum(every, dim=1) % 1 + phases.to(every)
         by_frame = torch.cumsum(steps, dim=1).transpose(1, 2) * self.shape.hop
         drawn = F.interpolate(by_frame, scale_factor=float(self.shape.hop), mode="linear")
         return drawn.transpose(1, 2)

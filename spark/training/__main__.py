@@ -110,7 +110,7 @@ def main() -> None:
     model = assemble(given.work)
     minutes = str(60 * given.hours * _SHARES["heads"])
     heads = ["--data", str(given.work / "data"), "--model", str(model), "--minutes", minutes]
-    subprocess.run([sys.executable, "-m", "spark.training.exit_heads", *heads], check=True)
+    subprocess.run([sys.executable, "-m", "spark.training.recorded_heads", *heads], check=True)
     publish(model, FOLDER)
 
 

@@ -62,7 +62,7 @@ class Form:
             self.max_tokens, self.seed, self.system,
         ]  # fmt: skip
         self.of_model = [
-            self.exit_layer, self.temperature, self.top_p, self.repetition_penalty,
+            self.exit_layer, self.head, self.temperature, self.top_p, self.repetition_penalty,
             self.max_tokens, self.replays, self.system, self.spoken, self.deafness, self.go_on,
             self.credit, self.facts,
         ]  # fmt: skip
@@ -123,7 +123,7 @@ class Form:
                                                      elem_id="schedule-file")  # fmt: skip
                 self.exit_layer = gr.Dropdown(list(lm.candidate_exits), value=lm.default_exit,
                                               label="SPAR-K: exit layer")  # fmt: skip
-                self.head = gr.Dropdown(list(get_args(HeadKind)), value=plain.head,
+                self.head = gr.Dropdown(_heads(lm), value=plain.head,
                                         label="Exit heads")  # fmt: skip
             self.facts = gr.HTML(cards.model_facts(lm), padding=False, elem_id="model-facts")
             self.system = gr.Textbox(lm.system_prompt or "", label="System prompt", lines=2,
@@ -199,6 +199,7 @@ class Form:
         longest = min(lm.max_tokens, LENT_TOKENS) if lent else lm.max_tokens
         updates: Updates = {
             self.exit_layer: self.placed("exit_layer", lm.default_exit, lm),
+            self.head: self.placed("head", own.head, lm),
             self.temperature: own.temperature,
             self.top_p: own.top_p,
             self.repetition_penalty: own.repetition_penalty,
@@ -220,6 +221,8 @@ class Form:
         match name:
             case "exit_layer":
                 return gr.update(choices=list(lm.candidate_exits), value=value)
+            case "head":
+                return gr.update(choices=_heads(lm), value=value)
             case "max_tokens":
                 return gr.update(maximum=lm.max_tokens, value=value)
             case "system":
@@ -239,6 +242,12 @@ class Form:
             self.run_button: gr.update(interactive=True),
             self.stop_button: gr.update(interactive=False),
         }
+
+
+def _heads(lm: SpokenLM) -> list[tuple[str, str]]:
+    """The menu of exit heads: it does not offer fitted ones where a model has none."""
+    titles = {} if lm.exit_heads else {"fitted": "fitted (none yet: untrained)"}
+    return [(titles.get(kind, kind), kind) for kind in get_args(HeadKind)]
 
 
 def _deafness(lm: SpokenLM) -> str:

@@ -16,7 +16,7 @@ from spark import cards, compare, lent
 from spark.comparison import Recording, Reply
 from spark.lending import Permit
 from spark.models.base import SpokenLM
-from spark.speech.audio import read_wav
+from spark.models.recordings import read_recording
 from spark.ui.blind import BlindRound
 from spark.ui.board import POLICIES, Board, Shown
 from spark.ui.form import Form, Updates
@@ -113,7 +113,7 @@ class Runs:
         spoken = values[form.spoken] if lm.listener else None
         asked = lent.Asked(
             form.shelf.number, lm.name, values[form.prompt], settings, permit,
-            recording=Recording(*read_wav(spoken)) if spoken else None,
+            recording=Recording(*read_recording(spoken)) if spoken else None,
             earlier=form.earlier(values, lm, before.comparison if before else None),
             replays=int(values[form.replays]),
         )  # fmt: skip

@@ -1,0 +1,122 @@
+"""What decoding is timed beside: transformers' `generate` of the same weights, and reading them.
+
+Knows weights and token ids; knows no policy.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GlmConfig, GlmForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers.generation import BaseStreamer, CompileConfig
+
+from spark.models.base import SpokenLM
+from spark.sampling import SamplingSettings
+
+
+def reference_model(lm: SpokenLM) -> Any:
+    """transformers' model with the same weights, for `generate`."""
+    shape = lm.transformer.config
+    shared: dict[str, Any] = {
+        "vocab_size": shape.vocab_size,
+        "hidden_size": shape.hidden_size,
+        "intermediate_size": shape.intermediate_size,
+        "num_hidden_layers": shape.num_hidden_layers,
+        "num_attention_heads": shape.num_attention_heads,
+        "num_key_value_heads": shape.num_key_value_heads,
+        "head_dim": shape.head_dim,
+        "rms_norm_eps": shape.rms_norm_eps,
+        "max_position_embeddings": shape.max_position_embeddings,
+        "tie_word_embeddings": shape.tie_word_embeddings,
+        "rope_theta": shape.rope_theta,
+    }
+    config: Any
+    kind: Any
+    if shape.family == "glm":
+        bias = lm.transformer.layers[0].qkv_bias is not None
+        config, kind = GlmConfig(**shared, attention_bias=bias, pad_token_id=0), GlmForCausalLM
+    else:
+        config, kind = Qwen2Config(**shared), Qwen2ForCausalLM
+    with torch.device("meta"):
+        model: Any = kind(config)
+    # Tensors that lie as transformers wants them are shared: a GPU need not hold two models.
+    state = {name: tensor.contiguous() for name, tensor in lm.transformer.state_dict().items()}
+    model.load_state_dict(state, strict=not shape.tie_word_embeddings, assign=True)
+    if shape.tie_word_embeddings:
+        model.tie_weights()
+    with torch.device(lm.transformer.device):  # its table is no part of the state
+        model.model.rotary_emb = type(model.model.rotary_emb)(config)
+    model.generation_config.eos_token_id = None
+    return model.eval()
+
+
+class Clock(BaseStreamer):
+    """Notes when `generate` hands over each token."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, value: Tensor) -> None:
+        """Called with the prompt, then with each token."""
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        """Nothing is left to note."""
+
+    def ms_per_token(self) -> float:
+        """From the first new token to the last: prefill apart."""
+        first, last = self.times[1], self.times[-1]
+        return 1e3 * (last - first) / (len(self.times) - 2)
+
+
+def compiling() -> CompileConfig:
+    """transformers' own compiled decoding, which it leaves out on a CPU unless told otherwise."""
+    config = CompileConfig(mode="default")
+    config._compile_all_devices = True  # type: ignore[assignment]
+    return config
+
+
+def generate_ms(model: Any, ids: list[int], tokens: int, compiled: bool = False) -> float:
+    """Milliseconds a token of transformers' `generate` with the same sampling, prefill apart.
+
+    Compiled, it needs transformers' static cache; the first call with a length compiles.
+    """
+    prompt, clock, plain = torch.tensor([ids], device=model.device), Clock(), SamplingSettings()
+    model.generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        max_new_tokens=tokens,
+        do_sample=True,
+        temperature=plain.temperature,
+        top_p=plain.top_p,
+        top_k=plain.top_k,
+        streamer=clock,
+        cache_implementation="static" if compiled else None,
+        compile_config=compiling() if compiled else None,
+    )
+    return clock.ms_per_token()
+
+
+def matrices(lm: SpokenLM) -> list[Tensor]:
+    """Every matrix a full step reads, whole head included."""
+    body = lm.transformer
+    blocks = [layer.dense() for layer in body.layers]
+    layers = [m for layer in blocks for m in (layer.qkv, layer.output, layer.gate_up)]
+    return [*layers, *(layer.down for layer in blocks), body.unembedding]
+
+
+@torch.inference_mode()
+def floor_ms(weights: list[Tensor], rounds: int = 20) -> float:
+    """Milliseconds to multiply every matrix with one vector, once."""
+    vectors = {w.shape[1]: w.new_ones(w.shape[1]) for w in weights}
+    on_gpu = weights[0].device.type == "cuda"
+    begun = time.perf_counter()
+    for _ in range(rounds):
+        for weight in weights:
+            torch.mv(weight, vectors[weight.shape[1]])
+    if on_gpu:  # which works on while the clock is read
+        torch.cuda.synchronize(weights[0].device)
+    return 1e3 * (time.perf_counter() - begun) / rounds
