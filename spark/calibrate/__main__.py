@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from spark.calibrate import confirm, report
+from spark.calibrate import confirm, policy_heads, report
 from spark.calibrate.calibration import PAGE, RESULT, SCHEDULE, Calibration
 from spark.calibrate.front import Limits
 from spark.calibrate.report import Wanted
@@ -24,13 +24,16 @@ from spark.heads import HeadKind
 from spark.models import load
 from spark.models.base import SpokenLM
 
+_OTHERS = {"confirm": confirm.main, "heads": policy_heads.main}
+
 
 def _arguments() -> argparse.ArgumentParser:
     limits = Limits()
     parser = argparse.ArgumentParser(
         "python -m spark.calibrate",
         description="Find each speech position's exit layer: the least weights read within limits.",
-        epilog="`python -m spark.calibrate confirm DIR` asks fresh prompts whether it holds.",
+        epilog="`python -m spark.calibrate confirm DIR` asks fresh prompts whether it holds; "
+        "`python -m spark.calibrate heads DIR` fits exit heads on histories with shallow tokens.",
     )
     parser.add_argument("--model", default="embedded", help="a known model, a folder or OWNER/NAME")
     parser.add_argument("--out", type=Path, required=True, help="folder for the files")
@@ -73,8 +76,8 @@ def _wanted(given: argparse.Namespace, lm: SpokenLM, setting: Setting) -> Wanted
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run or resume; 0 where a schedule keeps the limits, 1 where none does, 2 after a refusal."""
     asked = sys.argv[1:] if arguments is None else list(arguments)
-    if asked[:1] == ["confirm"]:
-        return confirm.main(asked[1:])
+    if asked and asked[0] in _OTHERS:
+        return _OTHERS[asked[0]](asked[1:])
     given = _arguments().parse_args(asked)
     try:
         lm = load(given.model)

@@ -44,12 +44,14 @@ class Setting:
         head: which exit heads decide.
         sampling: of the model, its seed joined with each prompt's id.
         max_tokens: of a reply; None is the model's own.
+        heads: file of the exit heads; None: those beside the model.
     """
 
     model: str
     head: HeadKind
     sampling: SamplingSettings
     max_tokens: int | None = None
+    heads: str | None = None
 
     def record(self) -> dict[str, Any]:
         """As it stands in files."""
@@ -110,10 +112,11 @@ def judged(lm: SpokenLM, schedule: str, item: Item, trace: Trace) -> Line:
 _lm: SpokenLM | None = None  # of a worker process
 
 
-def _start(model: str) -> None:
+def _start(setting: Setting) -> None:
     global _lm
     torch.set_num_threads(1)
-    _lm = load(model)
+    others = {"heads": Path(setting.heads)} if setting.heads else {}
+    _lm = load(setting.model, **others)
 
 
 def _work(setting: Setting, schedule: str, items: Sequence[Item]) -> list[Line]:
@@ -143,7 +146,7 @@ def run(
     """Make the lines that are missing; yields (lines made, lines that were missing).
 
     Args:
-        lm: the model, for this process; others load their own.
+        lm: the model with its heads, for this process; others load their own.
         setting: how.
         schedules: by notation.
         items: prompts.
@@ -172,7 +175,7 @@ def _results(
     if workers <= 1:
         yield from (_made(lm, setting, *task) for task in tasks)
         return
-    context, start = multiprocessing.get_context("spawn"), partial(_start, setting.model)
+    context, start = multiprocessing.get_context("spawn"), partial(_start, setting)
     with ProcessPoolExecutor(workers, context, start) as pool:
         for future in as_completed([pool.submit(_work, setting, *task) for task in tasks]):
             yield future.result()
