@@ -24,8 +24,6 @@ from spark.heads import HeadKind
 from spark.models import load
 from spark.models.base import SpokenLM
 
-_OTHERS = {"confirm": confirm.main, "heads": policy_heads.main}
-
 
 def _arguments() -> argparse.ArgumentParser:
     limits = Limits()
@@ -73,11 +71,7 @@ def _wanted(given: argparse.Namespace, lm: SpokenLM, setting: Setting) -> Wanted
     return Wanted(setting, limits, workers=workers, **amounts)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run or resume; 0 where a schedule keeps the limits, 1 where none does, 2 after a refusal."""
-    asked = sys.argv[1:] if arguments is None else list(arguments)
-    if asked and asked[0] in _OTHERS:
-        return _OTHERS[asked[0]](asked[1:])
+def _calibrate(asked: Sequence[str]) -> int:
     given = _arguments().parse_args(asked)
     try:
         lm = load(given.model)
@@ -93,6 +87,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in (SCHEDULE, RESULT, PAGE) if result.chosen else (RESULT, PAGE):
         print(given.out / name)
     return 0 if result.within else 1
+
+
+_COMMANDS = {"confirm": confirm.main, "heads": policy_heads.main}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run or resume; 0 where a schedule was found or confirmed, 1 where not, 2 after a refusal."""
+    asked = sys.argv[1:] if arguments is None else list(arguments)
+    other = _COMMANDS.get(asked[0]) if asked else None
+    try:
+        return other(asked[1:]) if other else _calibrate(asked)
+    except KeyboardInterrupt:
+        print("\nStopped: the same command goes on where it was.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

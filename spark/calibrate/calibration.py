@@ -126,18 +126,19 @@ class Calibration:
         return [(item, held[item.item_id]) for item in items]
 
     def _planned(self, schedules: int) -> Plan:
-        """How many prompts; timed once, and then kept."""
+        """How many prompts: those asked for, or else what the time allows, which then stays."""
         path, wanted = self._out / PLAN, self._wanted
-        if held := stages.read_json(path):
-            return Plan(**held)
-        seconds = None
-        if wanted.trials is None or wanted.finals is None:
+        held = stages.read_json(path) or {"trials": None, "finals": None, "seconds_a_reply": None}
+        first, more = wanted.trials or held["trials"], wanted.finals or held["finals"]
+        seconds = held["seconds_a_reply"]
+        if first is None or more is None:
             seconds = self._seconds_a_reply()
-        left = wanted.minutes * 60 - (time.monotonic() - self._begun)
-        able = max(left, 0) * wanted.workers / seconds if seconds else 0
-        first = wanted.trials or _batches((1 - FINALS_SHARE) * able / (schedules + 1))
-        more = wanted.finals or _batches(FINALS_SHARE * able / (wanted.finalists + 1))
-        plan = Plan(first, more, seconds)
+            left = max(wanted.minutes * 60 - (time.monotonic() - self._begun), 0)
+            able = left * wanted.workers / seconds
+            first = first or _batches((1 - FINALS_SHARE) * able / (schedules + 1))
+            more = more or _batches(FINALS_SHARE * able / (wanted.finalists + 1))
+        # Whole batches: the second round then makes none of the first's again.
+        plan = Plan(-(-first // BATCH) * BATCH, -(-more // BATCH) * BATCH, seconds)
         stages.write_json(path, asdict(plan))
         return plan
 

@@ -28,7 +28,7 @@ class Wanted:
         sweep: prompts of the sweep.
         candidates: schedules of the first round.
         finalists: of the second.
-        trials: prompts of the first round; None: as many as the time allows.
+        trials: prompts of the first round, in whole batches; None: as many as the time allows.
         finals: more prompts, for finalists only; None: as many as the time allows.
         workers: processes.
     """

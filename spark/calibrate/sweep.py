@@ -151,7 +151,7 @@ class Sweeper:
         cache, states, found = body.new_cache(len(ids)), body.embed(tokens), []
         for layer in range(body.num_layers):
             states = body.run_layers(layer, layer + 1, states, positions, cache)
-            found.append(states[0, -last:])
+            found.append(states[0, len(ids) - last :])
         return found
 
     def _add(self, key: Key, after: Sequence[Tensor]) -> None:
