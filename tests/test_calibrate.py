@@ -211,6 +211,7 @@ def test_a_schedule_by_hand_cannot_be_confirmed(tmp_path: Path, capsys) -> None:
     assert command.main(["confirm", str(tmp_path), "--margin", "2"]) == 2
 
 
+@pytest.mark.browser
 def test_the_page_stands_alone_and_is_accessible(done: Path) -> None:
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(done))
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
