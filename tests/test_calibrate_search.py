@@ -209,6 +209,11 @@ def test_candidates_save_what_is_asked(overlaps, least, most) -> None:
         assert row.saving == pytest.approx(1 - depth / 56)
         assert row.saving >= least - 1e-9
         assert row.traffic == pytest.approx((140 + 10 * depth) / 700)
+    every = itertools.product((None, 5, 11), repeat=4)
+    rows = [search.predicted(exits, sweep, costs) for exits in every]
+    assert min(row.kl for row in found) == pytest.approx(
+        min(row.kl for row in rows if row.saving >= least - 1e-9)
+    )
 
 
 def test_what_cannot_be_searched_is_said() -> None:

@@ -1,9 +1,10 @@
 """Prompts to calibrate with: three sets that share no answer, and none with the evaluation.
 
-Questions are put in the phrasings that training uses. Sentences to read aloud are matrix
-sentences, as speech audiometry has them (Hagerman, Scandinavian Audiology 11, 1982): one word from
-each of some short lists, so that there are millions and none can be guessed from the others. What
-a reply has to say decides, by a checksum, which set it belongs to. Pure text: knows no model.
+Questions are put in the phrasings that training uses. Sentences to read aloud are put together
+from who, what, where and when, a list of each: twenty thousand, and natural enough for the ear
+(single words in a row, as the matrix sentences of audiometry have them, it mistakes two times in
+three even at full depth). What a reply has to say decides, by a checksum, which set it belongs to.
+Pure text: knows no model.
 """
 
 from __future__ import annotations
@@ -23,17 +24,28 @@ Part = Literal["sweep", "trial", "confirmation"]
 PARTS: tuple[Part, ...] = ("sweep", "trial", "confirmation", "confirmation")  # the last is twice
 ALOUD_SHARE, REASONING_SHARE = 0.3, 0.4  # about the evaluation's; the rest are facts
 
-_MATRIX = tuple(
-    column.split()
-    for column in (
-        "mary peter anna thomas lucy robert nina david helen martin",
-        "found bought lost wanted painted carried sold hid moved counted",
-        "two three four five six seven eight nine ten twelve",
-        "old red cheap heavy large green small pretty wooden empty",
-        "boxes chairs spoons flowers lamps shoes rings stones bottles tables",
-        "today again yesterday outside upstairs slowly together alone early twice",
-    )
-)
+_PHRASES = (
+    (
+        "the old man", "my sister", "the teacher", "our neighbor", "the little girl", "his father",
+        "the young doctor", "her best friend", "the farmer", "a tall woman", "the driver",
+        "my grandmother",
+    ),
+    (
+        "was waiting", "was working", "sat down", "fell asleep", "was reading a book",
+        "met his brother", "lost the keys", "was singing a song", "stood alone",
+        "drank a cup of tea", "found some money", "heard a loud noise",
+    ),
+    (
+        "in the garden", "at the station", "by the river", "in the kitchen", "near the school",
+        "at the market", "in the old house", "on the bridge", "at the hotel", "by the window",
+        "in front of the church", "on the beach",
+    ),
+    (
+        "in the morning", "last night", "after dinner", "every day", "before the storm",
+        "for an hour", "all afternoon", "on sunday", "last summer", "until midnight",
+        "at half past ten", "a week ago",
+    ),
+)  # fmt: skip
 
 
 def part_of(answer: str) -> Part:
@@ -87,8 +99,8 @@ def _facts(part: Part, family: str) -> tuple[Fact, ...]:
 
 
 def _sentence(part: Part, rng: random.Random) -> str:
-    """A matrix sentence of the set."""
+    """A sentence of the set."""
     while True:
-        words = " ".join(rng.choice(column) for column in _MATRIX)
+        words = " ".join(rng.choice(phrases) for phrases in _PHRASES)
         if part_of(words) == part:
             return words

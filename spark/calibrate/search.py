@@ -108,12 +108,16 @@ def candidates(
 ) -> list[Predicted]:
     """Schedules worth trying, by saving: least harm by divergence and by overlap.
 
+    Each exit layer is also left out in turn: were ears to mind one more than the sweep does, it
+    would spoil every schedule else. Of what saves enough, half are those of least divergence, and
+    half are spread evenly up to twice the saving.
+
     Args:
         sweep: of the model.
         costs: of its steps.
         n_speech: positions of a chunk.
-        least_saving: of speech depth, 0 to 1; what saves up to twice as much is tried too.
-        most: how many, spread evenly over the saving.
+        least_saving: of speech depth, 0 to 1.
+        most: how many.
 
     Raises:
         ValueError: no exit saves that much, or the sweep lacks a position.
@@ -129,22 +133,26 @@ def candidates(
     by_overlap = [{layer: 1 - cell.overlap for layer, cell in t.items()} for t in tables]
     found: dict[Exits, None] = {}
     for harms in (by_kl, by_overlap):
-        found |= dict.fromkeys(least_harm(harms, costs.layers).values())
-    wide = [exits for exits in found if costs.saving(exits) >= least_saving - 1e-9]
-    if not wide:
+        for left_out in (None, *tables[0]):
+            kept = [{i: harm for i, harm in h.items() if i != left_out} for h in harms]
+            found |= dict.fromkeys(least_harm(kept, costs.layers).values())
+    rows = [predicted(exits, sweep, costs) for exits in found]
+    enough = [row for row in rows if row.saving >= least_saving - 1e-9]
+    if not enough:
         raise ValueError(
             f"no schedule saves {100 * least_saving:.0f} % of speech depth with the exits on "
             "offer: lower --min-saving"
         )
-    wide.sort(key=lambda exits: (costs.saving(exits), exits.count(None)))
-    near = [e for e in wide if costs.saving(e) <= 2 * least_saving + 1e-9] or wide[:1]
-    return [predicted(exits, sweep, costs) for exits in _spread(near, most)]
+    enough.sort(key=lambda row: row.kl)
+    chosen, rest = enough[: (most + 1) // 2], enough[(most + 1) // 2 :]
+    rest.sort(key=lambda row: (row.saving, row.kl))
+    near = [row for row in rest if row.saving <= 2 * least_saving + 1e-9]
+    chosen += _spread(near, most - len(chosen))
+    return sorted(chosen, key=lambda row: (row.saving, row.kl))
 
 
-def _spread(exits: Sequence[Exits], most: int) -> list[Exits]:
-    """At most so many, the ends among them, evenly."""
-    if len(exits) <= most:
-        return list(exits)
-    if most == 1:
-        return [exits[0]]
-    return [exits[round(i * (len(exits) - 1) / (most - 1))] for i in range(most)]
+def _spread(rows: Sequence[Predicted], most: int) -> list[Predicted]:
+    """At most so many, the last among them, evenly."""
+    if len(rows) <= most:
+        return list(rows)
+    return [rows[len(rows) * (i + 1) // most - 1] for i in range(most)]
