@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from spark.calibrate.sweep import Sweep
+from spark.calibrate.sweep import Cell, Sweep
 from spark.modality import Slot
 from spark.positions import Exits, PositionSchedule
 
@@ -129,14 +129,7 @@ def candidates(
             "prompts, or allow longer replies"
         )
     tables = [sweep.cells[Slot.SPEECH, position] for position in range(n_speech)]
-    by_kl = [{layer: cell.kl for layer, cell in table.items()} for table in tables]
-    by_overlap = [{layer: 1 - cell.overlap for layer, cell in t.items()} for t in tables]
-    found: dict[Exits, None] = {}
-    for harms in (by_kl, by_overlap):
-        for left_out in (None, *tables[0]):
-            kept = [{i: harm for i, harm in h.items() if i != left_out} for h in harms]
-            found |= dict.fromkeys(least_harm(kept, costs.layers).values())
-    rows = [predicted(exits, sweep, costs) for exits in found]
+    rows = [predicted(exits, sweep, costs) for exits in _pool(tables, costs.layers)]
     enough = [row for row in rows if row.saving >= least_saving - 1e-9]
     if not enough:
         raise ValueError(
@@ -149,6 +142,18 @@ def candidates(
     near = [row for row in rest if row.saving <= 2 * least_saving + 1e-9]
     chosen += _spread(near, most - len(chosen))
     return sorted(chosen, key=lambda row: (row.saving, row.kl))
+
+
+def _pool(tables: Sequence[Mapping[int, Cell]], layers: int) -> list[Exits]:
+    """What harms least, by either measure, with all exit layers and without each of them."""
+    by_kl = [{layer: cell.kl for layer, cell in table.items()} for table in tables]
+    by_overlap = [{layer: 1 - cell.overlap for layer, cell in t.items()} for t in tables]
+    found: dict[Exits, None] = {}
+    for harms in (by_kl, by_overlap):
+        for left_out in (None, *tables[0]):
+            kept = [{i: harm for i, harm in h.items() if i != left_out} for h in harms]
+            found |= dict.fromkeys(least_harm(kept, layers).values())
+    return list(found)
 
 
 def _spread(rows: Sequence[Predicted], most: int) -> list[Predicted]:
