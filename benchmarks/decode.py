@@ -26,7 +26,7 @@ import torch
 
 from benchmarks import random_model, true_shape
 from benchmarks.baseline import floor_ms, generate_ms, matrices, reference_model
-from spark import models
+from spark import models, schedule_file
 from spark.comparison import CompareSettings
 from spark.engine import Engine
 from spark.metrics.cost import traffic_bytes
@@ -69,9 +69,19 @@ def engines(lm: SpokenLM) -> tuple[Engine, Engine]:
     return sliced, endless(Engine(lm, speech_row_head=False, outside_mass=False))
 
 
-def contenders(lm: SpokenLM, sliced: Engine, whole: Engine) -> list[Contender]:
-    """Full depth with and without the speech-row head, and three exits, as the lab sets them."""
-    exits = [*CompareSettings().policies(lm), FixedExit(lm.default_exit)]
+def contenders(
+    lm: SpokenLM, sliced: Engine, whole: Engine, schedule: str = "triple"
+) -> list[Contender]:
+    """Full depth with and without the speech-row head, and three exits, as the lab sets them.
+
+    Args:
+        lm: the model.
+        sliced: its engine with the speech-row head.
+        whole: without it.
+        schedule: SPAR-K's, by name or by position.
+    """
+    policies = CompareSettings(schedule=schedule).policies(lm)
+    exits = [*policies, FixedExit(lm.default_exit)]
     runs = [Contender(policy.name, sliced, policy) for policy in exits]
     return [Contender(WHOLE_HEAD, whole, FullDepth()), *runs]
 
@@ -228,6 +238,12 @@ def show(result: dict[str, Any]) -> None:
 def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m benchmarks.decode", description=__doc__)
     parser.add_argument("--model", default="embedded", help="a model's name, or `random`")
+    parser.add_argument(
+        "--schedule",
+        default="triple",
+        metavar="NAME|FILE",
+        help="SPAR-K's, by name, by position, or a file that spark.calibrate wrote",
+    )
     parser.add_argument("--tokens", type=int, default=120, help="of every reply")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, help="torch's own choice where not given")
@@ -264,6 +280,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         torch.set_num_threads(wanted.threads)
     try:
         lm, pair, told = _loaded(wanted)
+        schedule = schedule_file.named(wanted.schedule, lm)
+        runs = contenders(lm, *pair, schedule)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
@@ -276,8 +294,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         compiled, prompt = reference_model(lm), lm.encode_prompt(PROMPTS[0])
         # Always the same prompt: another length would be compiled anew.
         extra[COMPILED] = lambda ids: generate_ms(compiled, prompt, wanted.tokens, compiled=True)
-    got = measure(lm, contenders(lm, *pair), extra, wanted.repeats, wanted.tokens)
-    result = report(lm, got)
+    got = measure(lm, runs, extra, wanted.repeats, wanted.tokens)
+    result = {**report(lm, got), "schedule": schedule}
     if wanted.random:
         prefills = [run.trace.prefill_ms for run in got.runs["full"]]
         held = true_shape.peak_gb(lm.transformer.device)

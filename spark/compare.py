@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from spark import schedule_file
 from spark.bundle import write_comparison
 from spark.comparison import CompareSettings, Comparison, Exchange, Recording, Reply
 from spark.engine import Engine, Generation, Prefill
@@ -320,7 +321,11 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--system", help="system prompt, where the model takes one")
     parser.add_argument("--out", type=Path, required=True, help="folder for the files")
     parser.add_argument("--seed", type=int, default=plain.seed)
-    parser.add_argument("--schedule", default=plain.schedule, help="triple, even, odd, k4, ...")
+    parser.add_argument(
+        "--schedule", default=plain.schedule, metavar="NAME|FILE",
+        help="triple, even, odd, k4, ..., each position's exit layer (f-11-11-9), or a file that "
+        "`python -m spark.calibrate` wrote",
+    )  # fmt: skip
     parser.add_argument("--exit-layer", type=int, help="of SPAR-K; default: the model's own")
     parser.add_argument("--measure", choices=MEASURES, default=plain.measure)
     parser.add_argument("--threshold", type=float, default=plain.threshold)
@@ -359,6 +364,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         recording = Recording(*read_recording(spoken)) if spoken else None
         lm = load(model, **options)
+        given["schedule"] = schedule_file.named(given["schedule"], lm)
         settings = CompareSettings.of(lm, **{**given, "candidates": tuple(given["candidates"])})
         for note in (*lm.notes, lm.licence, lm.silence):
             if note:

@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
+from spark import positions
 from spark.heads import HeadKind
 from spark.models.base import Heard, Pcm, Prompt, PromptError, SpokenLM, Turn
+from spark.positions import PositionSchedule
 from spark.sampling import SamplingSettings
 from spark.schedule import ConfidenceExit, FullDepth, Measure, Policy, Spark
 from spark.timing import Timing
@@ -61,7 +63,8 @@ class CompareSettings:
     """How the three policies of a comparison are set.
 
     Attributes:
-        schedule: SPAR-K's: "triple", "even", "odd", or "k4" for one full position in every 4.
+        schedule: SPAR-K's: "triple", "even", "odd", "k4" for one full position in every 4, or
+            every position's exit layer, "f-11-11-9" (`spark.positions`).
         exit_layer: SPAR-K's; None is the model's own choice.
         measure: of confidence exit.
         threshold: of confidence exit, 0 to 1; the default is one the paper names (App. B.1).
@@ -166,14 +169,15 @@ class CompareSettings:
         chosen = self.resolved(lm)
         exit_layer, candidates = chosen.exit_layer, chosen.candidates
         assert exit_layer is not None
-        for layer in (exit_layer, *candidates):
+        schedule = spark_policy(self.schedule, exit_layer)
+        for layer in (exit_layer, *schedule.exit_layers(), *candidates):
             if layer not in lm.candidate_exits:
                 offered = ", ".join(map(str, lm.candidate_exits))
                 raise ValueError(f"there is no exit at layer {layer}: choose one of {offered}")
         if self.head not in get_args(HeadKind):
             raise ValueError(f"unknown exit head {self.head!r}: use fitted or untrained")
         confidence = ConfidenceExit(self.measure, self.threshold, candidates, self.decay)
-        return (FullDepth(), spark_policy(self.schedule, exit_layer), confidence)
+        return (FullDepth(), schedule, confidence)
 
 
 def _question(lm: SpokenLM, text: str, recording: Recording | None) -> Turn:
@@ -185,14 +189,23 @@ def _question(lm: SpokenLM, text: str, recording: Recording | None) -> Turn:
     return Turn("user", text, heard)
 
 
-def spark_policy(schedule: str, exit_layer: int) -> Spark:
-    """SPAR-K by the name of its schedule; raises ValueError for a name that is none."""
+def spark_policy(schedule: str, exit_layer: int) -> Spark | PositionSchedule:
+    """SPAR-K by the name of its schedule, or a schedule by position with exits of its own.
+
+    Raises:
+        ValueError: a name that is none.
+    """
     match schedule:
         case "triple" | "even" | "odd":
             return Spark(exit_layer, variant=schedule)
     if plain := _PLAIN_K.fullmatch(schedule):
         return Spark(exit_layer, k=int(plain[1]))
-    raise ValueError(f"unknown schedule {schedule!r}: use {', '.join(SCHEDULES)}, or k4, k5, ...")
+    if placed := positions.parse(schedule):
+        return placed
+    raise ValueError(
+        f"unknown schedule {schedule!r}: use {', '.join(SCHEDULES)}, k4, k5, ..., or each "
+        "position's exit layer, such as f-11-11-9"
+    )
 
 
 @dataclass

@@ -153,8 +153,10 @@ class LayoutState:
 
     @property
     def position_in_chunk(self) -> int:
-        """Speech slots of this chunk already filled; 0 in a text slot."""
-        return self._place - self._layout.n_text if self.slot is Slot.SPEECH else 0
+        """Slots of this modality already filled in this group; 0 in text without speech."""
+        if self.slot is Slot.SPEECH:
+            return self._place - self._layout.n_text
+        return self._place if self.speaking else 0
 
     @property
     def chunk_length(self) -> int | None:

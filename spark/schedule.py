@@ -25,7 +25,7 @@ class Place:
 
     Attributes:
         slot: what the layout expects.
-        position: in the chunk, from 0.
+        position: among the slots of its modality in the group, from 0.
         chunk_length: speech slots of the chunk, None where not known.
         progress: tokens emitted over the reply's limit, 0 to 1.
         pending: rows whose upper layers have yet to run.

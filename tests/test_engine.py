@@ -17,6 +17,7 @@ from spark.engine import Engine, Generation, Prefill
 from spark.heads import Head
 from spark.modality import Interleave, Modality, Slot
 from spark.models.base import SpokenLM
+from spark.positions import PositionSchedule
 from spark.sampling import SamplingSettings
 from spark.schedule import MEASURES, ConfidenceExit, FixedExit, FullDepth, Policy, Spark
 from spark.trace import Flush, Step
@@ -72,8 +73,14 @@ def assert_cache_is_prefix(given: Generation, full: Prefill) -> None:
         assert (cache.rows(layer) - expected).abs().max() < 1e-10
 
 
+depths = st.none() | st.integers(1, 5)
 policies = st.one_of(
     st.just(FullDepth()),
+    st.builds(
+        PositionSchedule,
+        st.lists(depths, min_size=1, max_size=8).map(tuple),
+        st.lists(depths, max_size=3).map(lambda text: (None, *text)),
+    ),
     st.builds(Spark, st.integers(1, 5), st.integers(2, 6)),
     st.builds(Spark, st.integers(1, 5), variant=st.sampled_from(["triple", "even", "odd"])),
     st.builds(

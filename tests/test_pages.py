@@ -136,7 +136,7 @@ def test_the_finding_says_what_the_traces_say(comparison):
 
 SETTINGS = st.builds(
     CompareSettings,
-    schedule=st.sampled_from(["triple", "even", "odd", "k5"]),
+    schedule=st.sampled_from(["triple", "even", "odd", "k5", "f-3-2-1/f-2"]),
     exit_layer=st.none() | st.integers(1, 40),
     measure=st.sampled_from(["max_prob", "entropy"]),
     threshold=st.floats(0, 1),
@@ -176,7 +176,8 @@ def test_a_broken_link_keeps_what_can_be_read(page):
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("schedule", "k5", "SPAR-K: schedule: k5 is none of triple, even, odd, k4, k6"),
+        ("schedule", "often", "SPAR-K: schedule: unknown schedule &#x27;often&#x27;"),
+        ("schedule", "f-9-2-f", "SPAR-K: schedule: there is no exit at layer 9"),
         ("exit_layer", "9", "SPAR-K: exit layer: 9 is none of 1, 2, 3"),
         ("head", "x", "x is none of fitted, untrained"),
         ("measure", "luck", "luck is none of max_prob"),

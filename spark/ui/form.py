@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from html import escape
+from pathlib import Path
 from typing import Any, get_args
 
 import gradio as gr
 
-from spark import cards
+from spark import cards, schedule_file
 from spark.comparison import SCHEDULES, CompareSettings, Comparison, Exchange
 from spark.heads import HeadKind
 from spark.lent import LENT_TOKENS
@@ -113,8 +114,13 @@ class Form:
             with gr.Row():
                 self.model = gr.Dropdown(self.shelf.choices(), value=lm.name, label="Model",
                                          elem_id="model")  # fmt: skip
-                self.schedule = gr.Dropdown([*SCHEDULES, "k4", "k6"], value=plain.schedule,
-                                            label="SPAR-K: schedule")  # fmt: skip
+                self.schedule = gr.Dropdown(
+                    [*SCHEDULES, "k4", "k6"], value=plain.schedule, label="SPAR-K: schedule",
+                    info="or each position's exit, as f-11-11-9", allow_custom_value=True,
+                )  # fmt: skip
+                self.schedule_file = gr.UploadButton("Schedule from a file", size="sm",
+                                                     file_types=[".json"],
+                                                     elem_id="schedule-file")  # fmt: skip
                 self.exit_layer = gr.Dropdown(list(lm.candidate_exits), value=lm.default_exit,
                                               label="SPAR-K: exit layer")  # fmt: skip
                 self.head = gr.Dropdown(_heads(lm), value=plain.head,
@@ -182,6 +188,10 @@ class Form:
         return self.shelf.get(name)
 
     # Updates
+
+    def scheduled(self, path: str, lm: SpokenLM) -> Updates:
+        """The schedule of an uploaded file; raises ValueError where it is none for this model."""
+        return {self.schedule: schedule_file.read(Path(path)).schedule(lm).notation}
 
     def follow(self, lm: SpokenLM) -> Updates:
         """The controls that change with the model, set as its makers set them."""

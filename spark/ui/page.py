@@ -64,6 +64,8 @@ class ComparePage:
         # By hand only: a link that names a model brings its exit layer along.
         form.model.input(self.choose_model, form.model, [board.status, *form.of_model],
                          **_PRIVATE)  # fmt: skip
+        form.schedule_file.upload(self.take_schedule, [form.schedule_file, form.model],
+                                  [board.status, form.schedule], **_PRIVATE)  # fmt: skip
         for button, text in form.examples:
             button.click(None, None, form.prompt, js=f"() => {text!r}", **_PRIVATE)
         saved = save_script("application/zip", "spar-k-comparison.zip")
@@ -73,6 +75,15 @@ class ComparePage:
         share.copy.click(share.linked, set(form.asked), share.address, **_PRIVATE).then(
             None, share.address, share.address, js=COPY_SCRIPT, **_PRIVATE
         )
+
+    def take_schedule(self, path: str, name: str) -> Updates:
+        """A schedule's file was given: its positions, or why it cannot be used."""
+        try:
+            taken = self.form.scheduled(path, self.form.model_of(name))
+        except ValueError as error:
+            told = str(error).replace(path, "The file")  # where it was put is nobody's business
+            return self.board.say(told, "alert")
+        return {**taken, **self.board.say(f"SPAR-K's schedule: {taken[self.form.schedule]}.")}
 
     def choose_model(self, name: str) -> Updates:
         """Another model: what changes with it, or why it cannot run here."""

@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 
 from spark import bundle, link
+from spark.comparison import CompareSettings
 from spark.models.base import SpokenLM
 from spark.ui.board import Board, Shown
 from spark.ui.form import MOST_SEED, Form, Updates
@@ -73,6 +74,8 @@ class Share:
                 problems.append(f"{lm.title} takes no system prompt")
             elif name in offers and (problem := offers[name].refusal(value)):
                 problems.append(problem)
+            elif name == "schedule" and (problem := _unknown_schedule(value, lm)):
+                problems.append(f"{form.schedule.label}: {problem}")
             else:
                 updates[getattr(form, name)] = form.placed(name, value, lm)
         if problems:
@@ -86,7 +89,7 @@ class Share:
         offers = {"exit_layer": link.Offer(str(form.exit_layer.label), tuple(lm.candidate_exits)),
                   "max_tokens": link.Offer(str(form.max_tokens.label), (), 1, lm.max_tokens),
                   "seed": link.Offer(str(form.seed.label), (), 0, MOST_SEED)}  # fmt: skip
-        for menu in ("schedule", "measure", "head"):
+        for menu in ("measure", "head"):
             control = getattr(form, menu)
             offers[menu] = link.Offer(control.label, tuple(value for _, value in control.choices))
         for number in ("threshold", "temperature", "top_p", "repetition_penalty"):
@@ -108,3 +111,12 @@ class Share:
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from error
         return gr.update(value=query, visible=True)
+
+
+def _unknown_schedule(schedule: str, lm: SpokenLM) -> str:
+    """Why a model cannot take a schedule; empty where it can."""
+    try:
+        CompareSettings(schedule=schedule).policies(lm)
+    except ValueError as error:
+        return str(error)
+    return ""

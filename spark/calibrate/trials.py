@@ -1,0 +1,187 @@
+"""Free-running replies: every prompt under every schedule, heard by the offline ear.
+
+One JSON line a reply, on disk before the next task is taken, so that a killed run goes on where it
+stopped. Prompts of one schedule are decoded in a batch; all schedules of a prompt share its seed.
+Processes take tasks of some prompts and one schedule. Knows no limits and no choice.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from spark import positions
+from spark.calibrate.stages import Line, append, whole_lines
+from spark.engine import Engine, decode_batch
+from spark.evaluation.scoring import is_right, word_errors
+from spark.evaluation.suite import Item
+from spark.heads import HeadKind
+from spark.metrics import mos, wer
+from spark.models import load
+from spark.models.base import SpokenLM
+from spark.sampling import SamplingSettings
+from spark.trace import Trace
+
+FULL = "f"  # full depth, as a schedule
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How replies are made.
+
+    Attributes:
+        model: for `spark.models.load`.
+        head: which exit heads decide.
+        sampling: of the model, its seed joined with each prompt's id.
+        max_tokens: of a reply; None is the model's own.
+        heads: file of the exit heads; None: those beside the model.
+    """
+
+    model: str
+    head: HeadKind
+    sampling: SamplingSettings
+    max_tokens: int | None = None
+    heads: str | None = None
+
+    def record(self) -> dict[str, Any]:
+        """As it stands in files."""
+        return asdict(self)
+
+
+def seed_of(setting: Setting, item: Item) -> int:
+    """The seed of every reply to a prompt."""
+    return zlib.crc32(f"{setting.sampling.seed}:{item.item_id}".encode())
+
+
+def replies(
+    lm: SpokenLM, setting: Setting, schedule: str, items: Sequence[Item], batch: int = BATCH
+) -> list[Trace]:
+    """The replies to some prompts under one schedule (its notation), in the prompts' order."""
+    policy = positions.parse(schedule)
+    assert policy is not None
+    engine = Engine(lm, head=setting.head, outside_mass=False)
+    made = [
+        engine.generate(
+            engine.prefill(lm.encode_prompt(item.prompt)),
+            policy,
+            replace(setting.sampling, seed=seed_of(setting, item)),
+            setting.max_tokens,
+        )
+        for item in items
+    ]
+    for _ in decode_batch(made, batch):
+        pass
+    return [reply.trace for reply in made]
+
+
+def judged(lm: SpokenLM, schedule: str, item: Item, trace: Trace) -> Line:
+    """What is kept of a reply: its words, what was heard, predicted MOS, cost."""
+    text, codes, figures = lm.decode_text(trace.text_ids()), trace.codes(), trace.summary()
+    heard, predicted = "", None
+    if lm.vocoder and codes:
+        pcm, rate = lm.vocoder.decode(codes), lm.vocoder.sample_rate
+        heard, predicted = wer.transcribe(pcm, rate), mos.predict(pcm, rate)
+    errors = word_errors(text, heard)
+    kept = ("mean_depth_speech", "traffic_ratio", "audio_s", "finish")
+    return {
+        "item_id": item.item_id,
+        "policy": schedule,
+        "family": item.family,
+        "prompt": item.prompt,
+        "text": text,
+        "heard": heard,
+        "correct_text": is_right(item, text),
+        "correct_heard": is_right(item, heard),
+        "edits": errors.edits,
+        "words": errors.words,
+        "mos_predicted": predicted,
+        **{name: figures[name] for name in kept},
+    }
+
+
+_lm: SpokenLM | None = None  # of a worker process
+
+
+def _start(setting: Setting) -> None:
+    global _lm
+    torch.set_num_threads(1)
+    others = {"heads": Path(setting.heads)} if setting.heads else {}
+    _lm = load(setting.model, **others)
+
+
+def _work(setting: Setting, schedule: str, items: Sequence[Item]) -> list[Line]:
+    assert _lm is not None
+    return _made(_lm, setting, schedule, items)
+
+
+def _made(lm: SpokenLM, setting: Setting, schedule: str, items: Sequence[Item]) -> list[Line]:
+    traces = replies(lm, setting, schedule, items)
+    return [judged(lm, schedule, *pair) for pair in zip(items, traces, strict=True)]
+
+
+def workers_for(lm: SpokenLM) -> int:
+    """Processes that help: one on a GPU, which has no room for a second model; else up to two."""
+    on_cpu = lm.transformer.device.type == "cpu"
+    return min(2, os.cpu_count() or 1) if on_cpu else 1
+
+
+def run(
+    lm: SpokenLM,
+    setting: Setting,
+    schedules: Sequence[str],
+    items: Sequence[Item],
+    path: Path,
+    workers: int,
+) -> Iterator[tuple[int, int]]:
+    """Make the lines that are missing; yields (lines made, lines that were missing).
+
+    Args:
+        lm: the model with its heads, for this process; others load their own.
+        setting: how.
+        schedules: by notation.
+        items: prompts.
+        path: of the lines.
+        workers: processes; 1 makes them here.
+    """
+    there = {(line["item_id"], line["policy"]) for line in read_lines(path)}
+    # Batches are the same whatever is there: replies depend on those beside them to rounding.
+    batches = [items[at : at + BATCH] for at in range(0, len(items), BATCH)]
+    tasks = [
+        (schedule, batch)
+        for batch in batches
+        for schedule in schedules
+        if any((item.item_id, schedule) not in there for item in batch)
+    ]
+    total, made = sum(len(part) for _, part in tasks), 0
+    for lines in _results(lm, setting, tasks, min(workers, len(tasks))):
+        append(path, lines)
+        made += len(lines)
+        yield made, total
+
+
+def _results(
+    lm: SpokenLM, setting: Setting, tasks: Sequence[tuple[str, Sequence[Item]]], workers: int
+) -> Iterator[list[Line]]:
+    if workers <= 1:
+        yield from (_made(lm, setting, *task) for task in tasks)
+        return
+    context, start = multiprocessing.get_context("spawn"), partial(_start, setting)
+    with ProcessPoolExecutor(workers, context, start) as pool:
+        for future in as_completed([pool.submit(_work, setting, *task) for task in tasks]):
+            yield future.result()
+
+
+def read_lines(path: Path) -> list[Line]:
+    """Lines by prompt and schedule, sorted."""
+    found = {(line["item_id"], line["policy"]): line for line in whole_lines(path)}
+    return [found[name] for name in sorted(found)]
