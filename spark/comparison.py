@@ -5,20 +5,18 @@ Holds values: it runs no model (`spark.compare` does) and writes no file (`spark
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
+from spark.acceptance import Acceptance
 from spark.heads import HeadKind
 from spark.models.base import Heard, Pcm, Prompt, PromptError, SpokenLM, Turn
+from spark.named import acceptance, spark_policy
 from spark.sampling import SamplingSettings
-from spark.schedule import ConfidenceExit, FullDepth, Measure, Policy, Spark
+from spark.schedule import ConfidenceExit, FullDepth, Measure, Policy
 from spark.timing import Timing
 from spark.trace import Trace
-
-SCHEDULES = ("triple", "even", "odd")
-_PLAIN_K = re.compile(r"k(\d{1,2})")
 
 
 @dataclass(frozen=True)
@@ -61,8 +59,12 @@ class CompareSettings:
     """How the three policies of a comparison are set.
 
     Attributes:
-        schedule: SPAR-K's: "triple", "even", "odd", or "k4" for one full position in every 4.
+        schedule: SPAR-K's: "triple", "even", "odd", "k4" for one full position in every 4, "drift"
+            for a K that follows the drift (`spark.named`).
         exit_layer: SPAR-K's; None is the model's own choice.
+        drift_target: mean distance of exits from full depth up to which K grows, 0 to 1.
+        acceptance: of tokens drawn at exits, by both policies that exit: "always", "exact", or a
+            tolerance in nats as "0.5".
         measure: of confidence exit.
         threshold: of confidence exit, 0 to 1; the default is one the paper names (App. B.1).
         candidates: layers confidence exit tries; empty: all that the model offers.
@@ -79,6 +81,8 @@ class CompareSettings:
 
     schedule: str = "triple"
     exit_layer: int | None = None
+    drift_target: float = 0.1
+    acceptance: str = "always"
     measure: Measure = "max_prob"
     threshold: float = 0.5
     candidates: tuple[int, ...] = ()
@@ -110,6 +114,10 @@ class CompareSettings:
             repetition_penalty=self.repetition_penalty,
             seed=self.seed,
         )
+
+    def accepted(self) -> Acceptance:
+        """Which tokens drawn at exits stand; raises ValueError for a name that is none."""
+        return acceptance(self.acceptance)
 
     def limit(self, lm: SpokenLM) -> int:
         """Tokens of a reply at most."""
@@ -173,7 +181,8 @@ class CompareSettings:
         if self.head not in get_args(HeadKind):
             raise ValueError(f"unknown exit head {self.head!r}: use fitted or untrained")
         confidence = ConfidenceExit(self.measure, self.threshold, candidates, self.decay)
-        return (FullDepth(), spark_policy(self.schedule, exit_layer), confidence)
+        spark = spark_policy(self.schedule, exit_layer, lm.layout, self.drift_target)
+        return (FullDepth(), spark, confidence)
 
 
 def _question(lm: SpokenLM, text: str, recording: Recording | None) -> Turn:
@@ -183,16 +192,6 @@ def _question(lm: SpokenLM, text: str, recording: Recording | None) -> Turn:
             raise PromptError(f"{lm.title} takes no spoken prompt: {lm.deafness}.")
         heard = lm.listener.hear(recording.pcm, recording.rate)
     return Turn("user", text, heard)
-
-
-def spark_policy(schedule: str, exit_layer: int) -> Spark:
-    """SPAR-K by the name of its schedule; raises ValueError for a name that is none."""
-    match schedule:
-        case "triple" | "even" | "odd":
-            return Spark(exit_layer, variant=schedule)
-    if plain := _PLAIN_K.fullmatch(schedule):
-        return Spark(exit_layer, k=int(plain[1]))
-    raise ValueError(f"unknown schedule {schedule!r}: use {', '.join(SCHEDULES)}, or k4, k5, ...")
 
 
 @dataclass

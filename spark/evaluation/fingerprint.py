@@ -27,9 +27,9 @@ RUN = "run.json"
 # Folders and modules of the code that decides what a line says; not the pages.
 _DECIDING = (
     "acceptance.py", "cache.py", "compare.py", "comparison.py", "confidence.py", "decoding.py",
-    "engine.py", "heads.py", "modality.py", "norm.py", "quantised.py", "sampling.py",
-    "schedule.py", "text.py", "trace.py", "transformer.py", "verification.py", "weights.py",
-    "work.py",
+    "drift.py", "engine.py", "heads.py", "modality.py", "named.py", "norm.py", "quantised.py",
+    "sampling.py", "schedule.py", "text.py", "trace.py", "transformer.py", "verification.py",
+    "watch.py", "weights.py", "work.py",
     "metrics/*.py", "models/*.py", "speech/*.py", "evaluation/runner.py", "evaluation/scoring.py",
     "training/pitch.py", "training/teacher.py",
 )  # fmt: skip
