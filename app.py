@@ -39,6 +39,7 @@ from spark.shelf import Shelf
 from spark.ui import EXAMPLES, ComparePage, about_page
 
 ASSETS = Path(__file__).parent / "assets"
+SCRIPTS = ("app.js", "live.js")
 # Folder for ratings, on a local disk: SQLite on a mounted bucket keeps corrupting. A Space's disk
 # is emptied at every restart: LISTENING_TEST_COPY names where ratings are copied to.
 DATA_VARIABLE = "SPARK_LAB_DATA"
@@ -137,7 +138,7 @@ def launch(
         quiet=True,
         theme=theme(),
         css_paths=[ASSETS / "app.css"],
-        head=f"<script>{(ASSETS / 'app.js').read_text()}</script>",
+        head="".join(f"<script>{(ASSETS / name).read_text()}</script>" for name in SCRIPTS),
     )
     attach(app, studies)
     return app, address

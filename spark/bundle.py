@@ -1,9 +1,11 @@
 """A comparison as files, in a folder or in one zip: the same names and bytes either way.
 
-    <policy>.wav  <policy>.trace.csv  summary.json  details.json
+    <policy>.wav  <policy>.trace.csv  <policy>.drift.csv  summary.json  details.json
 
 summary.json holds the contract's figures; details.json what else is known: what was heard, how
-tokens were drawn, the replays' times. Knows the comparison's results, runs nothing.
+tokens were drawn, the replays' times. A drift.csv is there where a policy's exits were held
+against full depth: one row for each, to be joined with the trace by `index`. Knows the comparison's
+results, runs nothing.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ def details(comparison: Comparison) -> dict[str, Any]:
 def _details(reply: Reply) -> dict[str, Any]:
     figures = reply.trace.summary()
     keys = ("kv_policy", "n_tokens", "n_control", "prompt_tokens", "prefill_ms", "decode_ms",
-            "finish")  # fmt: skip
+            "finish", "acceptance", "acceptance_rate", "n_rejected", "drift", "kl")  # fmt: skip
     return {
         "name": reply.policy,
         "heard": reply.heard,
@@ -74,6 +76,10 @@ def files(comparison: Comparison) -> dict[str, bytes]:
         if reply.pcm is not None and reply.sample_rate is not None:
             named[f"{reply.policy}.wav"] = wav_bytes(reply.pcm, reply.sample_rate)
         named[f"{reply.policy}.trace.csv"] = reply.trace.frame().to_csv(index=False).encode()
+        if reply.trace.drifted():
+            named[f"{reply.policy}.drift.csv"] = (
+                reply.trace.drift_frame().to_csv(index=False).encode()
+            )
     named["summary.json"] = _json(summary(comparison))
     named["details.json"] = _json(details(comparison))
     return named

@@ -13,11 +13,12 @@ from html import escape
 from typing import Any
 
 from spark.comparison import Comparison, Exchange, Reply
+from spark.findings import POLICY_TITLES, drift_words
 from spark.metrics import wer
 from spark.modality import Modality
 from spark.models.base import SpokenLM
 from spark.models.fits import parameters
-from spark.plots import POLICY_TITLES
+from spark.named import at_dial
 from spark.speech.audio import wav_bytes
 from spark.trace import Step, Trace
 
@@ -124,6 +125,8 @@ def _rows(reply: Reply) -> list[tuple[str, str]]:
     return [
         ("speech depth", _depth(summary["mean_depth_speech"], layers)),
         ("text depth", _depth(summary["mean_depth_text"], layers)),
+        ("exits kept", _exits_kept(reply)),
+        ("exit drift", _drift(reply)),
         ("weights read", _number(summary["traffic_ratio"], lambda v: f"{100 * v:.0f} %")),
         ("time a token", _time(reply, summary["ms_per_token"])),
         ("first sound", _number(summary["first_audio_ms"], lambda v: f"{v:.0f} ms", once)),
@@ -146,6 +149,23 @@ def _depth(mean: float | None, layers: int) -> str:
         return ""
     cut = f" <small>−{100 * (1 - mean / layers):.1f} %</small>" if mean < layers else ""
     return f"{mean:.1f} of {layers}{cut}"
+
+
+def _exits_kept(reply: Reply) -> str:
+    """How many of the tokens drawn at exits stood, where full depth was asked."""
+    trace = reply.trace
+    if not trace.verified:
+        return ""
+    kept = trace.verified - trace.corrected
+    return f"{kept} of {trace.verified} <small>{len(trace.rejected)} steps taken back</small>"
+
+
+def _drift(reply: Reply) -> str:
+    figures = reply.trace.summary()
+    return _number(
+        figures["drift"],
+        lambda distance: f"{100 * distance:.0f} % <small>KL {figures['kl']:.2f} nats</small>",
+    )
 
 
 def _time(reply: Reply, ms: float | None) -> str:
@@ -223,14 +243,25 @@ def _tokens(reply: Reply) -> str:
         f"<div class='sk-scroll' tabindex='0' role='region' aria-label='Tokens of {name}'>"
         f"<table class='sk-table'><caption>{name}</caption><thead><tr><th scope='col'>#</th>"
         "<th scope='col'>kind</th><th scope='col'>depth</th><th scope='col'>sure</th>"
-        f"<th scope='col'>play from</th></tr></thead><tbody>{rows}</tbody></table></div>"
+        "<th scope='col'>drift</th><th scope='col'>play from</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table>{_taken_back(reply)}</div>"
     )
+
+
+def _taken_back(reply: Reply) -> str:
+    """The drafts that do not stand, in words: the plot shows them as marks."""
+    if not reply.trace.rejected:
+        return ""
+    drafts = ", ".join(f"{step.index} (depth {step.depth})" for step in reply.trace.rejected)
+    return f"<p class='sk-note'>Drafts taken back, by token: {drafts}.</p>"
 
 
 def _token_row(step: Step, reply: Reply, layers: int) -> str:
     word = f" {escape(step.text.strip())}" if step.modality is Modality.TEXT else ""
     mark = " ▽" if step.refresh else (" ○" if step.depth < layers else "")
+    mark += f" K {step.k}" if step.refresh and step.k is not None else ""
     sure = "" if math.isnan(step.confidence) else f"{step.confidence:.2f}"
+    drift = "" if math.isnan(step.drift) else f"{100 * step.drift:.0f} %"
     play = ""
     if not math.isnan(step.time_s) and reply.pcm is not None:
         play = (
@@ -241,8 +272,37 @@ def _token_row(step: Step, reply: Reply, layers: int) -> str:
     return (
         f"<tr class='sk-{step.modality.value}'><td>{step.index}</td>"
         f"<td>{step.modality.value}{word}</td><td>{step.depth}{mark}</td>"
-        f"<td>{sure}</td><td>{play}</td></tr>"
+        f"<td>{sure}</td><td>{drift}</td><td>{play}</td></tr>"
     )
+
+
+def drifted(comparison: Comparison) -> str:
+    """A sentence under the drift line; empty where nothing was measured."""
+    words = drift_words(comparison)
+    if not words:
+        return ""
+    return (
+        f"<p class='sk-note'><b>Drift.</b> {escape(words)} 100 % would be the same distribution; "
+        "both are taken at the sampling's temperature.</p>"
+    )
+
+
+def dial(value: float) -> str:
+    """What the dial from lossless to fast means where it stands."""
+    match at_dial(value):
+        case "exact":
+            told = (
+                "Lossless: full depth is asked about every token drawn at an exit, and where the "
+                "two differ its own stands. The reply is full depth's, token for token."
+            )
+        case "always":
+            told = "Fast: every token drawn at an exit stands, as SPAR-K was published."
+        case nats:
+            told = (
+                f"Relaxed: a token drawn at an exit stands if full depth would have drawn it too, "
+                f"had it been {nats} nats likelier."
+            )
+    return f"<p class='sk-note' role='status'>{told} For SPAR-K and confidence exit.</p>"
 
 
 def credit(lm: SpokenLM) -> str:

@@ -17,20 +17,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from spark import schedule_file
+import numpy as np
+
+from spark import findings, schedule_file
+from spark.acceptance import Acceptance
 from spark.bundle import write_comparison
 from spark.comparison import CompareSettings, Comparison, Exchange, Recording, Reply
 from spark.engine import Engine, Generation, Prefill
 from spark.heads import HeadKind
 from spark.metrics import mos, wer
 from spark.models import load
-from spark.models.base import SpokenLM, Vocoder
+from spark.models.base import Pcm, SpokenLM
 from spark.models.recordings import read_recording
 from spark.paths import can_be_made
 from spark.sampling import SamplingSettings
 from spark.schedule import MEASURES, FullDepth, Policy
 from spark.timing import timed_change
 from spark.trace import Trace
+from spark.voice import Voice
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,15 @@ class Progress:
 
     policy: str
     trace: Trace
+
+
+@dataclass(frozen=True)
+class Sounded:
+    """More of a reply can be heard: the next int16 samples (n,) at `rate` Hz, never taken back."""
+
+    policy: str
+    pcm: Pcm
+    rate: int
 
 
 @dataclass(frozen=True)
@@ -64,7 +77,7 @@ class Finished:
     comparison: Comparison
 
 
-Event = Progress | Answered | Replayed | Finished
+Event = Progress | Sounded | Answered | Replayed | Finished
 _REPORT_EVERY_S = 0.15  # a page cannot use more
 _WARM_UP_TOKENS = 6  # a text slot and a group of speech of TA4: each kind of step once
 
@@ -78,6 +91,7 @@ def stream(
     earlier: Sequence[Exchange] = (),
     listen: bool = True,
     replays: int = 0,
+    live: bool = False,
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
     """Run a comparison, telling how it goes; the last event is `Finished`.
@@ -90,6 +104,7 @@ def stream(
         earlier: the conversation so far, the same for all policies.
         listen: whether a recogniser and a MOS predictor judge each sound.
         replays: how often all policies are run again, in turn, to time them; 0 for no timing.
+        live: whether each reply's sound is told while its tokens come.
         stop: asked between tokens; once true, what is there is kept and the rest left out.
 
     Raises:
@@ -97,16 +112,19 @@ def stream(
         ValueError: impossible settings, or a prompt that is too long.
     """
     policies, sampling = settings.policies(lm), settings.sampling()
-    engine = Engine(lm, head=settings.head)
+    accepted = settings.accepted()
+    engine = Engine(lm, head=settings.head, drift_meter=True)
     asked = settings.prompt(lm, prompt, recording, earlier)
     prefill = engine.prefill(asked.ids, features=asked.features)
     result = Comparison(lm.name, prompt, settings.resolved(lm), recording, tuple(earlier))
-    _warm_up(engine, prefill, policies, sampling, stop)
+    _warm_up(engine, prefill, policies, sampling, accepted, stop)
     for policy in policies:
         if stop():
             break
-        generation = engine.generate(prefill, policy, sampling, settings.max_tokens)
-        reply = yield from _answer(lm, generation, policy.name, stop)
+        generation = engine.generate(
+            prefill, policy, sampling, settings.max_tokens, acceptance=accepted
+        )
+        reply = yield from _answer(lm, generation, policy.name, live, stop)
         result.replies.append(reply)
         _place_beside_full(reply, result.replies[0])
         yield Answered(reply, complete=False)
@@ -144,6 +162,7 @@ def _warm_up(
     prefill: Prefill,
     policies: Sequence[Policy],
     sampling: SamplingSettings,
+    accepted: Acceptance,
     stop: Callable[[], bool],
 ) -> None:
     """Some steps of each policy and a push to the vocoder, thrown away.
@@ -154,7 +173,7 @@ def _warm_up(
     for policy in policies:
         if stop():
             return
-        for _ in engine.generate(prefill, policy, sampling, _WARM_UP_TOKENS):
+        for _ in engine.generate(prefill, policy, sampling, _WARM_UP_TOKENS, acceptance=accepted):
             pass
     if engine.lm.vocoder:
         opening = engine.lm.vocoder.stream()
@@ -180,63 +199,41 @@ def converse(
     return earlier
 
 
-class _FirstSound:
-    """Measures when a listener could have heard something, and then gets out of the way.
-
-    Codes go to a vocoder stream as they come, until it gives samples; the time is that of the
-    prefill, of the tokens so far and of the vocoder's work on them.
-    """
-
-    def __init__(self, vocoder: Vocoder | None, prefill_ms: float) -> None:
-        self._stream = vocoder.stream() if vocoder else None
-        self._spent = prefill_ms
-        self.ms: float | None = None
-
-    def step(self, elapsed_ms: float, code: int | None) -> None:
-        if self._stream is None:
-            return
-        self._spent += elapsed_ms
-        if code is None:
-            return
-        start = time.perf_counter()
-        ready = len(self._stream.push([code])) > 0
-        self._spent += 1e3 * (time.perf_counter() - start)
-        if ready:
-            self.ms, self._stream = self._spent, None
-
-    def end(self) -> None:
-        """The reply is over: what the stream held back can be played now."""
-        if self._stream is None:
-            return
-        start = time.perf_counter()
-        if len(self._stream.flush()):
-            self.ms = self._spent + 1e3 * (time.perf_counter() - start)
-        self._stream = None
-
-
 def _answer(
-    lm: SpokenLM, generation: Generation, name: str, stop: Callable[[], bool]
+    lm: SpokenLM, generation: Generation, name: str, live: bool, stop: Callable[[], bool]
 ) -> Generator[Event, None, Reply]:
     """Run one reply; returns it as the generator's value."""
     trace, words = generation.trace, lm.vocabulary
-    first, reported = _FirstSound(lm.vocoder, trace.prefill_ms), 0.0
+    voice, unheard, reported, begun = Voice(lm.vocoder, live), list[Pcm](), 0.0, False
     yield Progress(name, trace)
     for step in generation:
-        speech = words.is_speech(step.token_id)
-        first.step(step.elapsed_ms, words.code(step.token_id) if speech else None)
+        if words.is_speech(step.token_id):
+            since_ms = trace.prefill_ms + generation.spent_ms
+            unheard.append(voice.say(words.code(step.token_id), since_ms))
+        begins = live and voice.first_ms is not None and not begun  # the first sound never waits
         if stop():
             generation.interrupt()
-        elif time.perf_counter() - reported > _REPORT_EVERY_S:
-            reported = time.perf_counter()
+        elif begins or time.perf_counter() - reported > _REPORT_EVERY_S:
+            reported, begun = time.perf_counter(), begun or begins
+            yield from _sounded(lm, name, live, unheard)
             yield Progress(name, trace)
-    first.end()
-    reply = Reply(name, trace, lm.decode_text(trace.text_ids()), first_audio_ms=first.ms)
+    unheard.append(voice.end(trace.prefill_ms + generation.spent_ms))
+    yield from _sounded(lm, name, live, unheard)
+    reply = Reply(name, trace, lm.decode_text(trace.text_ids()), first_audio_ms=voice.first_ms)
     if lm.vocoder and trace.codes():
         start = time.perf_counter()
         reply.pcm = lm.vocoder.decode(trace.codes())
         reply.vocoder_ms = 1e3 * (time.perf_counter() - start)
         reply.sample_rate = lm.vocoder.sample_rate
     return reply
+
+
+def _sounded(lm: SpokenLM, name: str, live: bool, unheard: list[Pcm]) -> Iterator[Event]:
+    """The sound since the last time, if it is to be told and there is any."""
+    pcm = np.concatenate(unheard) if unheard else np.zeros(0, np.int16)
+    unheard.clear()
+    if live and lm.vocoder and len(pcm):
+        yield Sounded(name, pcm, lm.vocoder.sample_rate)
 
 
 def _place_beside_full(reply: Reply, full: Reply) -> None:
@@ -286,7 +283,9 @@ def _replay(
         yield Replayed(done, replays)
         turn = done % len(policies)
         for policy in (*policies[turn:], *policies[:turn]):
-            generation = engine.generate(prefill, policy, sampling, settings.max_tokens)
+            generation = engine.generate(
+                prefill, policy, sampling, settings.max_tokens, acceptance=settings.accepted()
+            )
             for _ in generation:
                 if stop():
                     return
@@ -323,10 +322,19 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=plain.seed)
     parser.add_argument(
         "--schedule", default=plain.schedule, metavar="NAME|FILE",
-        help="triple, even, odd, k4, ..., each position's exit layer (f-11-11-9), or a file that "
-        "`python -m spark.calibrate` wrote",
+        help="triple, even, odd, k4, ...; drift or drift3-8: K follows the drift; each position's "
+        "exit layer (f-11-11-9); or a file that `python -m spark.calibrate` wrote",
     )  # fmt: skip
     parser.add_argument("--exit-layer", type=int, help="of SPAR-K; default: the model's own")
+    parser.add_argument(
+        "--drift-target", type=float, default=plain.drift_target,
+        help="distance of exits from full depth up to which that K grows, 0 to 1",
+    )  # fmt: skip
+    parser.add_argument(
+        "--acceptance", default=plain.acceptance, metavar="NAME",
+        help="of tokens drawn at exits: always (SPAR-K as published), exact (full depth's tokens), "
+        "or between them a tolerance in nats such as 0.5",
+    )  # fmt: skip
     parser.add_argument("--measure", choices=MEASURES, default=plain.measure)
     parser.add_argument("--threshold", type=float, default=plain.threshold)
     parser.add_argument("--candidates", type=int, nargs="+", default=(), metavar="LAYER")
@@ -376,6 +384,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
+    if words := findings.drift_words(comparison):
+        print(words, file=sys.stderr)
     for path in write_comparison(comparison, out):
         print(path)
     return 0

@@ -5,22 +5,18 @@ Holds values: it runs no model (`spark.compare` does) and writes no file (`spark
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
-from spark import positions
+from spark.acceptance import Acceptance
 from spark.heads import HeadKind
 from spark.models.base import Heard, Pcm, Prompt, PromptError, SpokenLM, Turn
-from spark.positions import PositionSchedule
+from spark.named import acceptance, spark_policy
 from spark.sampling import SamplingSettings
-from spark.schedule import ConfidenceExit, FullDepth, Measure, Policy, Spark
+from spark.schedule import ConfidenceExit, FullDepth, Measure, Policy
 from spark.timing import Timing
 from spark.trace import Trace
-
-SCHEDULES = ("triple", "even", "odd")
-_PLAIN_K = re.compile(r"k(\d{1,2})")
 
 
 @dataclass(frozen=True)
@@ -63,9 +59,13 @@ class CompareSettings:
     """How the three policies of a comparison are set.
 
     Attributes:
-        schedule: SPAR-K's: "triple", "even", "odd", "k4" for one full position in every 4, or
-            every position's exit layer, "f-11-11-9" (`spark.positions`).
+        schedule: SPAR-K's: "triple", "even", "odd", "k4" for one full position in every 4, "drift"
+            for a K that follows the drift, or every position's exit layer, "f-11-11-9"
+            (`spark.named`).
         exit_layer: SPAR-K's; None is the model's own choice.
+        drift_target: mean distance of exits from full depth up to which K grows, 0 to 1.
+        acceptance: of tokens drawn at exits, by both policies that exit: "always", "exact", or a
+            tolerance in nats as "0.5".
         measure: of confidence exit.
         threshold: of confidence exit, 0 to 1; the default is one the paper names (App. B.1).
         candidates: layers confidence exit tries; empty: all that the model offers.
@@ -82,6 +82,8 @@ class CompareSettings:
 
     schedule: str = "triple"
     exit_layer: int | None = None
+    drift_target: float = 0.1
+    acceptance: str = "always"
     measure: Measure = "max_prob"
     threshold: float = 0.5
     candidates: tuple[int, ...] = ()
@@ -113,6 +115,10 @@ class CompareSettings:
             repetition_penalty=self.repetition_penalty,
             seed=self.seed,
         )
+
+    def accepted(self) -> Acceptance:
+        """Which tokens drawn at exits stand; raises ValueError for a name that is none."""
+        return acceptance(self.acceptance)
 
     def limit(self, lm: SpokenLM) -> int:
         """Tokens of a reply at most."""
@@ -169,7 +175,7 @@ class CompareSettings:
         chosen = self.resolved(lm)
         exit_layer, candidates = chosen.exit_layer, chosen.candidates
         assert exit_layer is not None
-        schedule = spark_policy(self.schedule, exit_layer)
+        schedule = spark_policy(self.schedule, exit_layer, lm.layout, self.drift_target)
         for layer in (exit_layer, *schedule.exit_layers(), *candidates):
             if layer not in lm.candidate_exits:
                 offered = ", ".join(map(str, lm.candidate_exits))
@@ -187,25 +193,6 @@ def _question(lm: SpokenLM, text: str, recording: Recording | None) -> Turn:
             raise PromptError(f"{lm.title} takes no spoken prompt: {lm.deafness}.")
         heard = lm.listener.hear(recording.pcm, recording.rate)
     return Turn("user", text, heard)
-
-
-def spark_policy(schedule: str, exit_layer: int) -> Spark | PositionSchedule:
-    """SPAR-K by the name of its schedule, or a schedule by position with exits of its own.
-
-    Raises:
-        ValueError: a name that is none.
-    """
-    match schedule:
-        case "triple" | "even" | "odd":
-            return Spark(exit_layer, variant=schedule)
-    if plain := _PLAIN_K.fullmatch(schedule):
-        return Spark(exit_layer, k=int(plain[1]))
-    if placed := positions.parse(schedule):
-        return placed
-    raise ValueError(
-        f"unknown schedule {schedule!r}: use {', '.join(SCHEDULES)}, k4, k5, ..., or each "
-        "position's exit layer, such as f-11-11-9"
-    )
 
 
 @dataclass

@@ -27,6 +27,7 @@ from spark.models.base import SpokenLM
 from spark.schedule import FixedExit, Measure, Place, Policy
 from spark.trace import Flush, Step, Trace
 from spark.verification import Draft, Spot, Verifier
+from spark.watch import CaughtUp, Watch
 from spark.work import Ask, Run, Sure, Task
 
 
@@ -65,6 +66,8 @@ class Decoding:
         limit: of the reply's tokens.
         acceptance: which tokens drawn at exits stand.
         outside_mass: whether to log what a speech-row head leaves out.
+        drift_meter: whether to log how far exits lay from full depth; a policy that follows the
+            drift needs no asking.
         trace: an empty one, filled as steps are handed out.
     """
 
@@ -78,6 +81,7 @@ class Decoding:
         limit: int,
         acceptance: Acceptance,
         outside_mass: bool,
+        drift_meter: bool,
         trace: Trace,
     ) -> None:
         self._lm, self._bank, self._policy, self._limit = lm, bank, policy, limit
@@ -88,7 +92,9 @@ class Decoding:
         self._layout = lm.layout.start(lm.vocabulary, ids[-1])
         self._codes = 0
         self._pending = Pending()
-        self._drafts: list[Draft] = []  # one a pending row, in order
+        self._drafts: list[Draft] = []  # one a pending row, in order, if anybody asks about them
+        self._watch = Watch(policy, drift_meter, bank, self._verifier, trace.sampling)
+        self._caught_up: CaughtUp | None = None  # by the step that runs
         self._drawn: list[Step] = []  # not handed out yet
         self.spent_ms = 0.0  # of all steps so far, handed out or not
 
@@ -96,8 +102,8 @@ class Decoding:
         """Hand out the next step that stands, None where there is none (yet)."""
         if self.trace.finish != "running":
             return None
-        if not self._drawn or self._drafts:
-            if not self._drafts and len(self.trace.steps) >= self._limit:
+        if not self._drawn or self._unsure:
+            if not self._unsure and len(self.trace.steps) >= self._limit:
                 self.trace.finish = "length"
             return None
         step = self._drawn.pop(0)
@@ -109,24 +115,28 @@ class Decoding:
     def advance(self) -> Task[None]:
         """Draw a token; or, where the reply would end with tokens that may not stand, ask."""
         over = self._count >= self._limit or self.ids[-1] in self._lm.vocabulary.stop_ids
-        start = time.perf_counter()
-        if self._drafts and over:
+        start, waited = time.perf_counter(), len(self._pending) > 0
+        if self._unsure and over:
             choice = yield from self._settle()
-            if choice is None:
-                spent_ms = self._spent(start)
-                last = self._drawn.pop()
-                self._drawn.append(replace(last, elapsed_ms=last.elapsed_ms + spent_ms))
-                return
-            refresh = True
         else:
-            waited = len(self._pending) > 0
             choice = yield from self._choose()
+        caught, self._caught_up = self._caught_up, None
+        asked = (yield from self._watch.read(caught)) if self._watch.steers else ()
+        if choice is None:
+            spent_ms = self._spent(start)
+            last = self._drawn.pop()
+            self._drawn.append(replace(last, elapsed_ms=last.elapsed_ms + spent_ms))
+        else:
+            choice = replace(choice, heads=(*asked, *choice.heads))
+            rejected_ms = self._roll_back(choice.spot) if choice.spot.index < self._count else 0.0
+            elapsed_ms = self._spent(start) + rejected_ms
+            outside = yield from self._outside(choice)
             refresh = waited and choice.depth == self._top
-        rejected_ms = self._roll_back(choice.spot) if choice.spot.index < self._count else 0.0
-        elapsed_ms = self._spent(start) + rejected_ms
-        outside = yield from self._outside(choice)
-        self._drawn.append(self._recorded(choice, refresh, elapsed_ms, outside))
-        self._follow(choice.token)
+            self._drawn.append(self._recorded(choice, refresh, elapsed_ms, outside))
+            self._follow(choice.token)
+        if not self._watch.steers:  # a meter alone is no part of the work
+            yield from self._watch.read(caught)
+        self._watch.note(self.trace.steps, self._drawn)
 
     def interrupt(self) -> None:
         """End the reply with the last step handed out."""
@@ -157,6 +167,11 @@ class Decoding:
     def _count(self) -> int:
         """Tokens of the reply so far, those included that may not stand."""
         return len(self.ids) - self._prompt
+
+    @property
+    def _unsure(self) -> bool:
+        """Whether there are tokens that may be taken back."""
+        return self._verifies and len(self._drafts) > 0
 
     def _spent(self, start: float) -> float:
         """Milliseconds since `start`, which count as work on this reply."""
@@ -192,8 +207,8 @@ class Decoding:
             if policy.measure is None or policy.stops(sureness, place):
                 self._leave(rows, layer)
                 token = int((yield self._verifier.draw(logits, heads[-1], [spot], self.ids)))
-                if self._verifies:
-                    self._drafts.append(Draft(spot, token))
+                if self._verifies or self._watch.wants:
+                    self._drafts.append(Draft(spot, token, heads[-1], logits))
                 return _Choice(spot, token, heads[-1], heads, layer, state, sureness)
         rows = yield from self._rise(rows, low, self._top)
         choice = yield from self._at_the_top(rows, spot)
@@ -225,6 +240,7 @@ class Decoding:
             chunk_length=spot.layout.chunk_length,
             progress=spot.index / self._limit,
             pending=len(self._pending),
+            k=self._watch.k,
         )
 
     def _rise(self, rows: Rows, low: int, high: int) -> Task[Rows]:
@@ -276,8 +292,12 @@ class Decoding:
         """
         drafts, self._drafts = self._drafts, []
         states = rows.states[0, -len(drafts) - (spot is not None) :]
-        verdict = yield from self._verifier.judge(states, drafts, spot, self.ids)
-        self.trace.verified += verdict.verified
+        asked = drafts if self._verifies else []
+        verdict = yield from self._verifier.judge(
+            states[len(drafts) - len(asked) :], asked, spot, self.ids
+        )
+        self._caught_up = CaughtUp(drafts, states, verdict.verified)
+        self.trace.verified += len(verdict.verified)
         self.trace.corrected += verdict.corrected
         if verdict.answer is None:
             return None
@@ -323,6 +343,7 @@ class Decoding:
             heads=choice.heads,
             full_head=self._bank.full_name(choice.head, self._speech_only(spot)),
             outside_mass=outside_mass,
+            k=self._watch.k,
         )
 
     def _outside(self, choice: _Choice) -> Task[float]:

@@ -20,7 +20,7 @@ from spark.decoding import Decoding
 from spark.heads import HeadBank, HeadKind
 from spark.models.base import SpokenLM
 from spark.sampling import SamplingSettings
-from spark.schedule import KV_POLICIES, KVPolicy, Policy
+from spark.schedule import KV_POLICIES, DriftSpark, KVPolicy, Policy
 from spark.trace import Step, Trace, WeightBytes
 from spark.work import Run, Worker
 
@@ -50,6 +50,9 @@ class Engine:
         outside_mass: whether to log the probability that the base head's speech rows leave out,
             at full depth and at exits of the untrained head (a fitted one has no rows for the
             rest). It takes the whole head again, outside the clock.
+        drift_meter: whether to measure, at each refresh, how far exits lay from full depth. Where
+            no acceptance asks full depth anyway that takes its speech rows once more a refresh,
+            outside the clock; inside it, and among the bytes read, where K follows the drift.
     """
 
     def __init__(
@@ -58,10 +61,12 @@ class Engine:
         speech_row_head: bool = True,
         head: HeadKind = "fitted",
         outside_mass: bool = True,
+        drift_meter: bool = False,
     ) -> None:
         self.lm = lm
         self.bank = HeadBank(lm, speech_row_head, head)
         self.outside_mass = outside_mass and speech_row_head
+        self.drift_meter = drift_meter
         self._worker = Worker(lm.transformer, self.bank)
 
     def weight_bytes(self) -> WeightBytes:
@@ -155,8 +160,9 @@ class Engine:
             frame_rate=lm.vocoder.frame_rate if lm.vocoder else lm.speech_rate,
             acceptance=acceptance.mode,
         )
+        metered = self.drift_meter and kept == "deferred"  # else nothing is ever caught up
         decoding = Decoding(lm, self.bank, prefill.ids, prefill.cache.fork(capacity), policy,
-                            limit, acceptance, self.outside_mass, trace)  # fmt: skip
+                            limit, acceptance, self.outside_mass, metered, trace)  # fmt: skip
         return Generation(decoding, self._worker)
 
 
@@ -279,6 +285,11 @@ def _check(
         raise ValueError(
             f"{acceptance.mode} acceptance needs the KV policy deferred: under {kv_policy} full "
             "depth is never run for tokens that exited"
+        )
+    if isinstance(policy, DriftSpark) and kv_policy != "deferred":
+        raise ValueError(
+            f"a schedule by drift needs the KV policy deferred: under {kv_policy} there is no "
+            "refresh to measure it at"
         )
     if limit < 1:
         raise ValueError("a reply needs room for at least one token")

@@ -34,7 +34,7 @@ class Asked:
     Attributes:
         shelf: number of the shelf that holds the model.
         model: its name.
-        prompt, settings, recording, earlier, replays: as of `compare.stream`.
+        prompt, settings, recording, earlier, replays, live: as of `compare.stream`.
         permit: withdrawn when it is to stop.
         seconds: that a lent GPU is asked for; None where none is.
     """
@@ -47,6 +47,7 @@ class Asked:
     recording: Recording | None = None
     earlier: tuple[Exchange, ...] = ()
     replays: int = 0
+    live: bool = False
     seconds: float | None = None
 
 
@@ -76,7 +77,7 @@ def seconds(lm: SpokenLM, asked: Asked) -> float:
     weights = lm.transformer.nbytes
     reply = limit * (weights / _BYTES_PER_S + _STEP_S)
     rate = lm.vocoder.frame_rate if lm.vocoder else None
-    sound = limit / rate * _VOCODER_FACTOR if rate else 0.0
+    sound = limit / rate * _VOCODER_FACTOR * (1 + asked.live) if rate else 0.0
     once = weights / _MOVED_PER_S + prompt * _PROMPT_TOKEN_S + 3 * sound + _MARGIN_S
     return once + 3 * reply * (1 + asked.replays)
 
@@ -95,7 +96,8 @@ def run(asked: Asked) -> Iterator[Event]:
         lm = shelf.numbered(asked.shelf).get(asked.model)
         yield from compare.stream(
             lm, asked.prompt, asked.settings, recording=asked.recording, earlier=asked.earlier,
-            listen=asked.seconds is None, replays=asked.replays, stop=stop,
+            listen=asked.seconds is None, replays=asked.replays,
+            live=asked.live, stop=stop,
         )  # fmt: skip
         if late() and not asked.permit.withdrawn():
             yield TimeUp()

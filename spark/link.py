@@ -13,6 +13,8 @@ from spark.comparison import CompareSettings
 _PARSE: dict[str, Callable[[str], Any]] = {
     "schedule": str,
     "exit_layer": int,
+    "drift_target": float,
+    "acceptance": str,
     "measure": str,
     "threshold": float,
     "head": str,
@@ -50,21 +52,28 @@ class Offer:
         label: as the page names the control.
         choices: of a menu; empty for a number.
         low, high: of a number, both included.
+        read: where the control stands for a value; raises ValueError where it is none.
     """
 
     label: str
     choices: tuple[Any, ...] = ()
     low: float = -math.inf
     high: float = math.inf
+    read: Callable[[Any], float] = float
 
     def refusal(self, value: Any) -> str:
         """Why the control cannot take a value; empty where it can."""
         if self.choices:
             known = ", ".join(map(str, self.choices))
             return "" if value in self.choices else f"{self.label}: {value} is none of {known}"
-        if self.low <= value <= self.high:  # false for nan
+        try:
+            place = self.read(value)
+        except ValueError as error:
+            return f"{self.label}: {error}"
+        if self.low <= place <= self.high:  # false for nan
             return ""
-        return f"{self.label}: {value:g} is not between {self.low:g} and {self.high:g}"
+        asked = value if isinstance(value, str) else f"{value:g}"
+        return f"{self.label}: {asked} is not between {self.low:g} and {self.high:g}"
 
 
 def to_query(model: str, prompt: str, settings: CompareSettings) -> str:

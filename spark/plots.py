@@ -1,4 +1,4 @@
-"""Figures of a comparison: depth at every token, depths by modality, and a finding in words.
+"""Figures of a comparison: depth at every token, the exits' drift, depths by modality.
 
 Colour and mark by modality, the same in every plot, so that neither is needed alone. Knows traces
 and Plotly; knows no page.
@@ -14,11 +14,11 @@ from typing import Literal
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from spark.comparison import Comparison, Reply
+from spark.comparison import Reply
+from spark.findings import POLICY_TITLES
 from spark.modality import Modality
 from spark.trace import Step, Trace
 
-POLICY_TITLES = {"full": "Full depth", "spark": "SPAR-K", "confidence": "Confidence exit"}
 Axis = Literal["tokens", "seconds"]
 
 
@@ -43,15 +43,19 @@ _GRID = "rgba(127, 133, 147, 0.25)"
 _ROW_PX, _HEAD_PX = 120, 110
 
 
-def depth_figure(replies: Sequence[Reply], axis: Axis = "tokens") -> go.Figure:
+def depth_figure(replies: Sequence[Reply], axis: Axis = "tokens", drift: bool = True) -> go.Figure:
     """Depth at every token, one row a policy on a shared x axis.
 
     Args:
         replies: those that exist, in order.
         axis: token number, or the audio's time where it is known.
+        drift: whether a row below shows how far exits lay from full depth, where that is known.
     """
-    rows = max(1, len(replies))
     titles = [POLICY_TITLES.get(reply.policy, reply.policy) for reply in replies] or [""]
+    drifted = [reply for reply in replies if drift and reply.trace.drifted()]
+    if drifted:
+        titles.append("Drift: distance of exits from full depth")
+    rows = len(titles)
     figure = make_subplots(rows, 1, shared_xaxes=True, vertical_spacing=0.32 / rows,
                            subplot_titles=titles)  # fmt: skip
     for row, reply in enumerate(replies, 1):
@@ -61,8 +65,14 @@ def depth_figure(replies: Sequence[Reply], axis: Axis = "tokens") -> go.Figure:
                 figure.add_trace(_marks(steps, reply, modality, axis, row == 1), row, 1)
         if refreshed := [step for step in reply.trace.steps if step.refresh]:
             figure.add_trace(_refreshes(refreshed, axis, reply.policy == "spark"), row, 1)
+        if reply.trace.rejected:
+            figure.add_trace(_taken_back(reply.trace.rejected, axis, reply.policy), row, 1)
         layers = len(reply.trace.weights.layers)
         figure.update_yaxes(range=[0, layers * 1.16], tickvals=_ticks(reply), row=row, col=1)
+    for reply in drifted:
+        figure.add_trace(_drift_line(reply, axis), rows, 1)
+    if drifted:
+        figure.update_yaxes(range=[-0.04, 1.04], tickvals=[0, 0.5, 1], row=rows, col=1)
     name = "audio position, s" if axis == "seconds" else "token"
     figure.update_xaxes(title_text=name, row=rows, col=1)
     _dress(figure, _HEAD_PX + rows * _ROW_PX)
@@ -104,16 +114,55 @@ def _marks(
 
 
 def _refreshes(steps: Sequence[Step], axis: Axis, legend: bool) -> go.Scatter:
+    """Triangles on top; beside them K where a schedule moves it."""
     return go.Scatter(
         x=[_place(step, axis) for step in steps],
         y=[step.depth * 1.09 for step in steps],
-        mode="markers",
+        mode="markers+text",
+        text=["" if step.k is None else str(step.k) for step in steps],
+        textposition="middle right",
+        textfont={"size": 10},
         marker={"symbol": "triangle-down-open", "size": 7, "color": _INK},
         name="refresh (catch-up)",
         legendgroup="refresh",
         showlegend=legend,
         hoverinfo="skip",
     )
+
+
+def _taken_back(steps: Sequence[Step], axis: Axis, policy: str) -> go.Scatter:
+    """Drafts that do not stand, under the marks of those that took their places."""
+    return go.Scatter(
+        x=[_place(step, axis) for step in steps],
+        y=[step.depth * 0.85 for step in steps],
+        mode="markers",
+        marker={"symbol": "diamond-x-open", "size": 8, "color": _INK},
+        name="taken back",
+        legendgroup="taken back",
+        showlegend=policy == "spark",
+        text=[f"<b>token {step.index}</b>: a draft at depth {step.depth}, taken back"
+              for step in steps],
+        hovertemplate="%{text}<extra></extra>",
+    )  # fmt: skip
+
+
+def _drift_line(reply: Reply, axis: Axis) -> go.Scatter:
+    steps, name = reply.trace.drifted(), POLICY_TITLES.get(reply.policy, reply.policy)
+    first = reply.policy == "spark"
+    return go.Scatter(
+        x=[_place(step, axis) for step in steps],
+        y=[step.drift for step in steps],
+        mode="lines+markers",
+        line={"width": 1.5, "color": _INK, "dash": "solid" if first else "dot"},
+        marker={"symbol": "circle" if first else "square-open", "size": 5},
+        name=f"drift, {name}",
+        text=[f"<b>token {s.index}</b>, {name}<br>{_drift(s)}" for s in steps],
+        hovertemplate="%{text}<extra></extra>",
+    )
+
+
+def _drift(step: Step) -> str:
+    return f"{100 * (1 - step.drift):.0f} % shared with full depth, KL {step.kl:.3f} nats"
 
 
 def hover(step: Step, layers: int) -> str:
@@ -131,7 +180,9 @@ def hover(step: Step, layers: int) -> str:
     if not math.isnan(step.confidence):
         lines.append(f"confidence {step.confidence:.2f}")
     if not math.isnan(step.drift):
-        lines.append(f"drift {step.drift:.3f}")
+        lines.append(_drift(step))
+    if step.refresh and step.k is not None:
+        lines.append(f"K is {step.k} from here")
     return "<br>".join(lines)
 
 
@@ -166,45 +217,6 @@ def _bars(depths: Sequence[int], counts: Sequence[int], modality: Modality, lege
         },
         hovertemplate=f"%{{y}} {modality.value} tokens at depth %{{x}}<extra></extra>",
     )
-
-
-def finding(comparison: Comparison) -> str:
-    """One or two plain sentences on what the exits saved and what they changed."""
-    sentences = [_sentence(reply, comparison) for reply in comparison.replies[1:]]
-    if comparison.stopped:
-        sentences.append("The run was stopped before its end, so figures cover what is there.")
-    return " ".join(sentences)
-
-
-def _sentence(reply: Reply, comparison: Comparison) -> str:
-    figures, layers = reply.trace.summary(), len(reply.trace.weights.layers)
-    name = POLICY_TITLES.get(reply.policy, reply.policy)
-    speech = [step for step in reply.trace.steps if step.modality is Modality.SPEECH]
-    if not speech:
-        return f"{name} spoke no token."
-    shallow = sum(step.depth < layers for step in speech)
-    ran = (
-        f"{name} ran {shallow} of {len(speech)} speech tokens shallow and read {_weights(figures)}"
-    )
-    return f"{ran}; {_change(reply, comparison.replies[0])}."
-
-
-def _weights(figures: dict[str, float]) -> str:
-    saved = round(100 * (1 - figures["traffic_ratio"]))
-    if saved == 0:
-        return "as many weights as full depth"
-    return f"{abs(saved)} % {'fewer' if saved > 0 else 'more'} weights"
-
-
-def _change(reply: Reply, full: Reply) -> str:
-    if reply.identical_to_full:
-        return "every token is the same as at full depth"
-    words = "says the same words" if reply.text == full.text else "says other words"
-    if reply.identical_to_full is None and reply.first_divergence_s is None:
-        return "it was stopped too early to say whether it parts from full depth"
-    if reply.first_divergence_s is None:
-        return f"it {words}, with the same sound tokens"
-    return f"it {words}, and its sound parts from full depth's at {reply.first_divergence_s:.2f} s"
 
 
 def _count(trace: Trace, modality: Modality, depth: int) -> int:

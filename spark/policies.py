@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from spark.comparison import SCHEDULES, CompareSettings, spark_policy
+from spark.comparison import CompareSettings
 from spark.models.base import SpokenLM
+from spark.named import spark_policy
 from spark.schedule import MEASURES, ConfidenceExit, FixedExit, FullDepth, Policy
 
 FORMS = "full, spark[:LAYER[:SCHEDULE]], confidence[:THRESHOLD[:MEASURE]], fixed[:LAYER]"
@@ -76,9 +77,9 @@ def _spark(lm: SpokenLM, settings: CompareSettings, values: Sequence[str]) -> Po
     if values:
         layer = _offered(lm, values[0])
     if len(values) == 2:
-        schedule = values[1] if values[1] in SCHEDULES else f"k{values[1].removeprefix('k')}"
+        schedule = f"k{values[1]}" if values[1].isdigit() else values[1]
     assert layer is not None
-    return spark_policy(schedule, layer)
+    return spark_policy(schedule, layer, lm.layout, settings.drift_target)
 
 
 def _confidence(lm: SpokenLM, settings: CompareSettings, values: Sequence[str]) -> ConfidenceExit:

@@ -29,6 +29,7 @@ class Place:
         chunk_length: speech slots of the chunk, None where not known.
         progress: tokens emitted over the reply's limit, 0 to 1.
         pending: rows whose upper layers have yet to run.
+        k: of a schedule that changes it, as it stands; None: not yet chosen.
     """
 
     slot: Slot
@@ -36,6 +37,7 @@ class Place:
     chunk_length: int | None = None
     progress: float = 0.0
     pending: int = 0
+    k: int | None = None
 
 
 class Policy(Protocol):
@@ -127,6 +129,61 @@ class Spark:
     def exits(self, place: Place) -> tuple[int, ...]:
         """The exit layer, or none where the position runs in full."""
         if place.slot is Slot.TEXT or self.is_full(place.position, place.chunk_length):
+            return ()
+        return (self.exit_layer,)
+
+    def stops(self, confidence: float, place: Place) -> bool:
+        """Always: the schedule alone decides."""
+        return True
+
+    def exit_layers(self) -> tuple[int, ...]:
+        """The one exit layer."""
+        return (self.exit_layer,)
+
+
+@dataclass(frozen=True)
+class DriftSpark:
+    """SPAR-K whose K follows the drift: longer while exits agree with full depth, else shorter.
+
+    As in `Spark`, text and the first position of each chunk run in full, then one position in
+    every K, here counted from the last full step. Each refresh measures how far the exits since
+    then lay from full depth (`spark.drift`) and moves K by one.
+
+    Attributes:
+        exit_layer: where speech stops.
+        k_min: the shortest, 2 or more: at 1 nothing would exit, so nothing be measured any more.
+        k_max: the longest.
+        target: mean distance of a refresh's exits (total variation, 0 to 1) up to which K grows.
+        name: for tables and file names.
+    """
+
+    exit_layer: int
+    k_min: int = 2
+    k_max: int = 6
+    target: float = 0.1
+    name: str = "spark"
+    kv_policy: ClassVar[KVPolicy] = "deferred"
+    measure: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.k_min <= self.k_max:
+            raise ValueError("a schedule by drift needs 2 <= shortest K <= longest K")
+        if not 0 <= self.target <= 1:
+            raise ValueError("the drift target must lie between 0 and 1")
+
+    @property
+    def first_k(self) -> int:
+        """K before anything was measured: Triple's, within the bounds."""
+        return min(max(_VARIANT_K["triple"], self.k_min), self.k_max)
+
+    def next_k(self, k: int, distance: float) -> int:
+        """K after a refresh whose exits lay that far from full depth in the mean."""
+        return min(k + 1, self.k_max) if distance <= self.target else max(k - 1, self.k_min)
+
+    def exits(self, place: Place) -> tuple[int, ...]:
+        """The exit layer, or none where the position runs in full."""
+        k = self.first_k if place.k is None else place.k
+        if place.slot is Slot.TEXT or place.position == 0 or place.pending >= k - 1:
             return ()
         return (self.exit_layer,)
 

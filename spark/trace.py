@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
@@ -38,12 +39,16 @@ class Step:
         confidence: that head's measure (the policy's, or else its largest probability).
         elapsed_ms: wall-clock of the step, catch-up included, until the token was known; with that
             of the tokens that were rejected for it.
-        drift: distance between exit and full distributions; nan where not measured.
+        drift: distance between the exit's and full depth's distributions at the token's place,
+            total variation, 0 to 1; nan where no exit was drawn there or nobody measured. Known at
+            the refresh: a step handed out before it has none, the trace's copy has.
         heads: every head evaluated, in order, the one that decided last; none where the token came
             out of a flush, which is charged by itself.
         full_head: the head that full depth is charged with.
         outside_mass: full-vocabulary probability of the ids a speech-row head leaves out; nan
             where not measured. Measuring it is not part of elapsed_ms.
+        kl: divergence of the same two distributions, KL(full || exit), nats; nan as for `drift`.
+        k: of a schedule that follows the drift, after the step; None for others.
     """
 
     index: int
@@ -63,6 +68,8 @@ class Step:
     heads: tuple[str, ...] = ()
     full_head: str = "full"
     outside_mass: float = math.nan
+    kl: float = math.nan
+    k: int | None = None
 
 
 CONTRACT_COLUMNS = tuple(f.name for f in fields(Step))[:14]
@@ -149,6 +156,24 @@ class Trace:
         table["refresh"] = [int(step.refresh) for step in self.steps]
         return table
 
+    def drifted(self) -> list[Step]:
+        """Steps at whose places an exit's distribution was held against full depth's."""
+        return [step for step in self.steps if not math.isnan(step.drift)]
+
+    def drift_frame(self) -> pd.DataFrame:
+        """One row for each of those steps: overlap, KL (nats), K after the step where it moves."""
+        steps = self.drifted()
+        return pd.DataFrame(
+            {
+                "index": [step.index for step in steps],
+                "time_s": [step.time_s for step in steps],
+                "depth": [step.depth for step in steps],
+                "overlap": [1 - step.drift for step in steps],
+                "kl": [step.kl for step in steps],
+                "k": pd.array([step.k for step in steps], dtype="Int64"),
+            }
+        )
+
     def ids(self) -> list[int]:
         """Every emitted id."""
         return [step.token_id for step in self.steps]
@@ -176,10 +201,11 @@ class Trace:
     def summary(self) -> dict[str, Any]:
         """The reply's figures under the contract's names; None where there is no figure.
 
-        `ms_per_token` is the mean over all tokens, prefill apart; `max_outside_mass` is over the
-        steps where it was measured.
+        `ms_per_token` is the mean over all tokens, prefill apart; `max_outside_mass`, and the means
+        `drift` and `kl`, are over the steps where they were measured.
         """
         outside = [s.outside_mass for s in self.steps if not math.isnan(s.outside_mass)]
+        drifted = self.drifted()
         elapsed = sum(step.elapsed_ms for step in self.steps) + self.ahead_ms
         return {
             "name": self.policy,
@@ -201,6 +227,8 @@ class Trace:
             "acceptance": self.acceptance,
             "acceptance_rate": 1 - self.corrected / self.verified if self.verified else None,
             "n_rejected": len(self.rejected),
+            "drift": fmean(s.drift for s in drifted) if drifted else None,
+            "kl": fmean(s.kl for s in drifted) if drifted else None,
             "finish": self.finish,
             "batch": self.batch,
         }

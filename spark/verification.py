@@ -43,10 +43,19 @@ class Spot:
 
 @dataclass(frozen=True)
 class Draft:
-    """A token drawn at an exit, about which full depth has yet to be asked."""
+    """A token drawn at an exit, about which full depth has yet to be asked.
+
+    Attributes:
+        spot: where.
+        token: drawn.
+        head: whose distribution it was drawn from.
+        logits: (1, R) of that head.
+    """
 
     spot: Spot
     token: int
+    head: str
+    logits: Tensor
 
 
 @dataclass(frozen=True)
@@ -76,13 +85,13 @@ class Verdict:
         asked: the one head evaluated.
         answer: full depth's, at the first draft that may not stand or else at the spot to follow;
             None where all stand and nothing follows.
-        verified: drafts looked at.
-        corrected: whether the last of them may not stand.
+        verified: full depth's answers at the drafts looked at.
+        corrected: whether the last of those drafts may not stand.
     """
 
     asked: str
     answer: Answer | None
-    verified: int
+    verified: tuple[Answer, ...]
     corrected: bool
 
 
@@ -122,8 +131,9 @@ class Verifier:
         answers = yield from self._answers(states, spots, asked, ids)
         for place, draft in enumerate(drafts):
             if not (yield from self._stands(draft, answers[place], ids)):
-                return Verdict(asked, answers[place], place + 1, corrected=True)
-        return Verdict(asked, answers[-1] if spot else None, len(drafts), corrected=False)
+                return Verdict(asked, answers[place], tuple(answers[: place + 1]), corrected=True)
+        seen = tuple(answers[: len(drafts)])
+        return Verdict(asked, answers[-1] if spot else None, seen, corrected=False)
 
     def asked(self, spots: Sequence[Spot]) -> str:
         """Name of the one head that has full depth's rows for all spots."""

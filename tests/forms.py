@@ -29,14 +29,16 @@ def form(page, **changes):
     plain = CompareSettings()
     values = {
         "prompt": "hello there", "model": "tiny", "schedule": plain.schedule, "exit_layer": 3,
-        "head": plain.head, "measure": plain.measure, "threshold": plain.threshold,
+        "head": plain.head, "dial": 5, "drift_target": plain.drift_target,
+        "measure": plain.measure, "threshold": plain.threshold, "live": True,
         "temperature": plain.temperature, "top_p": plain.top_p, "seed": 1, "replays": 0,
         "repetition_penalty": 1.0, "max_tokens": 120, "system": "", "go_on": False,
         "blind": False,
     }  # fmt: skip
     shown = changes.pop("shown", None)
     asked = {getattr(page.form, name): value for name, value in {**values, **changes}.items()}
-    return {**asked, page.board.seconds: False, page.board.shown: shown}
+    view = {page.board.seconds: False, page.board.drift: True}
+    return {**asked, **view, page.board.shown: shown}
 
 
 def run(page, **changes):

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from scipy.special import rel_entr, softmax
 from torch import Tensor
 
 from spark.acceptance import ALWAYS, Acceptance
@@ -17,7 +19,7 @@ from spark.confidence import confidence, state_similarity
 from spark.engine import Engine
 from spark.modality import LayoutState, Slot
 from spark.sampling import SamplingSettings, draw
-from spark.schedule import FixedExit, Place, Policy
+from spark.schedule import DriftSpark, FixedExit, Place, Policy
 
 
 @dataclass
@@ -30,6 +32,8 @@ class SlowReply:
     corrected: int = 0
     drawn: int = 0  # also those rejected
     read: int = 0  # bytes
+    drifts: dict[int, tuple[float, float]] = field(default_factory=dict)  # overlap, KL by index
+    ks: dict[int, int | None] = field(default_factory=dict)  # after full steps, by index
 
 
 class SlowDecoder:
@@ -42,6 +46,7 @@ class SlowDecoder:
         self.policy, self.s, self.acceptance = policy, s, acceptance
         self.bytes = engine.weight_bytes()
         self.out = SlowReply()
+        self.k = min(max(3, policy.k_min), policy.k_max) if isinstance(policy, DriftSpark) else None
 
     @torch.inference_mode()
     def states(self, ids: Sequence[int]) -> list[Tensor]:
@@ -83,7 +88,9 @@ class SlowDecoder:
         policy, heads = self.policy, []
         surprised = place.disagreed and not isinstance(policy, FixedExit)
         forced = place.slot is Slot.SPEECH and not surprised
-        here = Place(place.slot, place.position_in_chunk, place.chunk_length, progress, waiting)
+        here = Place(
+            place.slot, place.position_in_chunk, place.chunk_length, progress, waiting, self.k
+        )
         for layer in () if surprised else policy.exits(here):
             name = self.bank.name(layer, forced)
             if policy.measure == "state_similarity":
@@ -115,6 +122,42 @@ class SlowDecoder:
             return [*before, full]
         return None
 
+    def drift(self, after, depth: int, place: int, ids: Sequence[int], prompt: int):
+        """Overlap and KL at a token drawn at an exit, over the ids that both heads have."""
+        layout = self.layout(ids[:place], prompt)
+        forced = layout.slot is Slot.SPEECH and not layout.disagreed
+        found = []
+        for layer, name in (
+            (-1, self.bank.name(None, forced)),
+            (depth, self.exit_name(depth, layout)),
+        ):
+            head = self.heads[name]
+            rows = range(head.rows.shape[0]) if head.row_ids is None else head.row_ids.tolist()
+            logits = head.logits(after[layer][place - 1]).tolist()
+            found.append(dict(zip(rows, logits, strict=True)))
+        both = sorted(found[0].keys() & found[1].keys())
+        warmth = self.s.temperature if self.s.temperature > 0 else 1.0
+        p, q = (softmax(np.array([logits[i] for i in both]) / warmth) for logits in found)
+        return float(np.minimum(p, q).sum()), float(rel_entr(p, q).sum())
+
+    def exit_name(self, depth: int, layout: LayoutState) -> str:
+        """The head asked at an exit: a fixed exit trusts the layout whatever came."""
+        surprised = layout.disagreed and not isinstance(self.policy, FixedExit)
+        return self.bank.name(depth, layout.slot is Slot.SPEECH and not surprised)
+
+    def watch(self, after, looked_at: list[int], ids: list[int], depths: list[int], prompt: int):
+        """Read the drift of exits that have caught up, and move K by it."""
+        distances = []
+        for place in looked_at:
+            seen = self.drift(after, depths[place - prompt], place, ids, prompt)
+            self.out.drifts[place - prompt] = seen
+            distances.append(1 - seen[0])
+        if self.k is not None and distances:
+            calm = sum(distances) / len(distances) <= self.policy.target
+            self.k = (
+                min(self.k + 1, self.policy.k_max) if calm else max(self.k - 1, self.policy.k_min)
+            )
+
     def charge(self, low: int, high: int, heads: Sequence[str]) -> None:
         """Bytes of a run."""
         self.out.read += sum(self.bytes.layers[low:high])
@@ -142,10 +185,13 @@ class SlowDecoder:
             if over:
                 youngest = depths[waiting[-1] - prompt]  # older ones have risen along with it
                 self.charge(youngest, top, [self.asked(waiting, ids, prompt, None)])
+                before = out.verified
                 fixed = self.check(after, waiting, ids, prompt)
+                self.watch(after, waiting[: out.verified - before], ids, depths, prompt)
                 waiting = []
                 if fixed is not None:
                     ids, depths = fixed, [*depths[: len(fixed) - 1 - prompt], top]
+                    out.ks[len(depths) - 1] = self.k
                 continue
             place = self.layout(ids, prompt)
             depth, heads = self.depth(after, place, len(depths) / limit, len(waiting))
@@ -158,10 +204,16 @@ class SlowDecoder:
                 continue
             checked = waiting if verifies else []
             self.charge(0, top, [*heads, self.asked(checked, ids, prompt, len(ids))])
+            if waiting and not verifies and self.k is not None:
+                self.charge(0, 0, [self.asked(waiting, ids, prompt, None)])
+            before = out.verified
             fixed = self.check(after, checked, ids, prompt)
+            looked_at = waiting[: out.verified - before] if verifies else waiting
+            self.watch(after, looked_at, ids, depths, prompt)
             if fixed is None:
                 fixed = [*ids, self.full_draw(after, ids, prompt)[0]]
             ids, depths, waiting = fixed, [*depths[: len(fixed) - 1 - prompt], top], []
+            out.ks[len(depths) - 1] = self.k
         out.tokens, out.depths = ids[prompt:], depths
         return out
 

@@ -113,6 +113,7 @@ def test_seconds_grow_with_prompt_reply_and_replays():
         return lent.seconds(lm, replace(asked, **changes)) - plain
 
     assert longer(prompt="hello" * 100) > 0
+    assert longer(live=True) == pytest.approx(3 * 120 / 25 * 0.2)
     assert longer(replays=2) == pytest.approx(3 * 2 * 120 * 0.01, rel=0.01)
     shorter = longer(settings=CompareSettings(max_tokens=20))
     assert shorter == pytest.approx(-3 * 100 * 0.01 - 3 * 100 / 25 * 0.2, rel=0.01)

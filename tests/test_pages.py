@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spark import about, cards, compare, link, plots
+from spark import about, cards, compare, findings, link, plots
 from spark.comparison import CompareSettings
 from spark.modality import Modality
 from spark.models import ModelInfo
 from spark.shelf import Shelf
 from spark.timing import Timing
 from spark.ui import ComparePage
+from spark.ui.board import View
 from tests.forms import REQUEST, form, run
 from tests.tiny import tiny_lm
 
@@ -124,7 +125,7 @@ def test_the_histogram_counts_every_token(comparison):
 
 
 def test_the_finding_says_what_the_traces_say(comparison):
-    text = plots.finding(comparison)
+    text = findings.finding(comparison)
     spark = comparison.reply("spark")
     speech = [s for s in spark.trace.steps if s.modality is Modality.SPEECH]
     shallow = sum(step.depth < 4 for step in speech)
@@ -136,7 +137,9 @@ def test_the_finding_says_what_the_traces_say(comparison):
 
 SETTINGS = st.builds(
     CompareSettings,
-    schedule=st.sampled_from(["triple", "even", "odd", "k5", "f-3-2-1/f-2"]),
+    schedule=st.sampled_from(["triple", "even", "odd", "k5", "drift2-7", "f-3-2-1/f-2"]),
+    drift_target=st.floats(0, 1),
+    acceptance=st.sampled_from(["always", "exact", "0.5"]),
     exit_layer=st.none() | st.integers(1, 40),
     measure=st.sampled_from(["max_prob", "entropy"]),
     threshold=st.floats(0, 1),
@@ -386,7 +389,7 @@ def test_blind_tells_nothing_before_the_answer_and_all_after(page):
         assert secret not in told
     assert not any(update.get(page.board.depth) for update in updates)
     assert page.share.zipped(shown) == ""
-    revealed = page.runs.blind.reveal(shown, False, place=1)
+    revealed = page.runs.blind.reveal(shown, View(), place=1)
     chosen = cards.title(shown.comparison.replies[shown.order[1]].policy)
     assert f"You chose B, which is {chosen}." in revealed[page.board.status]
     for place, index in enumerate(shown.order):
@@ -397,7 +400,7 @@ def test_blind_tells_nothing_before_the_answer_and_all_after(page):
 
 
 def test_the_order_of_a_blind_round_varies(page, comparison):
-    orders = {page.runs.blind.opened(comparison, False)[page.board.shown].order for _ in range(60)}
+    orders = {page.runs.blind.opened(comparison, View())[page.board.shown].order for _ in range(60)}
     assert len(orders) == 6
 
 

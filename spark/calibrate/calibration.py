@@ -23,14 +23,13 @@ from spark.calibrate.report import Plan, Result, Wanted
 from spark.calibrate.search import Costs
 from spark.calibrate.sweep import Sweep, Sweeper
 from spark.calibrate.trials import BATCH, FULL, Setting
-from spark.comparison import spark_policy
 from spark.engine import Engine
 from spark.evaluation.suite import Item
 from spark.heads import HeadBank, base_hash
 from spark.modality import Slot
 from spark.models.base import SpokenLM
 from spark.positions import PositionSchedule, parse
-from spark.schedule import Place
+from spark.schedule import Place, Spark
 from spark.schedule_file import ScheduleFile
 
 RUN, REPLIES, SWEEP, PLAN = "run.json", "replies.jsonl", "sweep.json", "plan.json"
@@ -190,7 +189,7 @@ def _exits(notation: str) -> tuple[int | None, ...]:
 
 def triple(lm: SpokenLM) -> str:
     """SPAR-K Triple at the model's own exit, by position."""
-    policy, length = spark_policy("triple", lm.default_exit), lm.layout.n_speech
+    policy, length = Spark(lm.default_exit, variant="triple"), lm.layout.n_speech
     found = (policy.exits(Place(Slot.SPEECH, i, length)) for i in range(length))
     return PositionSchedule(tuple(exits[0] if exits else None for exits in found)).notation
 

@@ -4,6 +4,7 @@
     form     what a visitor asks for: prompt, recording, model, settings
     board    what comes of it: status, cards, plots, tables
     runs     a run: begun, followed as it streams, stopped
+    live     a run's sound while it is made
     blind    a run that is judged before anyone is told which is which
     share    links that restore a form, and the zip
 

@@ -13,7 +13,7 @@ import gradio as gr
 
 from spark import cards, compare, lent
 from spark.comparison import Comparison
-from spark.ui.board import POLICIES, Board, Shown
+from spark.ui.board import POLICIES, Board, Shown, View
 from spark.ui.form import Updates
 
 
@@ -27,7 +27,7 @@ class BlindRound:
     def __init__(self, board: Board) -> None:
         self.board = board
 
-    def follow(self, events: Iterator[lent.Event], seconds: bool) -> Iterator[Updates]:
+    def follow(self, events: Iterator[lent.Event], view: View) -> Iterator[Updates]:
         """Nothing is told until all are done."""
         yield {
             **self.board.cleared([cards.blind_head(place) for place in range(3)]),
@@ -35,14 +35,14 @@ class BlindRound:
         }
         for event in events:
             if isinstance(event, compare.Finished):
-                yield self.opened(event.comparison, seconds)
+                yield self.opened(event.comparison, view)
 
-    def opened(self, comparison: Comparison, seconds: bool) -> Updates:
+    def opened(self, comparison: Comparison, view: View) -> Updates:
         """The three sounds and the vote; all at once, without a vote, where one was cut off."""
         board = self.board
         cut = any(reply.trace.finish == "interrupted" for reply in comparison.replies)
         if cut or len(comparison.replies) < len(POLICIES):  # a length would tell them apart
-            return board.finished(Shown(comparison), seconds, players=True)
+            return board.finished(Shown(comparison), view, players=True)
         order = random.SystemRandom().sample(range(len(POLICIES)), len(POLICIES))
         updates: Updates = {
             board.shown: Shown(comparison, tuple(order), blind=True),
@@ -53,7 +53,7 @@ class BlindRound:
             updates[board.players[place]] = cards.blind_player(comparison.replies[policy], place)
         return updates
 
-    def reveal(self, shown: Shown | None, seconds: bool, place: int) -> Updates:
+    def reveal(self, shown: Shown | None, view: View, place: int) -> Updates:
         """After a vote: which card was which, with everything that was hidden."""
         if shown is None or not shown.blind:
             return {self.board.status: gr.skip()}
@@ -63,5 +63,5 @@ class BlindRound:
         else:
             text = "You heard no difference."
         revealed = Shown(shown.comparison, shown.order)
-        return {**self.board.finished(revealed, seconds, players=True, letters=True),
+        return {**self.board.finished(revealed, view, players=True, letters=True),
                 **self.board.say(text)}  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from spark import cards, plots
+from spark import cards, findings, plots
 from spark.comparison import CompareSettings, Comparison, Exchange, Reply
 from spark.ui.form import Updates
 
@@ -34,6 +34,14 @@ class Shown:
     blind: bool = False
 
 
+@dataclass(frozen=True)
+class View:
+    """How the depth plot is drawn: its x axis, and whether the drift stands below."""
+
+    seconds: bool = False
+    drift: bool = True
+
+
 class Board:
     """Components below the form; made inside a `gr.Blocks` context.
 
@@ -47,9 +55,9 @@ class Board:
         self._vote()
         self._results(example or Comparison("", "", CompareSettings()))
         self.outputs = [
-            self.shown, self.status, self.conversation, *self.heads, *self.players, *self.figures,
-            self.vote, self.results, self.finding, self.depth, self.histogram, self.table,
-            self.tokens,
+            self.shown, self.status, self.live, self.conversation, *self.heads, *self.players,
+            *self.figures, self.vote, self.results, self.finding, self.depth, self.drifted,
+            self.histogram, self.table, self.tokens,
         ]  # fmt: skip
 
     # Components
@@ -57,6 +65,7 @@ class Board:
     def _cards(self, example: Comparison | None) -> None:
         told = f"Example, run when this app started: “{example.prompt}”" if example else ""
         self.status = gr.HTML(cards.message(told), elem_id="status")
+        self.live = gr.HTML(padding=False, elem_id="live")
         self.conversation = gr.HTML(padding=False, elem_id="conversation")
         self.heads, self.players, self.figures = [], [], []
         with gr.Row(equal_height=True):
@@ -77,16 +86,20 @@ class Board:
     def _results(self, first: Comparison) -> None:
         replies = first.replies
         with gr.Column(visible=bool(replies)) as self.results:
-            self.finding = gr.Markdown(plots.finding(first), elem_classes="sk-finding")
+            self.finding = gr.Markdown(findings.finding(first), elem_classes="sk-finding")
             gr.Markdown("## Depth at each token", elem_classes="sk-section")
-            self.seconds = gr.Checkbox(False, label="x axis in seconds of speech")
-            self.depth = gr.Plot(depth_figure(replies, False), show_label=False,
+            with gr.Row():
+                self.seconds = gr.Checkbox(False, label="x axis in seconds of speech")
+                self.drift = gr.Checkbox(True, label="drift line below")
+            self.depth = gr.Plot(depth_figure(replies, View()), show_label=False,
                                  elem_id="depth-plot", elem_classes="sk-plot")  # fmt: skip
             gr.HTML(
                 "<p class='sk-note'>A hollow mark waits for its upper layers; a triangle is a "
-                "refresh, which runs them for all that wait. A click on a mark plays the sound "
-                "from there; the table of tokens below does the same by keyboard.</p>"
+                "refresh, which runs them for all that wait. A crossed diamond is a token that "
+                "full depth took back. A click on a mark plays the sound from there; the table of "
+                "tokens below does the same by keyboard.</p>"
             )
+            self.drifted = gr.HTML(cards.drifted(first), padding=False, elem_id="drift")
             gr.Markdown("## How many tokens ran how deep", elem_classes="sk-section")
             self.histogram = gr.Plot(plots.histogram_figure(replies), show_label=False,
                                      elem_classes="sk-plot")  # fmt: skip
@@ -105,9 +118,14 @@ class Board:
         """The conversation that a run follows, above its cards."""
         return {self.conversation: cards.conversation(earlier, title)}
 
+    def sounds(self, pieces: str) -> Updates:
+        """Sound of a reply that is being made, for the page's script."""
+        return {self.live: pieces}
+
     def cleared(self, heads: Sequence[str]) -> Updates:
         """The board before a run: empty cards, nothing of an earlier run left."""
-        texts = [*self.players, *self.figures, self.finding, self.table, self.tokens]
+        texts = [self.live, *self.players, *self.figures, self.finding, self.drifted, self.table,
+                 self.tokens]  # fmt: skip
         return {
             **dict(zip(self.heads, heads, strict=True)),
             **dict.fromkeys(texts, ""),
@@ -118,9 +136,7 @@ class Board:
             self.results: gr.update(visible=False),
         }
 
-    def answered(
-        self, reply: Reply, complete: bool, replies: list[Reply], seconds: bool
-    ) -> Updates:
+    def answered(self, reply: Reply, complete: bool, replies: list[Reply], view: View) -> Updates:
         """A card has its sound or its figures. The player is set once: it may be playing."""
         place = POLICIES.index(reply.policy)
         updates: Updates = {
@@ -130,30 +146,31 @@ class Board:
         if not complete:
             updates[self.players[place]] = cards.player(reply)
             updates[self.results] = gr.update(visible=True)
-            updates[self.depth] = depth_figure(replies, seconds)
+            updates[self.depth] = depth_figure(replies, view)
         return updates
 
     def finished(
-        self, shown: Shown, seconds: bool, players: bool = False, letters: bool = False
+        self, shown: Shown, view: View, players: bool = False, letters: bool = False
     ) -> Updates:
         """The end of a run or of a blind round; `players` where the cards have none yet."""
         comparison = shown.comparison
         done = "Stopped; what was there is kept." if comparison.stopped else "Done."
-        updates = self._everything(shown, seconds, players=players, letters=letters)
+        updates = self._everything(shown, view, players=players, letters=letters)
         if len(comparison.replies) < len(POLICIES):
             rest = POLICIES[len(comparison.replies) :]
             updates.update({self.heads[POLICIES.index(p)]: cards.head(p, "not run") for p in rest})
         return {**updates, **self.say(done)}
 
-    def _everything(self, shown: Shown, seconds: bool, players: bool, letters: bool) -> Updates:
+    def _everything(self, shown: Shown, view: View, players: bool, letters: bool) -> Updates:
         """All that a finished comparison shows."""
         comparison = shown.comparison
         updates: Updates = {
             self.shown: shown,
             self.vote: gr.update(visible=False),
             self.results: gr.update(visible=bool(comparison.replies)),
-            self.finding: plots.finding(comparison),
-            self.depth: depth_figure(comparison.replies, seconds),
+            self.finding: findings.finding(comparison),
+            self.depth: depth_figure(comparison.replies, view),
+            self.drifted: cards.drifted(comparison),
             self.histogram: plots.histogram_figure(comparison.replies),
             self.table: cards.summary_table(comparison),
             self.tokens: cards.token_tables(comparison.replies),
@@ -167,16 +184,16 @@ class Board:
                 updates[self.players[place]] = cards.player(reply)
         return updates
 
-    def redraw(self, shown: Shown | None, seconds: bool) -> Any:
-        """The depth plot on the other x axis."""
+    def redraw(self, shown: Shown | None, seconds: bool, drift: bool) -> Any:
+        """The depth plot in another view."""
         if shown is None or shown.blind:
             return gr.skip()
-        return depth_figure(shown.comparison.replies, seconds)
+        return depth_figure(shown.comparison.replies, View(seconds, drift))
 
 
-def depth_figure(replies: list[Reply], seconds: bool) -> Any:
+def depth_figure(replies: list[Reply], view: View) -> Any:
     """The depth plot over tokens, or over seconds of speech."""
-    return plots.depth_figure(replies, "seconds" if seconds else "tokens")
+    return plots.depth_figure(replies, "seconds" if view.seconds else "tokens", view.drift)
 
 
 def _described(reply: Reply) -> str:

@@ -14,10 +14,11 @@ from typing import Any, get_args
 import gradio as gr
 
 from spark import cards, schedule_file
-from spark.comparison import SCHEDULES, CompareSettings, Comparison, Exchange
+from spark.comparison import CompareSettings, Comparison, Exchange
 from spark.heads import HeadKind
 from spark.lent import LENT_TOKENS
 from spark.models.base import SpokenLM
+from spark.named import DIAL_END, SCHEDULES, at_dial, dial_of
 from spark.schedule import MEASURES
 from spark.shelf import Shelf
 
@@ -57,9 +58,9 @@ class Form:
         self._aloud()
         self._settings()
         self.asked = [
-            self.prompt, self.model, self.schedule, self.exit_layer, self.head, self.measure,
-            self.threshold, self.temperature, self.top_p, self.repetition_penalty,
-            self.max_tokens, self.seed, self.system,
+            self.prompt, self.model, self.schedule, self.exit_layer, self.head, self.dial,
+            self.drift_target, self.measure, self.threshold, self.temperature, self.top_p,
+            self.repetition_penalty, self.max_tokens, self.seed, self.system,
         ]  # fmt: skip
         self.of_model = [
             self.exit_layer, self.head, self.temperature, self.top_p, self.repetition_penalty,
@@ -88,12 +89,16 @@ class Form:
             )
             with gr.Column(scale=1, min_width=180, elem_classes="sk-actions"):
                 self.run_button = gr.Button("Generate all three", variant="primary")
-                self.stop_button = gr.Button("Stop", interactive=False)
+                self.stop_button = gr.Button("Stop", interactive=False, elem_id="stop")
         with gr.Row(elem_classes="sk-examples"):
             gr.HTML("<span class='sk-note'>Try:</span>")
             self.examples = [
                 (gr.Button(text, size="sm", variant="secondary"), text) for text, _ in EXAMPLES
             ]
+        self.live = gr.Checkbox(
+            True, elem_id="hear-live",
+            label="Play each reply while it is made; the complete clip takes over",
+        )  # fmt: skip
         self.credit = gr.HTML(cards.credit(self.lm), padding=False)
         self.go_on = gr.Checkbox(
             False, visible=self.lm.dialogue is not None, elem_id="go-on",
@@ -115,7 +120,7 @@ class Form:
                 self.model = gr.Dropdown(self.shelf.choices(), value=lm.name, label="Model",
                                          elem_id="model")  # fmt: skip
                 self.schedule = gr.Dropdown(
-                    [*SCHEDULES, "k4", "k6"], value=plain.schedule, label="SPAR-K: schedule",
+                    list(SCHEDULES), value=plain.schedule, label="SPAR-K: schedule",
                     info="or each position's exit, as f-11-11-9", allow_custom_value=True,
                 )  # fmt: skip
                 self.schedule_file = gr.UploadButton("Schedule from a file", size="sm",
@@ -126,6 +131,14 @@ class Form:
                 self.head = gr.Dropdown(_heads(lm), value=plain.head,
                                         label="Exit heads")  # fmt: skip
             self.facts = gr.HTML(cards.model_facts(lm), padding=False, elem_id="model-facts")
+            with gr.Row():
+                self.dial = gr.Slider(0, DIAL_END, dial_of(plain.acceptance), step=0.25, scale=2,
+                                      label="Exits stand: 0 lossless … 5 fast (nats)",
+                                      elem_id="dial")  # fmt: skip
+                self.drift_target = gr.Slider(0, 1, plain.drift_target, step=0.01,
+                                              label="Schedule drift: K grows up to")  # fmt: skip
+            self.dial_words = gr.HTML(cards.dial(dial_of(plain.acceptance)), padding=False,
+                                      elem_id="dial-words")  # fmt: skip
             self.system = gr.Textbox(lm.system_prompt or "", label="System prompt", lines=2,
                                      visible=lm.system_prompt is not None,
                                      elem_id="system")  # fmt: skip
@@ -159,6 +172,8 @@ class Form:
         return CompareSettings(
             schedule=values[self.schedule],
             exit_layer=values[self.exit_layer],
+            drift_target=values[self.drift_target],
+            acceptance=at_dial(values[self.dial]),
             measure=values[self.measure],
             threshold=values[self.threshold],
             head=values[self.head],

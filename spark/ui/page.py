@@ -6,10 +6,11 @@ from typing import Any
 
 import gradio as gr
 
+from spark import cards
 from spark.comparison import Comparison
 from spark.download import save_script
 from spark.shelf import Shelf
-from spark.ui.board import Board
+from spark.ui.board import Board, View
 from spark.ui.form import Form, Updates
 from spark.ui.runs import Runs
 from spark.ui.share import COPY_SCRIPT, Share
@@ -41,26 +42,32 @@ class ComparePage:
         told = [board.status, *form.buttons]
         pressed = gr.on([form.run_button.click, form.prompt.submit], runs.begin, None, told,
                         queue=False, **_PRIVATE)  # fmt: skip
-        inputs = {*form.asked, form.spoken, form.replays, form.blind, form.go_on, board.seconds,
-                  board.shown}  # fmt: skip
+        inputs = {*form.asked, form.spoken, form.replays, form.live, form.blind, form.go_on,
+                  board.seconds, board.drift, board.shown}  # fmt: skip
         ran = pressed.then(runs.run, inputs, [*board.outputs, *form.buttons, self.share.address],
                            concurrency_id=concurrency_id, concurrency_limit=1,
                            api_visibility="private", show_progress="minimal",
                            show_progress_on=board.status)  # fmt: skip
         # What ends a run before or outside `run`: a full queue, a value that gradio refuses.
         ran.failure(runs.failed, None, told, queue=False, **_PRIVATE)
-        # The axis may have been switched while it ran.
-        ran.success(board.redraw, [board.shown, board.seconds], board.depth, **_PRIVATE)
+        # The view may have been switched while it ran.
+        drawn = [board.shown, board.seconds, board.drift]
+        ran.success(board.redraw, drawn, board.depth, **_PRIVATE)
         form.stop_button.click(runs.stop, None, board.status, queue=False, **_PRIVATE)
 
     def _connect_the_rest(self) -> None:
         form, board, share = self.form, self.board, self.share
+        drawn = [board.shown, board.seconds, board.drift]
         for place, button in enumerate(board.votes):
             button.click(
-                lambda shown, seconds, place=place: self.runs.blind.reveal(shown, seconds, place),
-                [board.shown, board.seconds], board.outputs, **_PRIVATE,
+                lambda shown, seconds, drift, place=place: self.runs.blind.reveal(
+                    shown, View(seconds, drift), place
+                ),
+                drawn, board.outputs, **_PRIVATE,
             )  # fmt: skip
-        board.seconds.change(board.redraw, [board.shown, board.seconds], board.depth, **_PRIVATE)
+        gr.on([board.seconds.change, board.drift.change], board.redraw, drawn, board.depth,
+              **_PRIVATE)  # fmt: skip
+        form.dial.change(cards.dial, form.dial, form.dial_words, **_PRIVATE)
         # By hand only: a link that names a model brings its exit layer along.
         form.model.input(self.choose_model, form.model, [board.status, *form.of_model],
                          **_PRIVATE)  # fmt: skip

@@ -18,8 +18,9 @@ from spark.lending import Permit
 from spark.models.base import SpokenLM
 from spark.models.recordings import read_recording
 from spark.ui.blind import BlindRound
-from spark.ui.board import POLICIES, Board, Shown
+from spark.ui.board import POLICIES, Board, Shown, View
 from spark.ui.form import Form, Updates
+from spark.ui.live import LivePieces
 from spark.ui.share import Share
 
 _TIME_UP = (
@@ -69,14 +70,15 @@ class Runs:
         permit = self._permits.get(_session(request)) or Permit.given()
         self._permits[_session(request)] = permit
         form, board = self.form, self.board
+        view = View(values[board.seconds], values[board.drift])
         kept = {board.shown: values[board.shown]}  # a conversation can go on from there
         try:
             asked, lm = self._asked(values, permit)
             events = self._events(asked)
             updates = (
-                self.blind.follow(events, values[board.seconds])
+                self.blind.follow(events, view)
                 if values[form.blind]
-                else self._openly(lm, asked, events, values[board.seconds])
+                else self._openly(lm, asked, events, view)
             )
             follows = board.follows(asked.earlier, lm.title)
             yield {**next(updates), **follows, **self.share.cleared(), **form.busy()}
@@ -116,6 +118,7 @@ class Runs:
             recording=Recording(*read_recording(spoken)) if spoken else None,
             earlier=form.earlier(values, lm, before.comparison if before else None),
             replays=int(values[form.replays]),
+            live=values[form.live] and not values[form.blind],
         )  # fmt: skip
         settings.policies(lm), settings.sampling()
         if not any((asked.recording, *(past.recording for past in asked.earlier))):
@@ -139,12 +142,12 @@ class Runs:
         return {**self.board.say(text, "alert"), **self.form.idle()}
 
     def _openly(
-        self, lm: SpokenLM, asked: lent.Asked, events: Iterator[lent.Event], seconds: bool
+        self, lm: SpokenLM, asked: lent.Asked, events: Iterator[lent.Event], view: View
     ) -> Iterator[Updates]:
         """Cards fill as their tokens come."""
         board, limit = self.board, asked.settings.limit(lm)
         yield board.cleared([cards.waiting(policy) for policy in POLICIES])
-        replies: list[Reply] = []
+        replies, live = list[Reply](), LivePieces()
         for event in events:
             match event:
                 case compare.Progress(policy, trace):
@@ -152,14 +155,16 @@ class Runs:
                     text = cards.progress(policy, trace, limit, words)
                     running = board.say(f"Running: {cards.title(policy)}")
                     yield {**running, board.heads[POLICIES.index(policy)]: text}
+                case compare.Sounded():
+                    yield board.sounds(live.add(event))
                 case compare.Answered(reply, complete):
                     if not complete:
                         replies.append(reply)
-                    yield board.answered(reply, complete, replies, seconds)
+                    yield board.answered(reply, complete, replies, view)
                 case compare.Replayed(done, total):
                     yield board.say(f"Timing: replay {done} of {total}. The sounds are ready.")
                 case compare.Finished(comparison):
-                    yield board.finished(Shown(comparison), seconds)
+                    yield board.finished(Shown(comparison), view)
                 case lent.TimeUp():
                     yield board.say(_TIME_UP)
 

@@ -14,6 +14,7 @@ import gradio as gr
 from spark import bundle, link
 from spark.comparison import CompareSettings
 from spark.models.base import SpokenLM
+from spark.named import DIAL_END, dial_of
 from spark.ui.board import Board, Shown
 from spark.ui.form import MOST_SEED, Form, Updates
 
@@ -76,6 +77,8 @@ class Share:
                 problems.append(problem)
             elif name == "schedule" and (problem := _unknown_schedule(value, lm)):
                 problems.append(f"{form.schedule.label}: {problem}")
+            elif name == "acceptance":
+                updates[form.dial] = dial_of(value)
             else:
                 updates[getattr(form, name)] = form.placed(name, value, lm)
         if problems:
@@ -88,11 +91,12 @@ class Share:
         form = self.form
         offers = {"exit_layer": link.Offer(str(form.exit_layer.label), tuple(lm.candidate_exits)),
                   "max_tokens": link.Offer(str(form.max_tokens.label), (), 1, lm.max_tokens),
+                  "acceptance": link.Offer(str(form.dial.label), (), 0, DIAL_END, dial_of),
                   "seed": link.Offer(str(form.seed.label), (), 0, MOST_SEED)}  # fmt: skip
         for menu in ("measure", "head"):
             control = getattr(form, menu)
             offers[menu] = link.Offer(control.label, tuple(value for _, value in control.choices))
-        for number in ("threshold", "temperature", "top_p", "repetition_penalty"):
+        for number in ("drift_target", "threshold", "temperature", "top_p", "repetition_penalty"):
             control = getattr(form, number)
             offers[number] = link.Offer(control.label, (), control.minimum, control.maximum)
         return offers
