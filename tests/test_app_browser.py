@@ -292,3 +292,6 @@ def test_the_page_works_on_a_phone(browser, address):
         page.mouse.wheel(0, 1200)
         button = page.get_by_role("button", name="Generate all three")
         expect(button).to_be_in_viewport()
+        page.evaluate("window.scrollTo(0, document.documentElement.scrollHeight)")
+        last, bar = page.locator("#copy-link").bounding_box(), button.bounding_box()
+        assert last["y"] + last["height"] < bar["y"]  # else nobody could press it
