@@ -70,7 +70,10 @@ def slow_comparison(ours: list[float], theirs: list[float], s: SamplingSettings)
     return [overlap, stats.entropy(p, q), stats.entropy(q), stats.entropy(p)]
 
 
-rows = st.lists(st.floats(-4, 4, width=32), min_size=5, max_size=5, unique=True)
+# On a grid: which of two that are equal to the last bit comes first is rounding.
+rows = st.lists(
+    st.integers(-4000, 4000).map(lambda n: n / 1000), min_size=5, max_size=5, unique=True
+)
 
 
 @given(rows, rows, st.sampled_from([0.0, 0.3, 1.0]), st.sampled_from([0.5, 0.9, 1.0]))
