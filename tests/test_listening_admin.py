@@ -429,7 +429,8 @@ def test_closing_in_the_browser_opens_the_results(site: Any, browser: Browser) -
         page.get_by_role("button", name="Close the study").last.click()
         expect(page.locator("#admin-note")).to_contain_text("The study is closed")
         page.goto(f"{address}/results")
-        expect(page.get_by_text("2 of 8 sessions complete")).to_be_visible()
+        # The first to look waits for the analysis.
+        expect(page.get_by_text("2 of 8 sessions complete")).to_be_visible(timeout=30_000)
         expect(page.get_by_text("zebrafish").first).to_be_visible()
         page.goto(f"{address}/listen/small")
         expect(page.get_by_text("This study is closed")).to_be_visible()

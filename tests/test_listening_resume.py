@@ -82,6 +82,7 @@ def test_half_filled_sliders_and_half_a_comment_are_still_there(tmp_path: Path, 
     with visiting(study_dir, tmp_path) as visit:
         visit.page.get_by_role("button", name="I agree").click()
         visit.page.get_by_role("button", name="Begin").click()
+        heading(visit.page, "Practice clip")
         hear_all(visit.page, 4)
         slider = visit.page.get_by_role("slider")
         slider.nth(0).focus()
@@ -126,6 +127,7 @@ def test_a_half_filled_questionnaire_and_a_chosen_answer_are_still_there(
         expect(page.get_by_label("Anything about your hearing?")).to_have_value("left ear is")
         page.get_by_role("button", name="Next").click()
         page.get_by_role("button", name="Begin").click()
+        heading(page, "Practice clip")
         hear_all(page, 1)
         page.keyboard.press("2")
         visit.interrupt(how)
