@@ -1,6 +1,6 @@
 """The lab as one app: wires the pages together and launches them.
 
-    python app.py [--host 127.0.0.1] [--port 7860]
+    python app.py [--model MODEL] [--host 127.0.0.1] [--port 7860]
 
 Knows both halves, and is known by neither. Nothing here decodes, draws or judges.
 """
@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from spark.comparison import Comparison
 from spark.lending import lends
 from spark.models import load
 from spark.models.base import SpokenLM
-from spark.shelf import Shelf
+from spark.shelf import Shelf, fitting
 from spark.ui import EXAMPLES, ComparePage, about_page
 
 ASSETS = Path(__file__).parent / "assets"
@@ -73,15 +74,23 @@ def theme() -> gr.themes.Base:
     )
 
 
-def build(lm: SpokenLM, studies: Studies, example: Comparison | None = None) -> gr.Blocks:
+def build(
+    lm: SpokenLM,
+    studies: Studies,
+    example: Comparison | None = None,
+    others: Sequence[SpokenLM] = (),
+) -> gr.Blocks:
     """The app's pages.
 
     Args:
-        lm: the model to begin with; others are loaded when chosen.
+        lm: the model to begin with; the lab's others are loaded when chosen.
         studies: of the listening test.
         example: what the Compare page shows before the first press.
+        others: models that are loaded already.
     """
     shelf = Shelf(lm)
+    for other in others:
+        shelf.add(other)
     if lends():
         shelf.load_all()
     with gr.Blocks(title="SPAR-K Lab", analytics_enabled=False, fill_width=True) as demo:
@@ -169,6 +178,11 @@ def main() -> None:
     parser = argparse.ArgumentParser("python app.py", description="Serve SPAR-K Lab.")
     parser.add_argument("--host", help="default: GRADIO_SERVER_NAME, else 127.0.0.1")
     parser.add_argument("--port", type=int, help="default: GRADIO_SERVER_PORT, else from 7860 up")
+    parser.add_argument(
+        "--model", default=MODEL,
+        help="to begin with: a known model, a folder with its files, or OWNER/NAME of the hub; "
+        "default: embedded",
+    )  # fmt: skip
     options = parser.parse_args()
     addresses.trust_platform(os.environ)
     try:
@@ -177,14 +191,16 @@ def main() -> None:
         parser.error(str(error))
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=_stop, args=[studies]).start())
     try:
-        lm = load(MODEL)
+        own = load(MODEL)
+        lm = own if options.model == MODEL else fitting(options.model)
     except ValueError as error:
         parser.error(str(error))
     data: Any = os.environ.get(DATA_VARIABLE) or Path(__file__).parent / "runs" / "listening"
-    # Before the study's clips: decoding them beside it would disturb the example's timing.
-    example = finished_example(lm)
+    # Before the study's clips: decoding them beside it would disturb the example's timing. Of the
+    # embedded model, whatever the page begins with: others can take minutes for it.
+    example = finished_example(own)
     ensure_ready_study(Path(data), studies)
-    demo = build(lm, studies, example)
+    demo = build(lm, studies, example, others=[own])
     _, address = launch(demo, studies, options.host, options.port)
     root = addresses.root_of(os.environ, address)
     print(f"SPAR-K Lab: {root}")

@@ -269,7 +269,14 @@ def _loaded(wanted: argparse.Namespace) -> tuple[SpokenLM, tuple[Engine, Engine]
         shape = true_shape.TrueShape(wanted.model, wanted.layers, wanted.device)
         lm, told = true_shape.load(shape, wanted.folder)
         return lm, true_shape.engines(lm, wanted.tokens), told
-    lm = random_model.load() if wanted.model == "random" else models.load(wanted.model)
+    own = ("layers", "folder", *(("device",) if wanted.model == "random" else ()))
+    other = [f"--{name}" for name in own if getattr(wanted, name) is not None]
+    if other:
+        raise ValueError(f"{' and '.join(other)}: for --random only")
+    if wanted.model == "random":
+        lm = random_model.load()
+    else:
+        lm = models.load(wanted.model, **({"device": wanted.device} if wanted.device else {}))
     return lm, engines(lm), {}
 
 

@@ -56,10 +56,9 @@ def progress(policy: str, trace: Trace, limit: int, words: str) -> str:
 def player(reply: Reply, label: str = "") -> str:
     """The reply's sound, or a sentence where there is none."""
     if reply.pcm is None or reply.sample_rate is None:
-        return (
-            "<p class='sk-note'>No sound: the reply holds no speech, or this model has no vocoder "
-            "here.</p>"
-        )
+        mute = "the model has no vocoder here; its facts, under Settings, say what is missing"
+        why = mute if reply.trace.codes() else "the reply holds no speech"
+        return f"<p class='sk-note'>No sound: {why}.</p>"
     name = escape(label or title(reply.policy))
     return (
         f"<audio controls preload='auto' data-policy='{escape(reply.policy)}' "

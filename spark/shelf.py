@@ -53,10 +53,16 @@ class Shelf:
             self._lent.add(lm.name)
 
     def get(self, name: str) -> SpokenLM:
-        """The model of that name; raises ValueError with the reason where it cannot run."""
+        """The model of that name; raises ValueError with the reason where it cannot run.
+
+        One is loaded at a time, since each counts the memory that is free; nobody who asks for
+        one that is there waits for that.
+        """
+        if (there := self._loaded.get(name)) is not None:
+            return there
         with self._lock:
             if name not in self._loaded:
-                self.add(_load(name))
+                self.add(fitting(name))
             return self._loaded[name]
 
     def load_all(self) -> None:
@@ -103,8 +109,12 @@ class Shelf:
         return info.runnable or info.name in self._loaded
 
 
-def _load(name: str) -> SpokenLM:
-    """The model as it is, or with 8-bit layers where only those fit: its notes say which."""
+def fitting(name: str) -> SpokenLM:
+    """The model as it is, or with 8-bit layers where only those fit: its notes say which.
+
+    Raises:
+        ValueError: there is none, or it cannot run here.
+    """
     try:
         return models.load(name)
     except TooLarge:

@@ -49,3 +49,11 @@ def run(page, **changes):
     for update in updates:
         last.update(update)
     return updates, last
+
+
+def chosen(page, name):
+    """The page's last state of each component after a model was chosen from the menu."""
+    last = {}
+    for update in page.choose_model(name):
+        last.update(update)
+    return last

@@ -1,5 +1,6 @@
 """The Compare page with models that hear, converse and bring settings of their own."""
 
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -8,12 +9,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from spark import cards, compare
+import app
+from spark import cards, compare, models
 from spark.comparison import CompareSettings, Exchange
+from spark.models import ModelInfo
 from spark.sampling import SamplingSettings
 from spark.shelf import Shelf
 from spark.ui import ComparePage
-from tests.forms import Ears, run
+from tests.forms import Ears, chosen, run
 from tests.tiny import tiny_lm
 
 
@@ -60,7 +63,7 @@ def test_a_model_that_reads_says_why_it_does_not_hear(page, hearing):
     assert not page.form.spoken.visible
     assert "takes no spoken prompt: it reads text only" in page.form.deafness.value
     assert hearing.form.spoken.visible
-    updates = page.choose_model("tiny")
+    updates = chosen(page, "tiny")
     assert updates[page.form.spoken]["visible"] is False
     _, last = run(page, spoken="left/over/from/another/model.wav")
     assert last[page.board.shown].comparison.prompt == "hello there"
@@ -86,20 +89,42 @@ def two(lm):
 
 
 def test_choosing_a_model_brings_its_own_settings(two):
-    form, updates = two.form, two.choose_model("other")
+    form, updates = two.form, chosen(two, "other")
     assert (updates[form.temperature], updates[form.top_p]) == (0.8, 0.6)
     assert updates[form.repetition_penalty] == 1.05
     assert (updates[form.max_tokens]["value"], updates[form.max_tokens]["maximum"]) == (80, 80)
     assert (updates[form.system]["visible"], updates[form.system]["value"]) == (True, "Be kind.")
     assert updates[form.go_on]["visible"] is True
-    back = two.choose_model("tiny")
+    back = chosen(two, "tiny")
     assert back[form.temperature] == CompareSettings().temperature
     assert back[form.system]["visible"] is back[form.go_on]["visible"] is False
     assert set(updates) == {*form.of_model, two.board.status} - {form.replays}
 
 
+def test_a_model_that_is_loaded_first_says_so_before(lm, monkeypatch):
+    shelf = Shelf(lm, [ModelInfo("large", "Large", True), ModelInfo("gone", "Gone", False, "none")])
+    with gr.Blocks():
+        page = ComparePage(shelf)
+    found = []
+
+    def load(name):
+        found.append(name)
+        if len(found) == 1:
+            raise ValueError("its files are damaged")
+        return replace(tiny_lm(), name=name, title="Large")
+
+    monkeypatch.setattr(models, "load", load)
+    status = page.board.status
+    told = page.choose_model("large")
+    assert "Loading Large" in next(told)[status]
+    assert found == []  # the visitor reads it while the weights are read
+    assert "its files are damaged" in next(told)[status]
+    assert len(list(page.choose_model("large"))) == 2
+    assert [len(list(page.choose_model(name))) for name in ("large", "tiny", "gone")] == [1, 1, 1]
+
+
 def test_a_model_is_told_with_its_size_licence_and_what_it_needs(two):
-    updates = two.choose_model("other")
+    updates = chosen(two, "other")
     facts = updates[two.form.facts]
     assert "6 layers" in facts
     other = two.form.shelf.get("other")
@@ -116,18 +141,50 @@ def test_a_model_is_told_with_its_size_licence_and_what_it_needs(two):
     assert "120 tokens, about 4 s of speech" in plain
 
 
+def test_the_app_begins_with_the_model_it_was_given_and_offers_its_own(lm, monkeypatch):
+    """`app.py --model FOLDER`: the example is the small model's, as a large one takes minutes."""
+    given, shown = replace(tiny_lm(), name="my-folder", title="Large"), compare.compare(lm, "hello")
+    monkeypatch.setattr(sys, "argv", ["app.py", "--model", "my/my-folder"])
+    monkeypatch.setattr(app, "load", {"embedded": lm}.__getitem__)
+    monkeypatch.setattr(app, "fitting", {"my/my-folder": given}.__getitem__)
+    monkeypatch.setattr(app, "finished_example", lambda one: shown if one is lm else None)
+    monkeypatch.setattr(app, "ensure_ready_study", lambda *_: None)
+    monkeypatch.setattr(app.signal, "signal", lambda *_: None)
+    built = []
+
+    def launch(demo, *_):
+        built.append(demo)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app, "launch", launch)
+    with pytest.raises(KeyboardInterrupt):
+        app.main()
+    blocks = {block.elem_id: block for block in built[0].blocks.values() if block.elem_id}
+    assert blocks["model"].value == "my-folder"
+    assert {("Large", "my-folder"), (lm.title, lm.name)} <= set(blocks["model"].choices)
+    assert f"Example of {lm.name}" in blocks["status"].value
+
+
+def test_a_card_without_sound_says_why(two):
+    _, last = run(two, model="other")
+    for player in two.board.players:
+        assert "no vocoder here; its facts, under Settings, say what is missing" in last[player]
+    _, last = run(two, max_tokens=1)
+    assert all("the reply holds no speech" in last[player] for player in two.board.players)
+
+
 def test_the_menu_of_exit_heads_says_where_none_are_fitted(two):
     form, other = two.form, two.form.shelf.get("other")
     assert [label for label, _ in form.head.choices] == ["fitted", "untrained"]
     fitted, other.exit_heads = other.exit_heads, {}
     try:
-        menu = two.choose_model("other")[form.head]
+        menu = chosen(two, "other")[form.head]
     finally:
         other.exit_heads = fitted
     assert menu["choices"] == [("fitted (none yet: untrained)", "fitted"),
                                ("untrained", "untrained")]  # fmt: skip
     assert menu["value"] == "fitted"
-    assert two.choose_model("tiny")[form.head]["choices"][0] == ("fitted", "fitted")
+    assert chosen(two, "tiny")[form.head]["choices"][0] == ("fitted", "fitted")
 
 
 def test_a_link_restores_what_the_model_takes(two):

@@ -181,3 +181,13 @@ def test_the_app_does_not_start_with_a_traceback(tmp_path: Path) -> None:
     assert ended.returncode == 2
     assert "codec.safetensors is a Git LFS pointer" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_the_app_names_a_model_that_there_is_not(tmp_path: Path) -> None:
+    env = {**os.environ, "SPARK_LAB_DATA": str(tmp_path / "data")}
+    ended = subprocess.run([sys.executable, "app.py", "--model", str(tmp_path / "none")], env=env,
+                           capture_output=True, text=True, cwd=Path(__file__).parents[1],
+                           check=False)  # fmt: skip
+    assert ended.returncode == 2
+    assert f"there is no model '{tmp_path / 'none'}'" in ended.stderr
+    assert "Traceback" not in ended.stderr

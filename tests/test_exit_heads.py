@@ -221,6 +221,11 @@ def test_nothing_fitted_is_overwritten_and_a_damaged_checkpoint_is_named(
     assert "long.txt, line 2: " in refused(capsys, [*command, "--prompts", str(long)])
     (tmp_path / "work" / exit_heads.FITTING).write_bytes(b"half a file")
     assert "is damaged: delete it" in refused(capsys, command)
+    (tmp_path / "work" / exit_heads.FITTING).unlink()
+    kept = tmp_path / "work" / exit_heads.REPLIES
+    for line in ("[1, 2", "5", "[1, 158720]", '["one"]'):
+        kept.write_text(line + "\n")
+        assert "replies.jsonl is damaged: delete it" in refused(capsys, command)
 
 
 def test_heads_of_another_model_and_damaged_ones_are_refused(

@@ -134,6 +134,19 @@ def test_a_device_that_is_not_here() -> None:
             fits.place(fits.Need("M", FAMILY.shape, 10, 10), device=name)
 
 
+@pytest.mark.parametrize("name", ["meta", "xpu", "hpu", "vulkan"])
+def test_a_device_that_torch_knows_and_the_lab_does_not(name: str) -> None:
+    with pytest.raises(ValueError, match="use cuda, mps or cpu"):
+        fits.place(fits.Need("M", FAMILY.shape, 10, 10), device=name)
+
+
+def test_a_gpu_by_a_number_that_there_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match="no GPU 2: this machine has 2"):
+        fits.place(fits.Need("M", FAMILY.shape, 10, 10), device="cuda:2")
+
+
 def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "memory.max").write_text("3000\n")
     (tmp_path / "memory.current").write_text("2500\n")

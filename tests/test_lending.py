@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -174,6 +176,25 @@ def test_a_model_that_fits_in_8_bits_only_is_loaded_so(monkeypatch):
     made = Shelf(tiny_lm(), [models.ModelInfo("large", "Large", True)])
     assert made.get("large").name == "large"
     assert asked == [{}, {"bits": 8}]
+
+
+def test_nobody_waits_for_a_model_that_another_visitor_loads(monkeypatch):
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def load(name):
+        begun.set()
+        assert goes_on.wait(60)
+        return replace(tiny_lm(), name=name)
+
+    monkeypatch.setattr(models, "load", load)
+    made = Shelf(tiny_lm(), [models.ModelInfo("large", "Large", True)])
+    with ThreadPoolExecutor(3) as pool:
+        both = [pool.submit(made.get, "large") for _ in range(2)]
+        assert begun.wait(60)
+        assert pool.submit(made.get, "tiny").result(60).name == "tiny"
+        assert not any(one.done() for one in both)
+        goes_on.set()
+        assert both[0].result(60) is both[1].result(60)  # loaded once
 
 
 def test_only_a_model_on_a_gpu_waits_for_a_loan(monkeypatch):

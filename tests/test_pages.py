@@ -17,7 +17,7 @@ from spark.shelf import Shelf
 from spark.timing import Timing
 from spark.ui import ComparePage
 from spark.ui.board import View
-from tests.forms import REQUEST, form, run
+from tests.forms import REQUEST, chosen, form, run
 from tests.tiny import tiny_lm
 
 
@@ -291,7 +291,7 @@ def test_what_cannot_be_run_is_answered_and_the_form_left_alone(page, changes, m
 
 def test_a_model_that_cannot_run_stays_in_the_menu_with_its_reason(page):
     assert ("Big model (cannot run here)", "big") in page.form.shelf.choices()
-    assert "run the lab on one" in page.choose_model("big")[page.board.status]
+    assert "run the lab on one" in chosen(page, "big")[page.board.status]
 
 
 def test_stop_keeps_what_is_there(page):

@@ -200,6 +200,12 @@ def test_system_prompts_turns_and_text_replies(
         *past,
         *ids("<|BOT|>human\nthe world<|EOT|><|BOT|>assistant\n"),
     ]
+    other_end = Turn("assistant", ids=(*past[:-1], MARKS["<|endoftext|>"]))
+    assert dialogue(lm).encode([turns[0], other_end, turns[2]], "human", False).ids == asked.ids
+    both = Turn("assistant", " world", ids=past)  # the text goes after what was generated
+    said = dialogue(lm).encode([turns[0], both, turns[2]], "human", False).ids
+    place = asked.ids.index(MARKS["<tts_end>"]) + 1
+    assert said == [*asked.ids[:place], *ids(" world"), *asked.ids[place:]]
     without = dialogue(lm).encode([Turn("user", "hello")], system="")
     assert without.ids == ids("<|BOT|>human\nhello<|EOT|><|BOT|>assistant\n<tts_start>")
     texted = dialogue(lm).encode(

@@ -125,6 +125,21 @@ def test_what_cannot_be_built(
     assert says in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--layers", "2"], "--layers: for --random only"),
+        (["--model", "random", "--device", "cpu"], "--device: for --random only"),
+        (["--device", "cuda"], "the embedded model runs on the CPU"),  # reaches the model
+    ],
+)
+def test_no_option_is_left_unheard(
+    options: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert decode.main(options) == 2
+    assert says in capsys.readouterr().err
+
+
 def test_what_does_not_fit_is_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

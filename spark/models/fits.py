@@ -114,12 +114,12 @@ def place(
     for kind, why in choices:
         if free is None or wanted[kind] <= free:
             layers = ", layers in 8 bits" if bits == 8 else ""
-            return Placement(where, kind, bits, f"On {_WHERE.get(where.type, where.type)}, in "
+            return Placement(where, kind, bits, f"On {_WHERE[where.type]}, in "
                              f"{_NAMES.get(kind, str(kind))}{layers}: {why}.")  # fmt: skip
     least = min(wanted.values())
     assert free is not None
     raise TooLarge(
-        f"{need.title} needs {least / GIB:.1f} GiB on {_WHERE.get(where.type, where.type)} and "
+        f"{need.title} needs {least / GIB:.1f} GiB on {_WHERE[where.type]} and "
         f"{free / GIB:.1f} GiB are free: {_remedy(need, where, free, bits)}"
     )
 
@@ -129,9 +129,16 @@ def _device(name: torch.device | str) -> torch.device:
         where = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"there is no device {name!r}: use cuda, mps or cpu") from error
+    if where.type not in _WHERE:  # torch knows some twenty others, most of them by name only
+        raise ValueError(f"the lab does not run on {where.type!r}: use cuda, mps or cpu")
     missing = (where.type == "cuda" and not torch.cuda.is_available()) or (
         where.type == "mps" and not torch.backends.mps.is_available()
     )
+    if where.type == "cuda" and not missing and (where.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"there is no GPU {where.index}: this machine has {torch.cuda.device_count()}, counted "
+            "from 0"
+        )
     if missing:
         raise ValueError(f"this machine has no {where.type} device that torch can use: try cpu")
     return where

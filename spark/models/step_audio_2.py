@@ -42,7 +42,8 @@ MARKS = {
     "<tts_pad>": 151695,
 }
 KNOWN = MARKS | {f"<audio_{code}>": FIRST_SPEECH + code for code in range(N_CODES + 1)}
-_REPLY_MARKS = ("<|endoftext|>", "<|EOT|>", "<tts_start>", "<tts_end>", "<tts_pad>")
+_STOPS = ("<|EOT|>", "<|endoftext|>")
+_REPLY_MARKS = (*_STOPS, "<tts_start>", "<tts_end>", "<tts_pad>")
 PATCH_MARKS = (MARKS["<audio_start>"], MARKS["<audio_patch>"], MARKS["<audio_end>"])
 
 
@@ -95,7 +96,7 @@ def vocabulary(size: int) -> Vocabulary:
         size=size,
         speech_start=FIRST_SPEECH,
         n_codes=N_CODES,
-        stop_ids=(MARKS["<|EOT|>"], MARKS["<|endoftext|>"]),
+        stop_ids=tuple(MARKS[name] for name in _STOPS),
         control_ids=control,
         filler=filler,
         tts_pad=MARKS["<tts_pad>"],
@@ -149,14 +150,16 @@ class StepPrompts(Prompts):
         return prompt.then(Prompt([eot]))
 
     def _reply(self, turn: Turn) -> Prompt:
-        """A past reply: as it was generated, or as text."""
-        ids = list(turn.ids)
-        if ids and ids[-1] == MARKS["<|EOT|>"]:
+        """A past reply: as it was generated, without its end, or as text, or one and the other."""
+        bot, eot, ids = MARKS["<|BOT|>"], MARKS["<|EOT|>"], list(turn.ids)
+        if ids and ids[-1] in {MARKS[name] for name in _STOPS}:
             ids.pop()
+        if not ids:
+            return Prompt([bot, *self._words.encode(f"assistant\n{turn.text}"), eot])
         spoken = any(i >= FIRST_SPEECH for i in ids)
-        words = self._words.encode(f"assistant\n{turn.text}" if not ids else "assistant\n")
         start = [MARKS["<tts_start>"]] if spoken and ids[0] != MARKS["<tts_start>"] else []
-        return Prompt([MARKS["<|BOT|>"], *words, *start, *ids, MARKS["<|EOT|>"]])
+        words = self._words.encode(turn.text)
+        return Prompt([bot, *self._words.encode("assistant\n"), *start, *ids, *words, eot])
 
     def _opening(self, speak: bool) -> Prompt:
         start = [MARKS["<tts_start>"]] if speak else []

@@ -97,6 +97,9 @@ class OwnReplies:
         path: of the file they are kept in.
         seed: of the sampling, which is the model's own; each prompt adds its number.
         max_tokens: of a reply; None is the model's own limit.
+
+    Raises:
+        ValueError: the file is damaged.
     """
 
     def __init__(
@@ -109,7 +112,7 @@ class OwnReplies:
     ) -> None:
         self._lm, self._prompts, self._path = lm, prompts, path
         self._seed, self._limit = seed, max_tokens
-        self.made = _read(path)[: len(prompts)]
+        self.made = _read(path, lm.vocabulary.size)[: len(prompts)]
 
     def make(self) -> Iterator[int]:
         """Make those that are missing; gives the number of replies after each."""
@@ -132,12 +135,21 @@ class OwnReplies:
         return [one for one in found if one.keep.any()]
 
 
-def _read(path: Path) -> list[list[int]]:
-    """Replies on disk; a torn last line is cut off."""
+def _read(path: Path, size: int) -> list[list[int]]:
+    """Replies on disk, of a vocabulary of `size` ids; a torn last line is cut off.
+
+    Raises:
+        ValueError: another line is damaged.
+    """
     if not path.exists():
         return []
     lines = path.read_bytes().splitlines(keepends=True)
     if lines and not lines[-1].endswith(b"\n"):
         lines = lines[:-1]
         path.write_bytes(b"".join(lines))
-    return [json.loads(line) for line in lines]
+    try:
+        return [[range(size).index(token) for token in json.loads(line)] for line in lines]
+    except (ValueError, TypeError) as error:  # no JSON, no list, or no ids of this model
+        raise ValueError(
+            f"{path} is damaged: delete it, and the replies are made again, the same ones"
+        ) from error

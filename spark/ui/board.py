@@ -63,7 +63,9 @@ class Board:
     # Components
 
     def _cards(self, example: Comparison | None) -> None:
-        told = f"Example, run when this app started: “{example.prompt}”" if example else ""
+        told = ""
+        if example:
+            told = f"Example of {example.model}, run when this app started: “{example.prompt}”"
         self.status = gr.HTML(cards.message(told), elem_id="status")
         self.live = gr.HTML(padding=False, elem_id="live")
         self.conversation = gr.HTML(padding=False, elem_id="conversation")

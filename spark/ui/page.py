@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
@@ -92,8 +93,18 @@ class ComparePage:
             return self.board.say(told, "alert")
         return {**taken, **self.board.say(f"SPAR-K's schedule: {taken[self.form.schedule]}.")}
 
-    def choose_model(self, name: str) -> Updates:
-        """Another model: what changes with it, or why it cannot run here."""
+    def choose_model(self, name: str) -> Iterator[Updates]:
+        """Another model: what changes with it, or why it cannot run here.
+
+        A large one is read at its first use, which takes as long as its disk takes: said first.
+        """
+        shelf = self.form.shelf
+        if name in shelf.infos and not shelf.why_not(name) and shelf.loaded(name) is None:
+            title = shelf.infos[name].title
+            yield self.board.say(f"Loading {title}: the first time this can take minutes ...")
+        yield self._chosen(name)
+
+    def _chosen(self, name: str) -> Updates:
         try:
             lm = self.form.model_of(name)
         except ValueError as error:

@@ -22,7 +22,7 @@ from spark.comparison import CompareSettings, Recording
 from spark.lending import Permit, lends
 from spark.shelf import Shelf
 from spark.ui import ComparePage
-from tests.forms import Ears, form
+from tests.forms import Ears, chosen, form
 from tests.tiny import tiny_lm
 
 REQUEST = SimpleNamespace(session_hash="visitor", query_params={})
@@ -127,7 +127,7 @@ def main():
     found["button"] = last[away.form.run_button]["interactive"]
     spaces.REFUSE.clear()
     found["threads"] = threading.active_count()
-    updates = away.choose_model("tiny")
+    updates = chosen(away, "tiny")
     found["replays"] = updates[away.form.replays]
     json.dump(found, sys.stdout)
 
