@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from listening_test.analysis import CHOICE_METHODS, Plan, analyse
+from listening_test.analysis import CHOICE_METHODS, Plan, analyse, told_counts
 from listening_test.columns import SCORED_TRIALS, uncell
 from listening_test.preference import CHOICES
 from listening_test.study import Study
@@ -194,8 +194,8 @@ def main(arguments: list[str] | None = None) -> int:
         result = analyse(frame, plan, load_incomplete(options.folder))
         if not result["n"]:
             raise RatingsError(
-                f"no rating counts: {result['excluded']}. Only rows with status `use` and "
-                "trial_type `rating` or `null_pair` are analysed."
+                f"no rating counts. Left out: {told_counts(result['excluded'])}. Only rows with "
+                "status `use` and trial_type `rating` or `null_pair` are analysed."
             )
     except RatingsError as error:
         print(error, file=sys.stderr)

@@ -134,6 +134,12 @@ def counted(
     return used, {**fixed, **counts}
 
 
+def told_counts(excluded: dict[str, int]) -> str:
+    """How many rows each rule took out, in words; rules that took out nobody are not told."""
+    told = [f"{n} row{'s' * (n > 1)} ({rule})" for rule, n in excluded.items() if n]
+    return ", ".join(told) or "there are none"
+
+
 def _exclude(frame: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     """Ratings that count, and how many rows each rule took out (a row falls to one rule)."""
     reason = pd.Series("", index=frame.index, dtype=object)

@@ -6,7 +6,9 @@ codes are left out: whoever holds one could claim a payment.
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import platform
 import zipfile
@@ -14,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from listening_test.columns import csv_text, uncell
 from listening_test.study_parts import WITHHELD
 
 # What decides the numbers of an analysis, and what made the stimuli.
@@ -22,12 +25,15 @@ _PACKAGES = (
     "pyloudnorm",
 )  # fmt: skip
 _DATA = ("ratings.csv", "sessions.csv", "stimuli.csv")
+# Of sessions.csv: a code has so few digits that all of them can be tried against its hash.
+_OF_PAYMENT = {"submission_id", "payment_class", "completion_code_id"}
 _READ_ME = """\
 report.html, report.md   methods and results; what is not known is marked MISSING
 analysis.json            every figure: python -m listening_test.analyse . --json
 ratings.csv              one row an answer, with its system; comments are as raters wrote them,
                          so read them before you publish this bundle
-sessions.csv             one row a session; rater ids are keyed hashes
+sessions.csv             one row a session; rater ids are keyed hashes, answers to a questionnaire
+                         as raters gave them; what payment hangs on is withheld
 stimuli.csv              what was done to each clip, and its SHA-256
 study.json               the whole study file and the hash that is on every rating; a platform's
                          completion codes are withheld, so it does not hash to that any more
@@ -53,6 +59,8 @@ def write_bundle(path: Path, folder: Path, files: dict[str, bytes]) -> None:
     for name in _DATA:
         if (folder / name).exists():
             content[name] = (folder / name).read_bytes()
+    if "sessions.csv" in content:
+        content["sessions.csv"] = _without_payment(content["sessions.csv"])
     if (folder / "study.json").exists():
         record = json.loads((folder / "study.json").read_text(encoding="utf-8"))
         content["study.json"] = _text(_without_codes(record))
@@ -71,6 +79,13 @@ def _without_codes(record: dict[str, Any]) -> dict[str, Any]:
         if given.get(name):
             given[name] = WITHHELD
     return record
+
+
+def _without_payment(sessions: bytes) -> bytes:
+    reader = csv.DictReader(io.StringIO(sessions.decode("utf-8-sig"), newline=""))
+    kept = tuple(name for name in reader.fieldnames or () if name not in _OF_PAYMENT)
+    rows = [{name: uncell(row[name] or "") for name in kept} for row in reader]
+    return csv_text(rows, kept).encode()
 
 
 def _text(value: Any) -> bytes:

@@ -49,6 +49,9 @@ def apply_rules(
 ) -> pd.DataFrame:
     """The ratings with the excluded raters' rows marked; the given frame stays as it is.
 
+    Rules judge anew whom they marked before, so marking twice is marking once, though the last
+    rule looks at those who are left.
+
     Args:
         frame: rows of ratings with `system`; without the columns that a rule needs (`check_passed`,
             `choice`) nobody falls to it.
@@ -58,6 +61,8 @@ def apply_rules(
     frame = frame.copy()
     if "status_reason" not in frame:
         frame["status_reason"] = ""
+    again = (frame["status"] == "exclude") & frame["status_reason"].isin(_judging(rules))
+    frame.loc[again, "status"], frame.loc[again, "status_reason"] = "use", ""
     if rules.incomplete_sessions:
         _mark(frame, frame["session_id"].isin(incomplete), _INCOMPLETE)
     for name, rule in RULES:
@@ -70,8 +75,12 @@ def apply_rules(
 
 def rules_of(rules: Exclusion) -> list[str]:
     """The reasons that the rules in force can give, in the order of their application."""
-    named = [name.replace("_", " ") for name, _ in RULES if getattr(rules, name) is not None]
-    return [_INCOMPLETE] * rules.incomplete_sessions + named
+    return [_INCOMPLETE] * rules.incomplete_sessions + _judging(rules)
+
+
+def _judging(rules: Exclusion) -> list[str]:
+    """The reasons of the rules in force that look at answers, and need nothing else."""
+    return [name.replace("_", " ") for name, _ in RULES if getattr(rules, name) is not None]
 
 
 def _mark(frame: pd.DataFrame, rows: pd.Series, reason: str) -> None:

@@ -27,6 +27,7 @@ from listening_test.columns import (
 )
 from listening_test.database import looking
 from listening_test.decisions import INTERNAL, STATUS, told
+from listening_test.exclusion import Ends, apply_rules
 from listening_test.questionnaire import columns
 from listening_test.rows import utc
 from listening_test.study import Study
@@ -74,8 +75,21 @@ def exported_frame(study_dir: Path) -> tuple[pd.DataFrame, Study]:
     ratings["system"] = ratings["stimulus_id"].map(key)
     ratings["system_b"] = ratings["stimulus_b_id"].map(key)
     study = studied(study_dir)
+    ratings["score"] = pd.to_numeric(ratings["score"])  # where all are missing too
     ratings["score_signed"] = _signed(ratings, [system.name for system in study.systems])
     return ratings, study
+
+
+def judged_frame(study_dir: Path) -> pd.DataFrame:
+    """The frame of `exported_frame` with the rows that the study file's rules take out marked.
+
+    So whoever reads the exported file alone, and knows `status` only, counts what we count.
+
+    Raises:
+        ExportError: as `exported_frame`.
+    """
+    ratings, study = exported_frame(study_dir)
+    return apply_rules(ratings, study.exclusion, Ends.of(study), incomplete_sessions(study_dir))
 
 
 def left_out(study_dir: Path) -> dict[str, tuple[str, str]]:
@@ -123,8 +137,7 @@ def _signed(ratings: pd.DataFrame, order: list[str]) -> pd.Series:
     place = {name: number for number, name in enumerate(order)}
     compared = (ratings["method"] == "ccr") & (ratings["system"] != ratings["system_b"])
     later = ratings["system_b"].map(place) > ratings["system"].map(place)
-    score = pd.to_numeric(ratings["score"])
-    signed = score.where(later, -score)
+    signed = ratings["score"].where(later, -ratings["score"])
     return signed.where(compared)
 
 
@@ -208,7 +221,7 @@ def incomplete_sessions(study_dir: Path) -> frozenset[str]:
 
 
 def exported_csv(ratings: pd.DataFrame) -> str:
-    """The frame of `exported_frame` as CSV text."""
+    """The frame of `exported_frame` or `judged_frame` as CSV text."""
     return _csv(ratings, RATING_COLUMNS + KEY_COLUMNS)
 
 
@@ -225,7 +238,7 @@ def sessions_csv(study_dir: Path, columns: tuple[str, ...] | None = None) -> str
 
 def exported_files(study_dir: Path) -> tuple[dict[str, bytes], int]:
     """The unblinded bundle by file name, and its number of ratings."""
-    ratings, _ = exported_frame(study_dir)
+    ratings = judged_frame(study_dir)
     sessions = sessions_frame(study_dir)
     raters = raters_frame(sessions, ratings)
     files = {
@@ -267,6 +280,9 @@ def main(arguments: list[str] | None = None) -> int:
         n = export(options.study_dir, options.out)
     except ExportError as error:
         print(error, file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"{options.out} cannot be written ({error}). Give another folder.", file=sys.stderr)
         return 2
     print(f"{n} ratings with their systems: {options.out / 'ratings.csv'}")
     print(f"next: python -m listening_test.analyse {options.out} --json")

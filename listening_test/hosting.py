@@ -11,6 +11,7 @@ Public to `app.py`:
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from contextlib import suppress
@@ -25,6 +26,9 @@ from listening_test.prepared import PreparedStudy, load_prepared
 from listening_test.session_plan import block_rows
 from listening_test.store import NotSaved, Store
 from listening_test.targets import Target
+
+# Between two looks at the stop rules.
+WATCH_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,8 @@ class Studies:
         self._opening = threading.Lock()  # one study at a time; taking copies back may be slow
         self._states: dict[str, StudyState] = {}
         self._hosted: dict[str, Hosted] = {}
+        self._ended = threading.Event()
+        self._watch: threading.Thread | None = None
 
     @property
     def copied(self) -> bool:
@@ -132,6 +138,17 @@ class Studies:
         begin_patiently(copy)
         copy.start()
         return copy
+
+    def watch(self, every_s: float = WATCH_S) -> None:
+        """Close studies on the day of their stop rule, though nobody comes and no page looks."""
+
+        def look() -> None:
+            while not self._ended.wait(every_s):
+                with suppress(sqlite3.Error, NotSaved):  # then it looks again
+                    self.states()
+
+        self._watch = threading.Thread(target=look, name="stop-rules", daemon=True)
+        self._watch.start()
 
     def get(self, study_id: str) -> Hosted | None:
         """The open study of that name."""
@@ -186,6 +203,9 @@ class Studies:
 
     def close(self) -> None:
         """Close every store, after a last copy off the machine."""
+        self._ended.set()
+        if self._watch:
+            self._watch.join()
         with self._lock:
             for hosted in self._hosted.values():
                 if hosted.copy:

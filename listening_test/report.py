@@ -29,7 +29,7 @@ from listening_test.analyse import (
     load_ratings,
     load_recorded_study,
 )
-from listening_test.analysis import Plan, analyse, counted
+from listening_test.analysis import Plan, analyse, counted, told_counts
 from listening_test.bundle import write_bundle
 from listening_test.decisions import INTERNAL, STATUS
 from listening_test.document import markdown, page
@@ -64,7 +64,9 @@ def load_evidence(folder: Path, details: Reporting | None = None) -> Evidence:
     incomplete = load_incomplete(folder)
     used, excluded = counted(frame, plan, incomplete)
     if used.empty:
-        raise RatingsError(f"no rating counts: {excluded}. There is nothing to report yet.")
+        raise RatingsError(
+            f"no rating counts. Left out: {told_counts(excluded)}. There is nothing to report yet."
+        )
     own = study.report if study else Reporting()
     given = details.model_dump(exclude_none=True) if details else {}
     sessions, stimuli = (

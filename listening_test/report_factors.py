@@ -259,15 +259,24 @@ def _asked_once(used: pd.DataFrame) -> pd.DataFrame:
 
 def _counts(evidence: Evidence) -> str:
     used = _asked_once(evidence.used)
-    clips = _clip_key(used)
     pairs = "method" in used and used["method"].isin(("ccr", *CHOICE_METHODS)).any()
+    apart = ""
+    if pairs:
+        # A clip beside itself is no pair of the design: its count says nothing of the others'.
+        itself = used["system"] == used["system_b"]
+        if itself.any():
+            apart = f" Besides, {number(int(itself.sum()), 'rating')} of a clip with itself."
+        used = used[~itself]
+    clips = _clip_key(used)
+    if used.empty:
+        return apart.strip()
     what = "pair" if pairs else "stimulus"
     per_rater, per_clip = used.groupby("rater_id").size(), used.groupby(clips).size()
     return (
         f"Each rater gave {_spread(per_rater)} ratings that count; each {what} got "
         f"{_spread(per_clip)}. In all {len(used)} ratings of "
         f"{clips.nunique()} {'pairs' if pairs else 'stimuli'} "
-        f"({number(used['item_id'].nunique(), 'text')})."
+        f"({number(used['item_id'].nunique(), 'text')}).{apart}"
     )
 
 

@@ -19,7 +19,7 @@ import pandas as pd
 
 from listening_test.analyse import RatingsError
 from listening_test.columns import SESSION_COLUMNS
-from listening_test.export import exported_csv, exported_files, exported_frame, sessions_csv
+from listening_test.export import exported_csv, exported_files, judged_frame, sessions_csv
 from listening_test.figures import Shown, figures
 from listening_test.hosting import Studies, StudyState
 from listening_test.report import load_evidence, write_report
@@ -127,7 +127,7 @@ def public_files(studies: Studies) -> Files | str:
 def _write_public(study_dir: Path, folder: Path) -> None:
     """The export without what raters wrote and said about themselves."""
     files, _ = exported_files(study_dir)
-    ratings, _ = exported_frame(study_dir)
+    ratings = judged_frame(study_dir)
     files["ratings.csv"] = exported_csv(ratings.assign(comment=None)).encode()
     files["sessions.csv"] = sessions_csv(study_dir, SESSION_COLUMNS).encode()
     del files["raters.csv"]

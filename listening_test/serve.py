@@ -40,6 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     app = FastAPI(openapi_url=None)
     attach(app, studies)
+    studies.watch()
     root = addresses.root_of(os.environ, f"http://{options.host}:{options.port}")
     address = f"{root}/listen/{hosted.study.study_id}"
     print(f"raters: {address}")

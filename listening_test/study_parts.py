@@ -270,7 +270,8 @@ class Stop(Part):
     """
 
     planned: bool = False
-    until: date | None = None
+    # Days after the last that Python knows have no end.
+    until: Annotated[date, Field(lt=date(3000, 1, 1))] | None = None
 
     @model_validator(mode="after")
     def _some(self) -> Stop:

@@ -77,9 +77,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--yes", action="store_true", help="do not ask before deleting")
     options = parser.parse_args(arguments)
     platform_id = options.platform_id
-    if platform_id == "-":  # keeps it out of the shell's history
-        platform_id = input("platform id: ").strip()
     try:
+        if platform_id == "-":  # keeps it out of the shell's history
+            platform_id = input("platform id: ").strip()
         study = load_prepared(options.study_dir)
         if platform_id is not None and (study.platform is None or study.platform.name == "lab"):
             raise NotPrepared("The study has no platform that gives ids; use --rater RATER_ID.")
@@ -93,6 +93,9 @@ def main(arguments: list[str] | None = None) -> int:
             lambda db: forget_rater(db, study, time.time(), platform_id, options.rater)
         ).result()
         store.close()
+    except EOFError:
+        print("Nobody answered, so nothing was deleted. Without a terminal, give the id and --yes.")
+        return 1
     except (NotPrepared, NotSaved, StoreMismatch) as error:
         print(error, file=sys.stderr)
         return 2

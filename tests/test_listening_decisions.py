@@ -373,3 +373,32 @@ def test_deciding_in_a_browser(
         studies.close()
     frame, _ = exported_frame(study_dir)
     assert set(frame.loc[frame["status"] != "use", "rater_id"]) == {ours}
+
+
+def test_the_exported_file_says_whom_the_rules_leave_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever reads ratings.csv alone, here the P.808 reader, counts what the analysis counts."""
+    study_dir = prepared_study(
+        tmp_path / "ruled", items=3, systems=SYSTEMS[:2], seconds=0.42,
+        extra="exclusion: {same_answer_share: 0.95}",
+    )  # fmt: skip
+    with served(study_dir) as client:
+        for number in range(3):
+            take(client, monkeypatch, number)
+        take(client, monkeypatch, 3, step=0)  # always the same answer
+    export(study_dir, tmp_path / "out")
+    with open(tmp_path / "out" / "ratings.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    marked = {row["rater_id"] for row in rows if row["status"] == "exclude"}
+    assert marked == {raters_of(study_dir)[3]}
+    assert {row["status_reason"] for row in rows if row["rater_id"] in marked} == {
+        "same answer share"
+    }
+    with_rules = result_of(tmp_path / "out", capsys)
+    assert with_rules["excluded"]["same answer share"] == 6
+    (tmp_path / "out" / "study.json").unlink()
+    alone = result_of(tmp_path / "out", capsys)
+    means = [{n: s["mos"] for n, s in r["systems"].items()} for r in (with_rules, alone)]
+    assert means[0] == means[1]
+    assert alone["raters"] == 3

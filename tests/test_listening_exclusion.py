@@ -155,3 +155,18 @@ def test_choices_can_be_all_the_same_too() -> None:
     frame.loc[frame["rater_id"] == "r2", "choice"] = "tie"
     marked = apply_rules(frame, Exclusion(same_answer_share=0.9))
     assert set(marked.loc[marked["status"] == "exclude", "rater_id"]) == {"r2"}
+
+
+def test_marking_twice_is_marking_once() -> None:
+    """An exported file is marked; who analyses it with the same rules leaves out nobody else."""
+    rng = np.random.default_rng(1)
+    frame = ratings()
+    frame["score"] = rng.integers(1, 6, len(frame)).astype(float)
+    rules = Exclusion(correlation_below=0.0, same_answer_share=0.95)
+    once = apply_rules(frame, rules)
+    out = set(once.loc[once["status"] == "exclude", "rater_id"])
+    assert out
+    # Not for want of anybody: without those who are out, others would be judged otherwise.
+    left = apply_rules(frame[~frame["rater_id"].isin(out)], rules)
+    assert (left["status"] == "exclude").any()
+    pd.testing.assert_frame_equal(apply_rules(once, rules), once)

@@ -215,7 +215,7 @@ def test_columns_are_named_and_ordered_as_the_tools_do(name: str) -> None:
         ("matrix", ratings(method="ccr"), "row 2: matrix holds the methods acr"),
         ("paired_comparison", ratings(), "As ratings, paired_comparison needs them."),
         ("paired_comparison", ratings(choice="c", system_b="z"), "row 2: choice 'c' is not a, b"),
-        ("mushra", ratings(status="test"), "has no answer for mushra; left out: {'status: test'"),
+        ("mushra", ratings(status="test"), "left out: 6 rows (status: test)."),
         ("matrix", ratings(rater_id="r", item_id="i", system="s"), "row 3: this rater scored"),
         ("matrix", ratings(item_id="system"), "an item called system"),
         ("matrix", ratings(dimension=list("aabbcc")), "has 3 dimensions ('a', 'b', 'c')"),

@@ -181,6 +181,15 @@ def test_the_bundle_holds_what_a_reader_needs_and_no_code(taken: Path, tmp_path:
     for name, data in files.items():
         assert name == "SHA256SUMS" or sums[name] == hashlib.sha256(data).hexdigest()
         assert b"SECRET" not in data  # the platform's completion codes
+    # A rater's own code has 32 bits: from any hash of it in public it would be found.
+    whole = tmp_path / "whole"
+    export.export(taken, whole)
+    told, kept = ((one / "sessions.csv") for one in (whole, tmp_path / "kept"))
+    kept.parent.mkdir()
+    kept.write_bytes(files["sessions.csv"])
+    both = [pd.read_csv(one, dtype=str, keep_default_na=False) for one in (told, kept)]
+    private = ["submission_id", "payment_class", "completion_code_id"]
+    pd.testing.assert_frame_equal(both[0].drop(columns=private), both[1])
     html = files["report.html"].decode()
     assert "Plotly.newPlot" in html
     assert len(html) > 10**6  # the library itself, so that the page needs no network
@@ -298,6 +307,7 @@ def test_every_method_has_a_report(tmp_path: Path, method: str) -> None:
         frame["system_b"] = frame["system"].map({"a": "b", "b": "a"})
         frame["stimulus_b_id"] = frame["item_id"] + "-other"
         frame["choice"] = rng.choice(["a", "b", "tie"], len(frame)) if method != "ccr" else ""
+        frame.loc[frame.index[:3], "system_b"] = frame["system"]  # a clip with itself
         frame["check_passed"] = rng.integers(0, 2, len(frame))
         frame["score"] = frame["score"] - 3 if method == "ccr" else ""
         wanted = {"ab": "share", "abx": "guessing is 0.5", "ccr": "a - b"}[method]
@@ -305,6 +315,10 @@ def test_every_method_has_a_report(tmp_path: Path, method: str) -> None:
     assert report.main([str(tmp_path), "--out", str(tmp_path)]) == 0
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert wanted in text
+    if "system_b" in frame:
+        itself = frame["system"] == frame["system_b"]
+        assert f"In all {(~itself).sum()} ratings" in text
+        assert "Besides, 3 ratings of a clip with itself." in text
     for line in text.splitlines():
         if re.search(r"\bp (<|\d)", line):
             assert "interval" in line

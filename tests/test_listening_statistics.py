@@ -312,7 +312,7 @@ def test_the_command_prints_the_contracts_object(
         (lambda f: f.astype({"score": str}).replace({"score": {"3.0": "fair"}}), "'fair' is not"),
         (lambda f: f.iloc[:0], "no ratings yet"),
         (lambda f: f.assign(rater_id=""), "rater_id is empty"),
-        (lambda f: f.assign(status="exclude"), "no rating counts"),
+        (lambda f: f.assign(status="exclude"), " rows (exclude). Only rows with"),
     ],
 )
 def test_bad_files_get_a_clear_message(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 import threading
 from collections.abc import Iterator
@@ -243,6 +244,10 @@ def test_an_operator_withdraws_by_the_platforms_id(
         bob, _ = start(client, ids("bob"))
         assert withdraw.main([*command, "alicia", "--yes"]) == 1
         assert "Nobody with that id" in capsys.readouterr().out
+        monkeypatch.setattr("sys.stdin", io.StringIO())  # nobody there, as in a script
+        for id_ in ("alice", "-"):
+            assert withdraw.main([*command, id_]) == 1
+            assert "Without a terminal, give the id and --yes" in capsys.readouterr().out
         monkeypatch.setattr("builtins.input", lambda asked: "no")
         assert withdraw.main([*command, "alice"]) == 1
         assert alice.trial()["state"] == "practice"

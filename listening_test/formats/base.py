@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from listening_test.analyse import REQUIRED
-from listening_test.analysis import CHOICE_METHODS
+from listening_test.analysis import CHOICE_METHODS, told_counts
 from listening_test.columns import KEY_COLUMNS, RATING_COLUMNS, SCORED_TRIALS
 
 NUMBERS = ("score", "score_signed", "expected_score", "rt_ms")
@@ -175,7 +175,7 @@ def exported(frame: pd.DataFrame, shape: Shape) -> tuple[pd.DataFrame, dict[str,
     counts = {str(k): int(n) for k, n in reason[reason != ""].value_counts().sort_index().items()}
     rows = frame[reason == ""]
     if rows.empty:
-        raise FormatError(f"has no answer for {shape.name}; left out: {counts}.")
+        raise FormatError(f"has no answer for {shape.name}; left out: {told_counts(counts)}.")
     _check_methods(rows, shape)
     return rows, counts
 
