@@ -95,8 +95,10 @@ def order_effect(frame: pd.DataFrame) -> Estimate | None:
     """Change of the score from the first to the last trial of a session, in points of the scale.
 
     Each score less its stimulus's mean and its rater's mean, against the place in the session from
-    0 to 1: the slopes of the raters are the units. None without `trial_index`, or with fewer than
-    two raters whose places differ.
+    0 to 1: one slope for all raters by least squares, with the variance of Liang and Zeger (1986)
+    clustered by rater. So a rater counts by the spread of their places: whoever quit after three
+    trials tells little of a slope. None without `trial_index`, or with fewer than two raters whose
+    places differ.
     """
     if "trial_index" not in frame:
         return None
@@ -109,18 +111,16 @@ def order_effect(frame: pd.DataFrame) -> Estimate | None:
         return None
     rest = rows["score"] - rows.groupby("stimulus_id")["score"].transform("mean")
     rows = rows.assign(place=(rows["place"] - first) / (last - first), rest=rest)
-    found = [_slope(own) for _, own in rows.groupby("rater_id")]
-    slopes = np.array([slope for slope in found if slope is not None])
-    if len(slopes) < 2:
+    center = rows.groupby("rater_id")["place"].transform("mean")
+    place = rows["place"] - center
+    spread = (place**2).groupby(rows["rater_id"]).sum()
+    moved = (place * rows["rest"]).groupby(rows["rater_id"]).sum()
+    raters = int((spread > 0).sum())
+    if raters < 2:
         return None
-    se = float(slopes.std(ddof=1)) / len(slopes) ** 0.5
-    return Estimate(float(slopes.mean()), se, len(slopes) - 1)
-
-
-def _slope(rows: pd.DataFrame) -> float | None:
-    place = (rows["place"] - rows["place"].mean()).to_numpy()
-    squares = float(np.sum(place**2))
-    return float(np.sum(place * rows["rest"]) / squares) if squares > 0 else None
+    slope = float(moved.sum() / spread.sum())
+    squares = float(((moved - slope * spread) ** 2).sum()) * raters / (raters - 1)
+    return Estimate(slope, squares**0.5 / float(spread.sum()), raters - 1)
 
 
 def choice_agreement(frame: pd.DataFrame) -> dict[str, Any]:

@@ -323,10 +323,8 @@ def _question(evidence: Evidence) -> str | None:
             if all(isinstance(value, int) for value, _ in question.options):
                 scale += "; steps of 1"
         told.append(f"“{question.text}” ({question.dimension}; {scale}; {question.scale_id})")
-    return (
-        f"Method: {evidence.study.method.upper()}. Asked: {' '.join(told)}. "
-        "No answer was chosen beforehand."
-    )
+    method = "P.835" if evidence.study.method == "p835" else evidence.study.method.upper()
+    return f"Method: {method}. Asked: {' '.join(told)}. No answer was chosen beforehand."
 
 
 def _language(evidence: Evidence) -> str | None:
