@@ -224,7 +224,8 @@ def lay(cache: Path, repo: str, files: dict[str, bytes]) -> Path:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The hub's cache, empty; downloads are noted in `asked.txt` and bring nothing."""
 
-    def note(repo: str, allow_patterns: list[str]) -> str:
+    def note(repo: str, repo_type: str, allow_patterns: list[str]) -> str:
+        assert repo_type == "model"
         with (tmp_path / "asked.txt").open("a") as file:
             file.write(f"{repo} {' '.join(allow_patterns)}\n")
         return str(lay(tmp_path, repo, {}))
