@@ -23,14 +23,13 @@ import gradio as gr
 from fastapi import FastAPI
 
 from listening_test import addresses
-from listening_test.admin_page import admin_page
 from listening_test.gate import Gate
 from listening_test.hosting import Studies
 from listening_test.limit import BadLimit, limit_from
 from listening_test.ready import ensure_ready_study
 from listening_test.server import attach
 from listening_test.targets import BadTarget, target_from
-from listening_test.ui import listen_page, results_page
+from listening_test.ui import admin_page, listen_page, results_page
 from spark.compare import compare
 from spark.comparison import Comparison
 from spark.lending import lends

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
 
 from listening_test.profiles import RaterValues
 from listening_test.statistics import Estimate
@@ -44,9 +43,8 @@ def pairs_figure(result: Mapping[str, Any]) -> Figure:
     pairs = result["pairs"]
     figure = _whiskers(
         "difference, 95 % interval", [f"{p['a']} − {p['b']}" for p in pairs],
-        [p["difference"] for p in pairs], {"difference": [p["ci95"] for p in pairs]},
+        [p["difference"] for p in pairs], {"difference": [p["ci95"] for p in pairs]}, line=0,
     )  # fmt: skip
-    figure.add_vline(x=0, line={"color": _QUIET, "width": 1})
     if (margin := result["margin"]) is not None and pairs:
         figure.add_vline(
             x=-margin, line={"color": _QUIET, "width": 1.5, "dash": "dash"},
@@ -61,32 +59,27 @@ def preferences_figure(result: Mapping[str, Any]) -> Figure:
     names = [f"{p['a']} over {p['b']}" for p in pairs]
     intervals = {"share": [p["share_ci95"] for p in pairs]}
     axis = "share of votes, 95 % interval"
-    figure = _whiskers(axis, names, [p["share_a"] for p in pairs], intervals)
-    figure.add_vline(x=0.5, line={"color": _QUIET, "width": 1})
-    return figure
+    return _whiskers(axis, names, [p["share_a"] for p in pairs], intervals, line=0.5)
 
 
 def order_bias_figure(result: Mapping[str, Any]) -> Figure:
     """How much better the clip heard second is rated, by pair, a line at nought."""
     pairs = [p for p in result["pairs"] if p["order_bias"]]
-    figure = _whiskers(
+    return _whiskers(
         "second clip's advantage, 95 % interval", [f"{p['a']} and {p['b']}" for p in pairs],
         [p["order_bias"]["mean"] for p in pairs],
-        {"bias": [p["order_bias"]["ci95"] for p in pairs]},
+        {"bias": [p["order_bias"]["ci95"] for p in pairs]}, line=0,
     )  # fmt: skip
-    figure.add_vline(x=0, line={"color": _QUIET, "width": 1})
-    return figure
 
 
 def first_shares_figure(result: Mapping[str, Any]) -> Figure:
     """How often the clip heard first is preferred, by pair, a line at one half."""
     pairs = result["preferences"]
-    figure = _whiskers(
+    return _whiskers(
         "first clip's share, 95 % interval", [f"{p['a']} and {p['b']}" for p in pairs],
         [p["first_share"] for p in pairs], {"share": [p["first_share_ci95"] for p in pairs]},
+        line=0.5,
     )  # fmt: skip
-    figure.add_vline(x=0.5, line={"color": _QUIET, "width": 1})
-    return figure
 
 
 def session_figure(parts: Mapping[str, Estimate]) -> Figure:
@@ -95,13 +88,11 @@ def session_figure(parts: Mapping[str, Estimate]) -> Figure:
     Args:
         parts: by the trials' numbers, how far scores lie above what is expected of them.
     """
-    figure = _whiskers(
+    return _whiskers(
         "drift in points, 95 % interval",
         [f"trials {name}" for name in parts], [part.mean for part in parts.values()],
-        {"drift": [part.listed() for part in parts.values()]},
+        {"drift": [part.listed() for part in parts.values()]}, line=0,
     )  # fmt: skip
-    figure.add_vline(x=0, line={"color": _QUIET, "width": 1})
-    return figure
 
 
 def raters_figure(found: RaterValues) -> Figure:
@@ -120,25 +111,14 @@ def raters_figure(found: RaterValues) -> Figure:
     return _dressed(figure, found.axis, len(found.values))
 
 
-def script() -> str:
-    """The plotting library as one script element: a page with it needs nothing from outside."""
-    return f"<script>{get_plotlyjs()}</script>"
-
-
-def markup(figure: Figure, name: str) -> str:
-    """A figure as HTML for a page that holds `script()`; `name` is its id, made by code."""
-    options = {"displayModeBar": False, "responsive": True}
-    html: str = figure.to_html(full_html=False, include_plotlyjs=False, div_id=name, config=options)
-    return html
-
-
 def _whiskers(
     axis: str,
     names: list[str],
     values: list[float | None],
     kinds: Mapping[str, list[list[float] | None]],
+    line: float | None = None,
 ) -> Figure:
-    """Dots with the whiskers of each kind of interval.
+    """Dots with the whiskers of each kind of interval, and a line where nothing would be shown.
 
     What has no interval is a dot alone, and what has no value no dot.
     """
@@ -158,6 +138,8 @@ def _whiskers(
                 },
             )
         )  # fmt: skip
+    if line is not None:
+        figure.add_vline(x=line, line={"color": _QUIET, "width": 1})
     return _dressed(figure, axis, len(names))
 
 

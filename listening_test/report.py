@@ -35,10 +35,10 @@ from listening_test.decisions import INTERNAL, STATUS
 from listening_test.document import markdown, page
 from listening_test.exclusion import apply_rules
 from listening_test.export import ExportError, closed_and_withdrawn, export
-from listening_test.plots import script
 from listening_test.report_factors import Evidence, factors
 from listening_test.report_text import report_blocks, title
 from listening_test.study_parts import Reporting
+from spark.plots.standalone import script
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 MOST_SCREENSHOT_BYTES = 5_000_000

@@ -11,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 
-from listening_test import plots
 from listening_test.bundle import versions
 from listening_test.document import (
     Block,
@@ -34,6 +33,7 @@ from listening_test.tables import (
     system_rows,
     verdicts,
 )
+from spark.plots.standalone import markup
 
 
 def title(evidence: Evidence) -> str:
@@ -135,7 +135,7 @@ def _results(evidence: Evidence) -> list[Block]:
         if said := [*verdicts(result), *notes(result)]:
             blocks.append(Listing(tuple(said)))
         blocks += [
-            Figure(plots.markup(one.figure, f"figure-{number}-{one.name}"), one.sentence)
+            Figure(markup(one.figure, f"figure-{number}-{one.name}"), one.sentence)
             for one in figures(used, result)
         ]
     return blocks

@@ -2,7 +2,7 @@
 that tells of systems and nothing that tells of people.
 
 Comments and what raters said about themselves were written for whoever runs the study: they are
-left out of all that is public. Knows no page; `ui.py` does.
+left out of all that is public. Knows no page; `ui` does.
 """
 
 from __future__ import annotations

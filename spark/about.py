@@ -10,7 +10,7 @@ from html import escape
 
 from spark.modality import Modality, Slot
 from spark.models import ModelInfo
-from spark.plots import LOOKS
+from spark.plots.comparison import LOOKS
 from spark.schedule import Place, Spark
 
 _LAYERS, _EXIT, _CHUNK = 14, 11, 4

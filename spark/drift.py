@@ -17,7 +17,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from spark.heads import Head, HeadBank
+from spark.heads import HeadBank, shared_columns
 
 
 @dataclass(frozen=True)
@@ -91,16 +91,5 @@ class DriftMeter:
         """The columns of two heads that stand for the same tokens."""
         key = full_head, exit_head
         if key not in self._columns:
-            ours, theirs = (_ids(self._bank.heads[name]) for name in key)
-            self._columns[key] = (
-                torch.isin(ours, theirs).nonzero().squeeze(1),
-                torch.isin(theirs, ours).nonzero().squeeze(1),
-            )
+            self._columns[key] = shared_columns(*(self._bank.heads[name] for name in key))
         return self._columns[key]
-
-
-def _ids(head: Head) -> Tensor:
-    """Token ids of a head's columns, ascending."""
-    if head.row_ids is not None:
-        return head.row_ids
-    return torch.arange(head.rows.shape[0], device=head.rows.device)

@@ -89,6 +89,20 @@ class Head:
         return sum(part.nbytes for part in parts if part is not None)
 
 
+def shared_columns(one: Head, other: Head) -> tuple[Tensor, Tensor]:
+    """Columns of two heads' logits that stand for the same tokens, (n,) int64 each, ascending."""
+    ours, theirs = (
+        torch.arange(head.rows.shape[0], device=head.rows.device)
+        if head.row_ids is None
+        else head.row_ids
+        for head in (one, other)
+    )
+    return (
+        torch.isin(ours, theirs).nonzero().squeeze(1),
+        torch.isin(theirs, ours).nonzero().squeeze(1),
+    )
+
+
 HeadKind = Literal["fitted", "untrained"]
 
 

@@ -8,6 +8,7 @@ Order and meaning of the filters are those of transformers' logits processors.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,6 +48,11 @@ class SamplingSettings:
             raise ValueError("top-k must be 0 (keep all) or more")
         if not 0.1 <= self.repetition_penalty <= 10:
             raise ValueError("the repetition penalty must lie between 0.1 and 10")
+
+
+def seed_for(seed: int, name: str) -> int:
+    """A seed of its own for each named item of a run: items do not share their luck."""
+    return zlib.crc32(f"{seed}:{name}".encode())
 
 
 def _mix(value: int) -> int:

@@ -92,8 +92,23 @@ class FullDepth:
         return ()
 
 
+class _OneExit:
+    """What schedules with a single exit layer share: they decide by place, never by confidence."""
+
+    exit_layer: int
+    measure: ClassVar[None] = None
+
+    def stops(self, confidence: float, place: Place) -> bool:
+        """Always: the schedule alone decides."""
+        return True
+
+    def exit_layers(self) -> tuple[int, ...]:
+        """The one exit layer."""
+        return (self.exit_layer,)
+
+
 @dataclass(frozen=True)
-class Spark:
+class Spark(_OneExit):
     """SPAR-K (arXiv 2603.09215): speech stops early in all but one position of every K.
 
     Positions are counted anew in each chunk. `triple` (K=3) and any plain K run the first of each
@@ -106,7 +121,6 @@ class Spark:
     variant: Variant | None = None
     name: str = "spark"
     kv_policy: ClassVar[KVPolicy] = "deferred"
-    measure: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         implied = 3 if self.variant is None else _VARIANT_K[self.variant]
@@ -132,17 +146,9 @@ class Spark:
             return ()
         return (self.exit_layer,)
 
-    def stops(self, confidence: float, place: Place) -> bool:
-        """Always: the schedule alone decides."""
-        return True
-
-    def exit_layers(self) -> tuple[int, ...]:
-        """The one exit layer."""
-        return (self.exit_layer,)
-
 
 @dataclass(frozen=True)
-class DriftSpark:
+class DriftSpark(_OneExit):
     """SPAR-K whose K follows the drift: longer while exits agree with full depth, else shorter.
 
     As in `Spark`, text and the first position of each chunk run in full, then one position in
@@ -163,7 +169,6 @@ class DriftSpark:
     target: float = 0.1
     name: str = "spark"
     kv_policy: ClassVar[KVPolicy] = "deferred"
-    measure: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         if not 2 <= self.k_min <= self.k_max:
@@ -187,35 +192,18 @@ class DriftSpark:
             return ()
         return (self.exit_layer,)
 
-    def stops(self, confidence: float, place: Place) -> bool:
-        """Always: the schedule alone decides."""
-        return True
-
-    def exit_layers(self) -> tuple[int, ...]:
-        """The one exit layer."""
-        return (self.exit_layer,)
-
 
 @dataclass(frozen=True)
-class FixedExit:
+class FixedExit(_OneExit):
     """Every speech token stops at the same layer and nothing is made up for later."""
 
     exit_layer: int
     name: str = "fixed"
     kv_policy: ClassVar[KVPolicy] = "skip"
-    measure: ClassVar[None] = None
 
     def exits(self, place: Place) -> tuple[int, ...]:
         """The exit layer in every speech slot."""
         return (self.exit_layer,) if place.slot is Slot.SPEECH else ()
-
-    def stops(self, confidence: float, place: Place) -> bool:
-        """Always."""
-        return True
-
-    def exit_layers(self) -> tuple[int, ...]:
-        """The one exit layer."""
-        return (self.exit_layer,)
 
 
 @dataclass(frozen=True)

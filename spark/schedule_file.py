@@ -8,12 +8,12 @@ so the file names its model and carries the hash of its base head. Runs nothing.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from spark import jsonl
 from spark.heads import HeadKind, base_hash
 from spark.models.base import SpokenLM
 from spark.positions import PositionSchedule
@@ -107,9 +107,7 @@ class ScheduleFile(BaseModel):
 
     def write(self, path: Path) -> None:
         """Write it whole or not at all."""
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n", "utf-8")
-        os.replace(part, path)
+        jsonl.replace(path, json.dumps(self.model_dump(mode="json"), indent=1) + "\n")
 
 
 def read(path: Path) -> ScheduleFile:

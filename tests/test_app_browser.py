@@ -16,7 +16,7 @@ import app
 from listening_test.hosting import Studies
 from spark.compare import compare
 from spark.comparison import CompareSettings
-from tests.browser import chromium, local_page
+from tests.browser import local_page
 from tests.listening import SYSTEMS, prepared_study
 from tests.tiny import tiny_lm
 
@@ -46,12 +46,6 @@ def served(study_dir):
 @pytest.fixture(scope="module")
 def address(served):
     return served[1]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from spark import schedule_file
+from spark import jsonl, schedule_file
 from spark.calibrate import __main__ as command
-from spark.calibrate import calibration, confirm, page, prompts, report, stages, trials
+from spark.calibrate import calibration, confirm, page, prompts, report, trials
 from spark.calibrate.front import Limits, tried
 from spark.calibrate.trials import FULL
 from spark.engine import Engine
+from spark.metrics import mos, wer
 from spark.modality import Modality
 from spark.positions import parse
 from spark.schedule_file import ScheduleFile
@@ -35,8 +36,8 @@ def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tiny model, and ears that need no second a reply: they hear by what was said."""
     for module in (command, confirm):
         monkeypatch.setattr(module, "load", lambda name: LM)
-    monkeypatch.setattr(trials.wer, "transcribe", lambda pcm, rate: f"{len(pcm) % 7} is here")
-    monkeypatch.setattr(trials.mos, "predict", lambda pcm, rate: 3 + float(pcm[5] % 10) / 10)
+    monkeypatch.setattr(wer, "transcribe", lambda pcm, rate: f"{len(pcm) % 7} is here")
+    monkeypatch.setattr(mos, "predict", lambda pcm, rate: 3 + float(pcm[5] % 10) / 10)
 
 
 def calibrate(out: Path, *more: str) -> int:
@@ -103,7 +104,7 @@ def test_figures_are_those_of_the_replies(done: Path) -> None:
 
 def test_killed_and_resumed_gives_the_same(done: Path, tmp_path: Path, monkeypatch) -> None:
     """Killed in the sweep's replies, in the first round and among the finalists."""
-    out, real = tmp_path / "again", stages.append
+    out, real = tmp_path / "again", jsonl.append
     for at in (0, 2, 4):
         left = iter(range(at))
 
@@ -113,11 +114,9 @@ def test_killed_and_resumed_gives_the_same(done: Path, tmp_path: Path, monkeypat
                 path.write_bytes(path.read_bytes()[:-5])  # a torn last line
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(stages, "append", dying)
-        monkeypatch.setattr(trials, "append", dying)
+        monkeypatch.setattr(jsonl, "append", dying)
         assert calibrate(out) == 130
-    monkeypatch.setattr(stages, "append", real)
-    monkeypatch.setattr(trials, "append", real)
+    monkeypatch.setattr(jsonl, "append", real)
     calibrate(out)
     for name in ("calibration.json", "schedule.json", "sweep.json"):
         assert (out / name).read_text() == (done / name).read_text()
@@ -197,16 +196,16 @@ def test_the_verdict(right: float, edits: int, n: int, found: tuple[bool, bool])
 
 def test_the_confirmation_is_asked_once_of_fresh_prompts(done: Path, capsys, monkeypatch) -> None:
     asked = ["confirm", str(done), "--prompts", "48", "--workers", "1"]
-    real, left = stages.append, iter(range(2))
+    real, left = jsonl.append, iter(range(2))
 
     def dying(path: Path, lines: list) -> None:
         if next(left, None) is None:
             raise KeyboardInterrupt
         real(path, lines)
 
-    monkeypatch.setattr(trials, "append", dying)
+    monkeypatch.setattr(jsonl, "append", dying)
     assert command.main(asked) == 130
-    monkeypatch.setattr(trials, "append", real)
+    monkeypatch.setattr(jsonl, "append", real)
     assert command.main(asked) in (0, 1)
     held = json.loads((done / "confirmation.json").read_text())
     assert capsys.readouterr().out.strip() == held["words"]

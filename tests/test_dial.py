@@ -14,11 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spark import bundle, cards, compare, findings, plots
+from spark import bundle, cards, compare, findings
 from spark.acceptance import ALWAYS, EXACT, Acceptance
 from spark.comparison import CompareSettings, Comparison
 from spark.modality import Interleave
 from spark.named import DIAL_END, acceptance, at_dial, dial_of, spark_policy
+from spark.plots import comparison as plots
 from spark.schedule import DriftSpark, Spark
 from spark.shelf import Shelf
 from spark.ui import ComparePage

@@ -13,7 +13,8 @@ from axe_playwright_python.sync_playwright import Axe
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from spark.evaluation import figures, jsonl, paper, report, runner, statistics, summary, tables
+from spark import jsonl
+from spark.evaluation import figures, paper, report, runner, statistics, summary, tables
 from spark.evaluation.figures import summarise
 from tests.browser import chromium, local_page
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from spark.evaluation import endpoint, jsonl, judge, runner, scales, summary
+from spark import jsonl
+from spark.evaluation import endpoint, judge, runner, scales, summary
 from spark.evaluation.endpoint import Endpoint, EndpointError
 
 

@@ -24,13 +24,15 @@ from fastapi.testclient import TestClient
 from playwright.sync_api import Browser, expect
 
 import app
-from listening_test import admin, admin_page, enrolment, ui
+from listening_test import admin, enrolment
 from listening_test.admin import overview, server_alarms
 from listening_test.export import exported_frame
 from listening_test.gate import SECRET_VARIABLE, WINDOW_S, WRONG_IN_ALL, WRONG_PER_ADDRESS, Gate
 from listening_test.hosting import Studies
 from listening_test.results import show_results
-from tests.browser import chromium, local_page
+from listening_test.ui import admin as admin_page
+from listening_test.ui import public as ui
+from tests.browser import local_page
 from tests.listening import SYSTEMS, Rater, prepared_study
 from tests.test_listening_methods import served, study_of, take
 from tests.test_listening_screening import answer_screen
@@ -353,12 +355,6 @@ def site(running: Any) -> Iterator[tuple[str, Studies]]:
         _, address = app.launch(demo, studies, "127.0.0.1")
         yield address.rstrip("/"), studies
         demo.close(verbose=False)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
 
 
 def test_without_a_secret_there_is_no_admin_page(

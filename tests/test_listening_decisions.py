@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from listening_test.hosting import Studies
 from listening_test.report import write_report
 from listening_test.results import show_results
 from listening_test.tables import notes
-from tests.browser import chromium, local_page
+from tests.browser import local_page
 from tests.copies import Browser as Kept
 from tests.copies import FakeHub, Server
 from tests.listening import SYSTEMS, prepared_study
@@ -302,12 +301,6 @@ def test_decisions_outlive_a_lost_disk(tmp_path: Path) -> None:
 
 
 # ---- the Admin page
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
-
-
 def choose(page: Page, label: str, option: str) -> None:
     page.get_by_label(label, exact=True).click()
     page.get_by_role("option").filter(has_text=option).first.click()

@@ -17,7 +17,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from listening_test import admin_page, analyse, decode, enrolment, export, ready, ui
+from listening_test import analyse, decode, enrolment, export, ready
 from listening_test.columns import RATING_COLUMNS
 from listening_test.gate import SECRET_VARIABLE
 from listening_test.hosting import Studies, StudyState
@@ -26,6 +26,8 @@ from listening_test.prepared import load_prepared
 from listening_test.server import attach
 from listening_test.stimuli import prepare
 from listening_test.study import load_study
+from listening_test.ui import admin as admin_page
+from listening_test.ui import public as ui
 from tests.listening import SYSTEMS, Rater, prepared_study
 from tests.tiny import tiny_lm, tiny_prompt
 

@@ -14,7 +14,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Route, expect
 
 from listening_test.server import PAGE
-from tests.browser import chromium, local_page
+from tests.browser import local_page
 from tests.listening import SYSTEMS, prepared_study, serving
 
 pytestmark = pytest.mark.browser
@@ -29,12 +29,6 @@ def study_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def url(study_dir: Path) -> Iterator[str]:
     with serving(study_dir) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
 
 
 @pytest.fixture

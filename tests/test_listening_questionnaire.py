@@ -20,7 +20,7 @@ from listening_test.prepared import load_prepared
 from listening_test.questionnaire import MAX_TEXT, checked
 from listening_test.study import StudyError, load_study
 from listening_test.study_parts import PersonalQuestion
-from tests.browser import chromium, local_page
+from tests.browser import local_page
 from tests.listening import SYSTEMS, Rater, prepared_study, serving, write_study
 from tests.test_listening_methods import served
 from tests.test_listening_page import heading, rate
@@ -135,12 +135,6 @@ def study_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def url(study_dir: Path) -> Iterator[str]:
     with serving(study_dir) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
 
 
 def clean(page: Page) -> None:

@@ -19,13 +19,14 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, expect
 
 import app
-from listening_test import enrolment, export, ui
+from listening_test import enrolment, export
 from listening_test.analysis import analyse
 from listening_test.figures import figures
 from listening_test.hosting import Studies
 from listening_test.profiles import rater_values, session_parts
 from listening_test.results import public_files, show_results
-from tests.browser import chromium, local_page
+from listening_test.ui import public as ui
+from tests.browser import local_page
 from tests.listening import SYSTEMS
 from tests.test_listening_analysis import compared, votes
 from tests.test_listening_export import rated  # noqa: F401  (a fixture)
@@ -197,12 +198,6 @@ def test_every_rater_is_in_the_figure_by_every_method() -> None:
     ties = frame.assign(choice="tie")
     assert rater_values(ties, analyse(ties)) is None
     assert [one.name for one in figures(ties, analyse(ties))] == ["shares"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser import chromium, local_page
+from tests.browser import local_page
 from tests.listening import SYSTEMS, prepared_study, serving
 from tests.test_listening_page import heading, hear_all, methods_study, rate, stored
 
@@ -41,12 +41,6 @@ def study_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def url(study_dir: Path) -> Iterator[str]:
     with serving(study_dir) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
 
 
 def set_sessions(study_dir: Path, change: str) -> None:

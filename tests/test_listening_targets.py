@@ -20,7 +20,7 @@ from listening_test.prepared import load_prepared
 from listening_test.segments import Damaged, Segment, decoded
 from listening_test.store import Store
 from listening_test.targets import BadTarget, FolderTarget, HubTarget, target_from
-from listening_test.ui import _card
+from listening_test.ui.public import _card
 from tests.copies import PREFIX, Browser, FakeHub, HubDown, Server, finish, hub_target
 from tests.listening import prepared_study
 

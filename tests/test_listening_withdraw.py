@@ -19,7 +19,7 @@ from listening_test.enrolment import Refused
 from listening_test.export import export
 from listening_test.store import Store
 from listening_test.study_parts import Platform
-from tests.browser import chromium, local_page
+from tests.browser import local_page
 from tests.listening import SYSTEMS, Rater, prepared_study, serving
 from tests.test_listening_crowd import PROLIFIC, ids, start, study_of
 from tests.test_listening_methods import served
@@ -283,12 +283,6 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     study_dir = prepared_study(folder, items=2, systems=SYSTEMS[:2], seconds=0.42)
     with serving(study_dir) as address:
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as started:
-        yield started
 
 
 def clean(page: Page) -> None:

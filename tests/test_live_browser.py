@@ -20,7 +20,7 @@ from spark.engine import Generation
 from spark.speech.audio import wav_bytes
 from spark.trace import Step
 from spark.ui.live import LivePieces
-from tests.browser import chromium, local_page
+from tests.browser import local_page
 from tests.test_app_browser import DONE, EXAMPLE, RUN_MS, ask
 from tests.tiny import tiny_lm
 
@@ -61,12 +61,6 @@ def address() -> Iterator[str]:
         _, address = app.launch(demo, Studies(), "127.0.0.1")
         yield address.rstrip("/")
         demo.close(verbose=False)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spark import about, cards, compare, findings, link, plots
+from spark import about, cards, compare, findings, link
 from spark.comparison import CompareSettings
 from spark.modality import Modality
 from spark.models import ModelInfo
+from spark.plots import comparison as plots
 from spark.shelf import Shelf
 from spark.timing import Timing
 from spark.ui import ComparePage

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from spark import jsonl
 from spark.calibrate import __main__ as command
-from spark.calibrate import policy_heads, stages, trials
+from spark.calibrate import policy_heads, trials
 from spark.calibrate.policy_heads import CLEAN, SHALLOW, Plan
 from spark.calibrate.sweep import compared
 from spark.heads import untrained_head
+from spark.metrics import mos, wer
 from spark.sampling import SamplingSettings
 from spark.training.own_replies import lesson
 from tests.tiny import tiny_lm
@@ -25,8 +27,8 @@ ASKED = "--model=tiny --prompts=24 --epochs=1 --trials=16 --workers=1 --max-toke
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tiny model, and ears that need no second a reply."""
     monkeypatch.setattr(policy_heads, "load", lambda name: LM)
-    monkeypatch.setattr(trials.wer, "transcribe", lambda pcm, rate: f"{len(pcm) % 7} is here")
-    monkeypatch.setattr(trials.mos, "predict", lambda pcm, rate: 3 + float(pcm[5] % 10) / 10)
+    monkeypatch.setattr(wer, "transcribe", lambda pcm, rate: f"{len(pcm) % 7} is here")
+    monkeypatch.setattr(mos, "predict", lambda pcm, rate: 3 + float(pcm[5] % 10) / 10)
 
 
 def run(folder: Path, *more: str) -> int:
@@ -40,7 +42,7 @@ def test_both_heads_are_fitted_and_compared(tmp_path: Path, capsys) -> None:
     assert rows == [(kind, layer) for kind in (CLEAN, SHALLOW) for layer in (2, 4)]
     assert {row["replies"] for row in held["teacher_forced"]} == {3}
     replies = {
-        kind: [x["ids"] for x in stages.whole_lines(tmp_path / f"{kind}.jsonl")]
+        kind: [x["ids"] for x in jsonl.read(tmp_path / f"{kind}.jsonl")]
         for kind in (CLEAN, SHALLOW)
     }
     assert len(replies[CLEAN]) == len(replies[SHALLOW]) == 24
@@ -96,18 +98,16 @@ def test_heads_are_asked_at_speech_slots_only() -> None:
 
 def test_stopped_and_resumed_gives_the_same(tmp_path: Path, monkeypatch) -> None:
     run(tmp_path / "whole")
-    real, left = stages.append, iter(range(3))
+    real, left = jsonl.append, iter(range(3))
 
     def dying(path: Path, lines: list) -> None:
         real(path, lines)
         if next(left, None) is None:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(stages, "append", dying)
-    monkeypatch.setattr(trials, "append", dying)
+    monkeypatch.setattr(jsonl, "append", dying)
     assert run(tmp_path / "again") == 130
-    monkeypatch.setattr(stages, "append", real)
-    monkeypatch.setattr(trials, "append", real)
+    monkeypatch.setattr(jsonl, "append", real)
     assert run(tmp_path / "again") == 0
     whole, again = (
         json.loads((tmp_path / name / "heads.json").read_text()) for name in ("whole", "again")

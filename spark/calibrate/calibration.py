@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from spark import jsonl
 from spark.calibrate import front, page, prompts, report, search, stages, trials
 from spark.calibrate.front import Tried
 from spark.calibrate.report import Plan, Result, Wanted
@@ -113,13 +114,13 @@ class Calibration:
     def _replies(self, items: Sequence[Item]) -> list[tuple[Item, list[int]]]:
         """Full depth's token ids for the sweep's prompts, made where they are missing."""
         path, tell = self._out / REPLIES, stages.teller("full-depth replies")
-        held = {line["item_id"]: line["ids"] for line in stages.whole_lines(path)}
+        held = {line["item_id"]: line["ids"] for line in jsonl.read(path)}
         for at in range(0, len(items), BATCH):
             batch = items[at : at + BATCH]
             if any(item.item_id not in held for item in batch):
                 traces = trials.replies(self._lm, self._wanted.setting, FULL, batch)
                 made = {i.item_id: t.ids() for i, t in zip(batch, traces, strict=True)}
-                stages.append(path, [{"item_id": k, "ids": ids} for k, ids in made.items()])
+                jsonl.append(path, [{"item_id": k, "ids": ids} for k, ids in made.items()])
                 held |= made
             tell(at + len(batch), len(items))
         return [(item, held[item.item_id]) for item in items]
@@ -167,7 +168,7 @@ class Calibration:
     def _write(self, result: Result) -> None:
         record = report.record(result, self._wanted)
         stages.write_json(self._out / RESULT, record)
-        stages.write_text(self._out / PAGE, page.html(record))
+        jsonl.replace(self._out / PAGE, page.html(record))
         if result.chosen is None:
             return
         exits = PositionSchedule(_exits(result.chosen.notation))

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-import plotly.graph_objects as go
-
-from spark.calibrate import plots, report
+from spark.calibrate import report
+from spark.plots import calibration as plots
+from spark.plots.standalone import markup, script
 
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1f2937; background: #fff; max-width: 72rem;
-  margin: 2rem auto; padding: 0 1rem; }
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; display: block; overflow-x: auto; }
 caption { text-align: left; }
-th, td { border-bottom: 1px solid #d4d8de; padding: .3rem .8rem .3rem 0; text-align: left; }
+th, td { border-bottom: 1px solid #7c8593; padding: .3rem .8rem .3rem 0; text-align: left; }
 figure { margin: 2rem 0; } figcaption { max-width: 48rem; }
 code { overflow-wrap: anywhere; }
 """
@@ -26,15 +26,16 @@ def html(held: dict[str, Any]) -> str:
     setting = held["setting"]
     title = f"Calibration of {setting['model']}"
     drawn = [
-        (plots.pareto(held), "Cost and loss", _PARETO),
-        (plots.sweep_maps(held), "How far each exit is from full depth", _MAPS),
-        (plots.mass_lines(held), "Where speech overtakes text", _overtaking(held)),
-    ]
-    figures = "".join(_figure(*one, first=number == 0) for number, one in enumerate(drawn))
+        (markup(plots.pareto(held), "pareto"), "Cost and loss", _PARETO),
+        (markup(plots.sweep_maps(held), "maps"), "How far each exit is from full depth", _MAPS),
+        (markup(plots.mass_lines(held), "masses"), "Where speech overtakes text",
+         _overtaking(held)),
+    ]  # fmt: skip
+    figures = "".join(_figure(*one) for one in drawn)
     return (
         f"<!doctype html>\n<html lang='en'><head><meta charset='utf-8'><title>{escape(title)}"
         f"</title><meta name='viewport' content='width=device-width'><style>{_STYLE}</style>"
-        f"</head><body><main><h1>{escape(title)}</h1><p>{escape(report.verdict(held))}</p>"
+        f"{script()}</head><body><main><h1>{escape(title)}</h1><p>{escape(report.verdict(held))}</p>"
         f"{_table(held)}{figures}<h2>Again</h2><p><code>{escape(held['command'])}</code></p>"
         f"<p>torch {escape(held['torch'])}, temperature {setting['sampling']['temperature']}, "
         f"top-p {setting['sampling']['top_p']}. Heard by pocketsphinx; predicted MOS is DNSMOS "
@@ -66,10 +67,9 @@ def _overtaking(held: dict[str, Any]) -> str:
     )
 
 
-def _figure(figure: go.Figure, title: str, told: str, first: bool) -> str:
-    markup = figure.to_html(full_html=False, include_plotlyjs=first, config={"responsive": True})
+def _figure(figure: str, title: str, told: str) -> str:
     return (
-        f"<h2>{escape(title)}</h2><figure>{markup}<figcaption>{escape(told)}</figcaption></figure>"
+        f"<h2>{escape(title)}</h2><figure>{figure}<figcaption>{escape(told)}</figcaption></figure>"
     )
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from spark import positions, schedule_file
+from spark import jsonl, positions, schedule_file
 from spark.calibrate import front, prompts, report, stages, trials
 from spark.calibrate.calibration import SCHEDULE, triple
 from spark.calibrate.front import Limits
@@ -65,13 +65,13 @@ def histories(lm: SpokenLM, plan: Plan, kind: str, folder: Path) -> dict[str, Le
     path = folder / f"{kind}.jsonl"
     schedule = FULL if kind == CLEAN else plan.schedule
     items = prompts.draw("sweep", plan.prompts, plan.setting.sampling.seed)
-    held, tell = {x["item_id"]: x["ids"] for x in stages.whole_lines(path)}, stages.teller(kind)
+    held, tell = {x["item_id"]: x["ids"] for x in jsonl.read(path)}, stages.teller(kind)
     for at in range(0, len(items), BATCH):
         batch = items[at : at + BATCH]
         if any(item.item_id not in held for item in batch):
             traces = trials.replies(lm, plan.setting, schedule, batch)
             made = {i.item_id: t.ids() for i, t in zip(batch, traces, strict=True)}
-            stages.append(path, [{"item_id": k, "ids": ids} for k, ids in made.items()])
+            jsonl.append(path, [{"item_id": k, "ids": ids} for k, ids in made.items()])
             held |= made
         tell(at + len(batch), len(items))
     found = {i.item_id: lesson(lm, lm.encode_prompt(i.prompt), held[i.item_id]) for i in items}
@@ -93,9 +93,7 @@ def fit(lm: SpokenLM, plan: Plan, kind: str, lessons: Sequence[Lesson], folder: 
         states = slot_states(lm, one.ids, one.keep, fitting.exits)
         fitting.step(states, peak * max(0.02, 1 - step / total))
         tell(step + 1, total)
-    part = path.with_name(path.name + ".part")
-    fitting.save(part)
-    part.replace(path)
+    jsonl.replace_by(path, fitting.save)
 
 
 @torch.inference_mode()

@@ -6,26 +6,20 @@ Knows files, nothing of what is in them.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from spark import jsonl
 
 Line = dict[str, Any]
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, "utf-8")
-    os.replace(part, path)
-
-
 def write_json(path: Path, value: Any) -> None:
-    """The same for a value."""
-    write_text(path, json.dumps(value, indent=1) + "\n")
+    """Write a value whole or not at all."""
+    jsonl.replace(path, json.dumps(value, indent=1) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -40,25 +34,6 @@ def read_json(path: Path) -> Any:
         return None
     except ValueError as error:
         raise ValueError(f"{path} is damaged: delete it, and its stage is made again") from error
-
-
-def append(path: Path, lines: Sequence[Line]) -> None:
-    """Add lines; once this returns they are on disk."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write("".join(json.dumps(line) + "\n" for line in lines))
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def whole_lines(path: Path) -> list[Line]:
-    """The lines of a file; a torn last one is cut off."""
-    if not path.exists():
-        return []
-    rows = path.read_bytes().splitlines(keepends=True)
-    if rows and not rows[-1].endswith(b"\n"):
-        rows = rows[:-1]
-        path.write_bytes(b"".join(rows))
-    return [json.loads(row) for row in rows]
 
 
 def claim(path: Path, wanted: Line) -> None:

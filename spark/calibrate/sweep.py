@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spark.heads import Head, HeadBank, HeadKind, base_head
+from spark.heads import Head, HeadBank, HeadKind, base_head, shared_columns
 from spark.modality import Slot
 from spark.models.base import SpokenLM
 from spark.sampling import SamplingSettings, filtered
@@ -189,18 +189,8 @@ class Sweeper:
 
 def _aligned(head: Head, states: Tensor, full: Head, top: Tensor) -> tuple[Tensor, Tensor]:
     """Logits of two heads over the rows that both have, (n, R) float32."""
-    pairs = [(head, head.logits(states).float()), (full, full.logits(top).float())]
-    ids = [
-        torch.arange(logits.shape[-1], device=logits.device) if h.row_ids is None else h.row_ids
-        for h, logits in pairs
-    ]
-    if ids[0].shape == ids[1].shape and bool((ids[0] == ids[1]).all()):
-        return pairs[0][1], pairs[1][1]
-    ours, theirs = (
-        logits[:, torch.isin(held, other)]
-        for (_, logits), held, other in zip(pairs, ids, reversed(ids), strict=True)
-    )
-    return ours, theirs
+    ours, theirs = shared_columns(head, full)
+    return head.logits(states).float()[:, ours], full.logits(top).float()[:, theirs]
 
 
 def compared(ours: Tensor, theirs: Tensor, sampling: SamplingSettings) -> Tensor:

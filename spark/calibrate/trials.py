@@ -7,11 +7,8 @@ Processes take tasks of some prompts and one schedule. Knows no limits and no ch
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,16 +16,16 @@ from typing import Any
 
 import torch
 
-from spark import positions
-from spark.calibrate.stages import Line, append, whole_lines
+from spark import jsonl, pool, positions
+from spark.calibrate.stages import Line
 from spark.engine import Engine, decode_batch
-from spark.evaluation.scoring import is_right, word_errors
+from spark.evaluation import answering
 from spark.evaluation.suite import Item
 from spark.heads import HeadKind
-from spark.metrics import mos, wer
+from spark.metrics.recognisers import POCKETSPHINX, recogniser
 from spark.models import load
 from spark.models.base import SpokenLM
-from spark.sampling import SamplingSettings
+from spark.sampling import SamplingSettings, seed_for
 from spark.trace import Trace
 
 FULL = "f"  # full depth, as a schedule
@@ -60,7 +57,7 @@ class Setting:
 
 def seed_of(setting: Setting, item: Item) -> int:
     """The seed of every reply to a prompt."""
-    return zlib.crc32(f"{setting.sampling.seed}:{item.item_id}".encode())
+    return seed_for(setting.sampling.seed, item.item_id)
 
 
 def replies(
@@ -86,27 +83,13 @@ def replies(
 
 def judged(lm: SpokenLM, schedule: str, item: Item, trace: Trace) -> Line:
     """What is kept of a reply: its words, what was heard, predicted MOS, cost."""
-    text, codes, figures = lm.decode_text(trace.text_ids()), trace.codes(), trace.summary()
-    heard, predicted = "", None
-    if lm.vocoder and codes:
-        pcm, rate = lm.vocoder.decode(codes), lm.vocoder.sample_rate
-        heard, predicted = wer.transcribe(pcm, rate), mos.predict(pcm, rate)
-    errors = word_errors(text, heard)
+    codes, figures = trace.codes(), trace.summary()
+    pcm = lm.vocoder.decode(codes) if lm.vocoder and codes else None
+    rate = lm.vocoder.sample_rate if lm.vocoder else 0
+    ears, text = recogniser(POCKETSPHINX), lm.decode_text(trace.text_ids())
     kept = ("mean_depth_speech", "traffic_ratio", "audio_s", "finish")
-    return {
-        "item_id": item.item_id,
-        "policy": schedule,
-        "family": item.family,
-        "prompt": item.prompt,
-        "text": text,
-        "heard": heard,
-        "correct_text": is_right(item, text),
-        "correct_heard": is_right(item, heard),
-        "edits": errors.edits,
-        "words": errors.words,
-        "mos_predicted": predicted,
-        **{name: figures[name] for name in kept},
-    }
+    line = answering.judged(ears, item, schedule, text, pcm, rate)
+    return line | {name: figures[name] for name in kept}
 
 
 _lm: SpokenLM | None = None  # of a worker process
@@ -119,9 +102,9 @@ def _start(setting: Setting) -> None:
     _lm = load(setting.model, **others)
 
 
-def _work(setting: Setting, schedule: str, items: Sequence[Item]) -> list[Line]:
+def _work(setting: Setting, task: tuple[str, Sequence[Item]]) -> list[Line]:
     assert _lm is not None
-    return _made(_lm, setting, schedule, items)
+    return _made(_lm, setting, *task)
 
 
 def _made(lm: SpokenLM, setting: Setting, schedule: str, items: Sequence[Item]) -> list[Line]:
@@ -164,7 +147,7 @@ def run(
     ]
     total, made = sum(len(part) for _, part in tasks), 0
     for lines in _results(lm, setting, tasks, min(workers, len(tasks))):
-        append(path, lines)
+        jsonl.append(path, lines)
         made += len(lines)
         yield made, total
 
@@ -175,13 +158,10 @@ def _results(
     if workers <= 1:
         yield from (_made(lm, setting, *task) for task in tasks)
         return
-    context, start = multiprocessing.get_context("spawn"), partial(_start, setting)
-    with ProcessPoolExecutor(workers, context, start) as pool:
-        for future in as_completed([pool.submit(_work, setting, *task) for task in tasks]):
-            yield future.result()
+    yield from pool.results(_start, (setting,), partial(_work, setting), tasks, workers)
 
 
 def read_lines(path: Path) -> list[Line]:
     """Lines by prompt and schedule, sorted."""
-    found = {(line["item_id"], line["policy"]): line for line in whole_lines(path)}
+    found = {(line["item_id"], line["policy"]): line for line in jsonl.read(path)}
     return [found[name] for name in sorted(found)]

@@ -7,7 +7,6 @@ through the codec. Knows nothing of files and tables.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,11 +21,11 @@ from spark.evaluation.suite import Item
 from spark.metrics import mos, utmos
 from spark.metrics.cost import steps_ratio
 from spark.metrics.outside import outside_mass
-from spark.metrics.recognisers import POCKETSPHINX, recogniser
+from spark.metrics.recognisers import POCKETSPHINX, Recogniser, recogniser
 from spark.modality import Modality
 from spark.models import load
 from spark.models.base import Pcm, PromptError, SpokenLM
-from spark.sampling import SamplingSettings
+from spark.sampling import SamplingSettings, seed_for
 from spark.schedule import Policy
 from spark.speech.audio import read_wav
 from spark.speech.codec import Codec
@@ -90,8 +89,18 @@ def policies_of(job: Job, lm: SpokenLM, wanted: Sequence[str] | None = None) -> 
 
 
 def heard_line(job: Job, item: Item, policy: str, text: str, pcm: Pcm | None, rate: int) -> Line:
-    """The judged part of a line: words, ears, predicted MOS."""
-    ears = recogniser(job.recogniser)
+    """The judged part of a line, with what the job and the item ask for besides."""
+    line = judged(recogniser(job.recogniser), item, policy, text, pcm, rate)
+    if job.utmos:
+        heard = pcm is not None and len(pcm) > 0
+        line["mos_utmosv2"] = utmos.predict(pcm, rate) if heard and pcm is not None else None
+    return line | _with_numbers(item, text, line["heard"])
+
+
+def judged(
+    ears: Recogniser, item: Item, policy: str, text: str, pcm: Pcm | None, rate: int
+) -> Line:
+    """What is judged of a reply to an item: its words, what is heard of it, predicted MOS."""
     sound = pcm if pcm is not None and len(pcm) > 0 else None
     heard = "" if sound is None else ears.transcribe(sound, rate)
     errors, own = word_errors(text, heard, ears.normalise), word_errors(item.expected, text)
@@ -112,16 +121,7 @@ def heard_line(job: Job, item: Item, policy: str, text: str, pcm: Pcm | None, ra
         "text_edits": own.edits,
         "text_words": own.words,
         "mos_predicted": None if sound is None else mos.predict(sound, rate),
-        **_utmos(job, sound, rate),
-        **_with_numbers(item, text, heard),
     }
-
-
-def _utmos(job: Job, sound: Pcm | None, rate: int) -> Line:
-    """UTMOSv2's score, where it is asked for."""
-    if not job.utmos:
-        return {}
-    return {"mos_utmosv2": None if sound is None else utmos.predict(sound, rate)}
 
 
 def _with_numbers(item: Item, text: str, heard: str) -> Line:
@@ -137,7 +137,7 @@ def _with_numbers(item: Item, text: str, heard: str) -> Line:
 
 def seed_of(job: Job, item: Item) -> int:
     """The seed that all policies of an item sample with."""
-    return zlib.crc32(f"{job.settings.seed}:{item.item_id}".encode())
+    return seed_for(job.settings.seed, item.item_id)
 
 
 def answer(

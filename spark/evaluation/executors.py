@@ -6,15 +6,13 @@ of what a line says.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from importlib.util import find_spec
 
 import torch
 
+from spark import pool
 from spark.evaluation.answering import Job, Line, Task, work
 from spark.models.base import SpokenLM
 
@@ -52,7 +50,7 @@ def run(
     if name == "ray":
         yield from _on_ray(job, tasks, workers)
     else:
-        yield from _in_processes(job, tasks, count)
+        yield from pool.results(_start, (job,), _work, tasks, count)
 
 
 def _usual(lm: SpokenLM) -> int:
@@ -83,19 +81,6 @@ def _start(job: Job) -> None:
 def _work(task: Task) -> tuple[Task, list[Line]]:
     assert _worker is not None
     return task, work(*_worker, task)
-
-
-def _in_processes(job: Job, tasks: Sequence[Task], count: int) -> Iterator[tuple[Task, list[Line]]]:
-    context = multiprocessing.get_context("spawn")
-    try:
-        with ProcessPoolExecutor(count, context, _start, (job,)) as pool:
-            for future in as_completed([pool.submit(_work, task) for task in tasks]):
-                yield future.result()
-    except BrokenProcessPool as error:
-        raise ValueError(
-            "a worker process died, perhaps for want of memory. What was written is kept: run the "
-            "same command again, with fewer --workers"
-        ) from error
 
 
 def _on_ray(

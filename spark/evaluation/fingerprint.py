@@ -16,8 +16,7 @@ from typing import Any
 import torch
 
 import spark
-from spark import models
-from spark.evaluation import jsonl
+from spark import jsonl, models
 from spark.evaluation.answering import Job
 from spark.evaluation.suite import Item
 

@@ -23,7 +23,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from spark.evaluation import jsonl, summary
+from spark import jsonl
+from spark.evaluation import summary
 from spark.evaluation.endpoint import Endpoint, EndpointError
 from spark.evaluation.runner import ITEMS, read_lines
 from spark.evaluation.scales import SCALES, Scale, messages, usual

@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from spark.evaluation import paper, plots, report, tables
+from spark.evaluation import paper, report, tables
 from spark.evaluation.tables import Table
+from spark.plots import evaluation as plots
+from spark.plots.standalone import markup, script
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #7c8593; }
@@ -43,7 +45,7 @@ def page(summary: Mapping[str, Any]) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n{plots.script()}\n</head>\n"
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n{script()}\n</head>\n"
         f"<body>\n<main>\n{''.join(parts)}</main>\n</body>\n</html>\n"
     )
 
@@ -88,8 +90,7 @@ def _figures(summary: Mapping[str, Any]) -> str:
          "Differences from full depth; the dashed lines are the margin of non-inferiority."),
     )  # fmt: skip
     shown = "".join(
-        f"<figure>\n{plots.markup(figure, name)}\n<figcaption>{escape(told)}</figcaption>\n"
-        "</figure>\n"
+        f"<figure>\n{markup(figure, name)}\n<figcaption>{escape(told)}</figcaption>\n</figure>\n"
         for name, figure, told in drawn
     )
     return f"<h2>Figures</h2>\n{shown}"

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from spark.evaluation import executors, jsonl
+from spark import jsonl
+from spark.evaluation import executors
 from spark.evaluation.answering import Job, Line, Task, policies_of, taught
 from spark.evaluation.fingerprint import claim
 from spark.evaluation.suite import Item

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spark.evaluation import jsonl
+from spark import jsonl
 from spark.evaluation.figures import summarise
 from spark.evaluation.page import page
 from spark.evaluation.runner import ITEMS, TEACHER, read_lines

@@ -14,10 +14,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from spark import hardware
+from spark import hardware, jsonl
 from spark.heads import base_hash
 from spark.models import load
 from spark.models.base import SpokenLM
@@ -91,7 +90,7 @@ def claim(work: Path, settings: dict[str, Any]) -> None:
             f"{work} holds work begun otherwise ({', '.join(other)}): give the settings it was "
             "begun with, another folder with --work, or delete it"
         )
-    _replace(path, lambda part: part.write_text(json.dumps(settings, indent=1) + "\n", "utf-8"))
+    jsonl.replace(path, json.dumps(settings, indent=1) + "\n")
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
@@ -100,15 +99,6 @@ def _read_settings(path: Path) -> dict[str, Any]:
     except ValueError:
         found = None
     return found if isinstance(found, dict) else {}
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file so that a kill leaves the old one or the new one, never half."""
-    part = path.with_name(path.name + ".part")
-    write(part)
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(part, path)
 
 
 class Run:
@@ -152,7 +142,7 @@ class Run:
     def _checkpoint(self) -> None:
         state = self.fitting.state()
         about = {"step": str(self.step)}
-        _replace(self._path, lambda part: save_file(state, str(part), metadata=about))
+        jsonl.replace_by(self._path, lambda part: save_file(state, str(part), metadata=about))
 
     def _resume(self) -> None:
         if not self._path.exists():
@@ -201,7 +191,7 @@ def fit(lm: SpokenLM, plan: Plan, work: Path, out: Path, bits: int, every_s: flo
     _tell(f"  fitted:    {_told(fitted)}")
     about = {"model": lm.name, "licence": lm.licence, "replies": str(len(taught))}
     out.parent.mkdir(parents=True, exist_ok=True)
-    _replace(out, lambda part: run.fitting.save(part, about))
+    jsonl.replace_by(out, lambda part: run.fitting.save(part, about))
     (work / FITTING).unlink(missing_ok=True)  # gigabytes, and of no more use
 
 

@@ -7,8 +7,6 @@ then makes the same one. Knows prompts and token ids; fits nothing.
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from spark import jsonl
 from spark.engine import Engine
 from spark.modality import Slot
 from spark.models.base import PromptError, SpokenLM
@@ -122,10 +121,7 @@ class OwnReplies:
             sampling = replace(self._lm.sampling, seed=self._seed + number)
             made = engine.generate(prefill, FullDepth(), sampling, self._limit)
             self.made.append([step.token_id for step in made])
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(self.made[-1]) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            jsonl.append(self._path, [self.made[-1]])
             yield number + 1
 
     def lessons(self) -> list[Lesson]:
@@ -141,14 +137,8 @@ def _read(path: Path, size: int) -> list[list[int]]:
     Raises:
         ValueError: another line is damaged.
     """
-    if not path.exists():
-        return []
-    lines = path.read_bytes().splitlines(keepends=True)
-    if lines and not lines[-1].endswith(b"\n"):
-        lines = lines[:-1]
-        path.write_bytes(b"".join(lines))
     try:
-        return [[range(size).index(token) for token in json.loads(line)] for line in lines]
+        return [[range(size).index(token) for token in line] for line in jsonl.read(path)]
     except (ValueError, TypeError) as error:  # no JSON, no list, or no ids of this model
         raise ValueError(
             f"{path} is damaged: delete it, and the replies are made again, the same ones"

@@ -12,8 +12,9 @@ from typing import Any
 
 import gradio as gr
 
-from spark import cards, findings, plots
+from spark import cards, findings
 from spark.comparison import CompareSettings, Comparison, Exchange, Reply
+from spark.plots import comparison as plots
 from spark.ui.form import Updates
 
 POLICIES = ("full", "spark", "confidence")

@@ -10,7 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-_BLUE, _ORANGE, _INK, _GRID = "#2a6fc4", "#c4560a", "#4a5260", "rgba(127, 133, 147, 0.25)"
+_BLUE, _ORANGE, _INK, _GRID = "#2a6fc4", "#c4560a", "#7c8593", "rgba(127, 133, 147, 0.25)"
 _GAP = 0.1  # between maps, for their colour bars
 _MAPS = (
     ("overlap", "overlap with full depth", "Blues"),
@@ -115,6 +115,8 @@ def _dressed(figure: go.Figure, height: int) -> go.Figure:
     figure.update_layout(
         template="none",
         height=height,
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
         margin={"l": 60, "r": 20, "t": 60, "b": 56},
         font={"family": "system-ui, sans-serif", "size": 12, "color": _INK},
         legend={"orientation": "h", "y": 1.2, "x": 1, "xanchor": "right"},

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
 Summary = Mapping[str, Any]
@@ -66,19 +65,6 @@ def gaps_figure(summary: Summary) -> go.Figure:
         figure.add_vline(x=limit, line={"color": _INK, "width": 1.5, "dash": "dash"}, row=1,
                          col=column)  # fmt: skip
     return _dress(figure, _HEAD_PX + _ROW_PX * len(others))
-
-
-def markup(figure: go.Figure, name: str) -> str:
-    """A figure as a piece of a page whose head holds `script`."""
-    return str(
-        figure.to_html(full_html=False, include_plotlyjs=False, div_id=name,
-                       config={"displaylogo": False, "responsive": True})
-    )  # fmt: skip
-
-
-def script() -> str:
-    """Plotly itself, so that a page with figures needs nothing from outside."""
-    return f"<script>{get_plotlyjs()}</script>"
 
 
 def _whiskers(measured: Sequence[tuple[str, Mapping[str, Any]]]) -> go.Scatter:

@@ -1,15 +1,18 @@
-"""Files of JSON lines that survive a kill: whole lines are kept, a torn last one is made again."""
+"""Files that survive a kill: JSON lines of which whole ones are kept, and files written whole.
+
+Knows files, nothing of what is in them.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read(path: Path) -> list[Any]:
     """The records of a file; none where there is no file. A torn last line is cut off."""
     if not path.exists():
         return []
@@ -20,7 +23,7 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def append(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+def append(path: Path, records: Sequence[Any]) -> None:
     """Adds records, and waits until the disk has them."""
     with path.open("a", encoding="utf-8") as file:
         file.write("".join(json.dumps(record) + "\n" for record in records))
@@ -29,7 +32,14 @@ def append(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def replace(path: Path, text: str) -> None:
-    """Writes a file whole: a kill leaves the old one or the new one, never half."""
+    """Writes a text file whole: a kill leaves the old one or the new one, never half."""
+    replace_by(path, lambda part: part.write_text(text, "utf-8"))
+
+
+def replace_by(path: Path, write: Callable[[Path], Any]) -> None:
+    """The same for a file that `write` makes at the path it is given."""
     part = path.with_name(path.name + ".part")
-    part.write_text(text, "utf-8")
+    write(part)
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
     os.replace(part, path)

@@ -1,10 +1,6 @@
-"""The public Gradio pages: Listen introduces the listening test, Results shows its outcome.
+"""The public pages: Listen introduces the listening test, Results shows its outcome.
 
-    listen_page(studies)      inside `with demo.route("Listen", "/listen"):`
-    results_page(studies, demo)   inside `with demo.route("Results", "/results"):`
-
-The test itself is the plain page /listen/<study> (`server.py`), whoever runs it has the Admin page
-(`admin_page.py`). Nothing here names a system until the study is closed.
+Nothing here names a system until the study is closed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
-"""The Gradio page for whoever runs a study; it opens to the secret of `LISTENING_TEST_SECRET` only.
+"""The page for whoever runs a study; it opens to the secret of `LISTENING_TEST_SECRET` only.
 
-    admin_page(studies)       inside a route that is made only where `Gate.exists()`
-
-What it shows and does is `admin.py`'s; every event asks for the secret again (`gate.py`).
+What it shows and does is `listening_test.admin`'s; every event asks for the secret again.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ from pathlib import Path
 
 import gradio as gr
 import pandas as pd
+from gradio.components import Component
 
 from listening_test import enrolment
 from listening_test.addresses import root_of
@@ -43,39 +42,14 @@ def admin_page(studies: Studies, gate: Gate | None = None) -> None:
         show = gr.Button("Show", variant="primary", scale=1, min_width=160)
     note = gr.Markdown(elem_id="admin-note")
     with gr.Column(visible=False) as shown:
-        alarms = gr.Markdown(elem_id="admin-alarms")
-        address = gr.Markdown(elem_id="admin-address")
-        cells = gr.Dataframe(label="Ratings of each text", interactive=False)
-        raters = gr.Dataframe(label="Raters", interactive=False)
-        excluded = gr.Dataframe(label="Left out by rule", interactive=False)
-        with gr.Accordion("Leave a rater out, or mark a test run", open=False):
-            gr.Markdown(
-                "Whom you leave out by hand is counted apart in the results, with your reason, and "
-                "whether the results were open by then. An internal session is your team's own: it "
-                "is in no result. Neither counts towards the wanted ratings, and its place is free "
-                "for somebody else. Both can be taken back; the list below keeps each decision."
-            )
-            rater = gr.Dropdown(label="Rater", choices=[], value=None)
-            what = gr.Dropdown(label="Decision", choices=list(DECISIONS), value=None)
-            reason = gr.Textbox(
-                label="Reason (printed with the results: no names)",
-                max_lines=1,
-                max_length=MAX_REASON,
-            )
-            decide_now = gr.Button("Save the decision")
-            decided = gr.Dataframe(label="Decisions so far", interactive=False, visible=False)
+        standing = _standing()
+        deciding = _deciding()
         with gr.Row():
             download = gr.Button("Download the export (zip)")
             report = gr.Button("Download report and bundle (zip)")
-        with gr.Accordion("Close the study", open=False):
-            gr.Markdown(
-                "No new sessions from then on; who has begun may finish. The results become "
-                "public. It cannot be undone."
-            )
-            sure = gr.Checkbox(label="I want to close it for good", value=False)
-            close = gr.Button("Close the study", variant="stop")
+        closing = _closing()
     data = gr.Textbox(visible=False)
-    outputs = [note, alarms, address, cells, raters, excluded, decided, rater, shown]
+    outputs = [note, *standing, deciding.decided, deciding.rater, shown]
 
     def seen(given: str, request: gr.Request) -> tuple[object, ...]:
         return show_overview(studies, gate, given, Asker.of(request))
@@ -94,12 +68,76 @@ def admin_page(studies: Studies, gate: Gate | None = None) -> None:
     def closed(given: str, meant: bool, request: gr.Request) -> tuple[object, ...]:
         return close_study(studies, gate, given, meant, Asker.of(request))
 
+    asked = [secret, deciding.rater, deciding.what, deciding.reason]
     gr.on([show.click, secret.submit], seen, secret, outputs, api_visibility="private")
-    decide_now.click(decided_now, [secret, rater, what, reason], outputs, api_visibility="private")
-    close.click(closed, [secret, sure], outputs, api_visibility="private")
+    deciding.save.click(decided_now, asked, outputs, api_visibility="private")
+    closing.close.click(closed, [secret, closing.sure], outputs, api_visibility="private")
     for button, made, name in ((download, exported, "study.zip"), (report, reported, "bundle.zip")):
         button.click(made, secret, [note, data], api_visibility="private").then(
             None, data, None, js=save_script("application/zip", name), api_visibility="private"
+        )
+
+
+def _standing() -> tuple[Component, ...]:
+    """Alarms, the address for raters, and the tables of cells, raters and exclusions."""
+    return (
+        gr.Markdown(elem_id="admin-alarms"),
+        gr.Markdown(elem_id="admin-address"),
+        gr.Dataframe(label="Ratings of each text", interactive=False),
+        gr.Dataframe(label="Raters", interactive=False),
+        gr.Dataframe(label="Left out by rule", interactive=False),
+    )
+
+
+@dataclass(frozen=True)
+class _Deciding:
+    """Where somebody is left out by hand, or marked as internal."""
+
+    rater: gr.Dropdown
+    what: gr.Dropdown
+    reason: gr.Textbox
+    save: gr.Button
+    decided: gr.Dataframe
+
+
+def _deciding() -> _Deciding:
+    with gr.Accordion("Leave a rater out, or mark a test run", open=False):
+        gr.Markdown(
+            "Whom you leave out by hand is counted apart in the results, with your reason, and "
+            "whether the results were open by then. An internal session is your team's own: it "
+            "is in no result. Neither counts towards the wanted ratings, and its place is free "
+            "for somebody else. Both can be taken back; the list below keeps each decision."
+        )
+        return _Deciding(
+            gr.Dropdown(label="Rater", choices=[], value=None),
+            gr.Dropdown(label="Decision", choices=list(DECISIONS), value=None),
+            gr.Textbox(
+                label="Reason (printed with the results: no names)",
+                max_lines=1,
+                max_length=MAX_REASON,
+            ),
+            gr.Button("Save the decision"),
+            gr.Dataframe(label="Decisions so far", interactive=False, visible=False),
+        )
+
+
+@dataclass(frozen=True)
+class _Closing:
+    """Where the study is closed."""
+
+    sure: gr.Checkbox
+    close: gr.Button
+
+
+def _closing() -> _Closing:
+    with gr.Accordion("Close the study", open=False):
+        gr.Markdown(
+            "No new sessions from then on; who has begun may finish. The results become "
+            "public. It cannot be undone."
+        )
+        return _Closing(
+            gr.Checkbox(label="I want to close it for good", value=False),
+            gr.Button("Close the study", variant="stop"),
         )
 
 
