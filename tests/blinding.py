@@ -53,7 +53,8 @@ _KINDS = {
     "repeat": ("repeat",), "null pair": ("null_pair",),
 }  # fmt: skip
 PROBES = (
-    "/openapi.json", "/docs", "/config", "/gradio_api/info", "/results", "/admin",
+    "/openapi.json", "/docs", "/config", "/gradio_api/info", "/gradio_api/runs", "/results",
+    "/admin",
     "/key/stimuli.csv", "/data/ratings.csv", "{base}/results", "{base}/ratings.csv",
     "{base}/data/ratings.csv", "{base}/design.json", "{base}/serve/design.json",
     "{base}/key/stimuli.csv", "{base}/clip/../design.json", "{base}/clip/..%2f..%2fdesign.json",

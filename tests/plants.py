@@ -213,6 +213,22 @@ def results_open(target: Target) -> None:
         return JSONResponse({SYSTEMS[0]: 3.9, SYSTEMS[1]: 3.2})
 
 
+def in_config(target: Target) -> None:
+    """A component of the page around the study keeps the systems' names as its choices."""
+
+    @target.app.get("/config")
+    def config() -> Response:
+        return JSONResponse({"components": [{"props": {"choices": list(SYSTEMS)}}]})
+
+
+def in_history(target: Target) -> None:
+    """A list of earlier calls, in which a preparation names the system of a stimulus."""
+
+    @target.app.get("/gradio_api/runs")
+    def runs() -> Response:
+        return JSONResponse([{"inputs": list(owner)} for owner in target.systems.items()])
+
+
 def clips_by_id(target: Target) -> None:
     audio = target.study_dir / "serve" / "audio"
 

@@ -37,7 +37,9 @@ from tests.plants import (
     feedback,
     folder_served,
     immortal,
+    in_config,
     in_header,
+    in_history,
     in_page,
     in_refusal,
     in_state,
@@ -256,6 +258,8 @@ SERVED: Group = {
     ),
     "key over HTTP": (folder_served, f"a probe of /key/stimuli.csv holds {SYSTEMS[0]}"),
     "open results": (results_open, f"a probe of /results holds {SYSTEMS[0]}"),
+    "choices in the app's config": (in_config, f"a probe of /config holds {SYSTEMS[0]}"),
+    "history of calls": (in_history, f"a probe of /gradio_api/runs holds {SYSTEMS[0]}"),
     "clips by their ids": (clips_by_id, "{base}/audio/{stimulus}.wav serves sound without a token"),
 }
 ADDRESS: Group = {
