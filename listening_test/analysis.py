@@ -24,6 +24,7 @@ from listening_test.comparison_rating import (
 )
 from listening_test.differences import difference
 from listening_test.exclusion import Ends, apply_rules, rules_of
+from listening_test.methods import CHOICE_METHODS
 from listening_test.mixed_model import NotFitted, mixed_model
 from listening_test.preference import CHOICES, bradley_terry, identification, preferences
 from listening_test.statistics import (
@@ -37,8 +38,6 @@ from listening_test.statistics import (
 from listening_test.study import Study
 from listening_test.study_parts import Exclusion
 
-# Methods whose answer is a choice of clip, not a score.
-CHOICE_METHODS = ("ab", "abx")
 # P.835's overall score comes first, whatever the alphabet says.
 FIRST_DIMENSIONS = ("ovrl", "overall")
 

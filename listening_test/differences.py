@@ -39,6 +39,8 @@ _RATER_SHARE, _ITEM_SHARE = 3.0, 5.0
 # A variance is no less than what the rest alone gives. But to cut all there that falls below by
 # chance makes intervals too wide: by simulation (`benchmarks.listening_intervals`) this holds best.
 _LEAST = 0.8
+# Parts whose sums of squares are nearer to one another than this are not told apart.
+_TELLING = 1e-3
 # Singular values below this share of the largest are nought but for rounding.
 _RANK = 1e-10
 # With this share of the ratings in pairs, the pairs tell best what is a system's own.
@@ -150,6 +152,13 @@ class Layout:
         own = np.array([rater / 4, item / 4, rest / 2])
         shared = np.mean(found, axis=0) - own
         return Parts(float(shared[0]), float(shared[1]), rater, item, rest / 2, float(shared[2]))
+
+    @property
+    def tells(self) -> bool:
+        """Whether each of the parts can be told from the others, where ratings have no pairs."""
+        expected = self._adjusted.expected
+        scaled = expected / expected.max(axis=0, initial=_RANK)
+        return bool(np.linalg.matrix_rank(scaled, tol=_TELLING) == len(expected))
 
     @cached_property
     def _cells(self) -> Codes:
