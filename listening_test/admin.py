@@ -108,7 +108,7 @@ def overview(study_dir: Path, now: float, problems: tuple[str, ...] = ()) -> Ove
     ratings, study = exported_frame(study_dir)
     sessions = sessions_frame(study_dir)
     prepared = load_prepared(study_dir)
-    closed, withdrawn = closed_and_withdrawn(study_dir)
+    closed, withdrawn = closed_and_withdrawn(study_dir, now)
     states = _states(sessions, now)
     incomplete = frozenset(sessions.loc[states != "complete", "session_id"])
     judged = apply_rules(ratings, study.exclusion, Ends.of(study), incomplete)

@@ -15,8 +15,9 @@ from typing import Any
 
 import pandas as pd
 
-from listening_test.analysis import CHOICE_METHODS, Plan, analyse, told_counts
+from listening_test.analysis import Plan, analyse, told_counts
 from listening_test.columns import SCORED_TRIALS, uncell
+from listening_test.methods import CHOICE_METHODS
 from listening_test.preference import CHOICES
 from listening_test.study import Study
 from listening_test.tables import (

@@ -2,8 +2,8 @@
 
 Absolute scales (ACR, DCR, MUSHRA, P.835) give a mean opinion score a system and differences; CCR
 gives differences only (CMOS); AB and ABX give shares. What an estimate is and where it comes from
-is in `statistics.py`, `comparison_rating.py`, `preference.py` and `agreement.py`; files are read
-in `analyse.py`. Null values were not estimable, and are never 0.
+is in `statistics.py`, `differences.py`, `comparison_rating.py`, `preference.py` and
+`agreement.py`; files are read in `analyse.py`. Null values were not estimable, and are never 0.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from listening_test.comparison_rating import (
     comparison_pairs,
     null_pair_bias,
 )
+from listening_test.differences import difference
 from listening_test.exclusion import Ends, apply_rules, rules_of
+from listening_test.methods import CHOICE_METHODS
 from listening_test.mixed_model import NotFitted, mixed_model
 from listening_test.preference import CHOICES, bradley_terry, identification, preferences
 from listening_test.statistics import (
     CONFIDENCE,
     crossed_mean,
-    difference,
     holm,
     naive_mean,
     pair_entry,
@@ -37,8 +38,6 @@ from listening_test.statistics import (
 from listening_test.study import Study
 from listening_test.study_parts import Exclusion
 
-# Methods whose answer is a choice of clip, not a score.
-CHOICE_METHODS = ("ab", "abx")
 # P.835's overall score comes first, whatever the alphabet says.
 FIRST_DIMENSIONS = ("ovrl", "overall")
 

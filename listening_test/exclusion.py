@@ -16,12 +16,10 @@ import pandas as pd
 from listening_test.agreement import rater_correlations
 from listening_test.columns import SCORED_TRIALS
 from listening_test.study import Study
-from listening_test.study_parts import Exclusion
+from listening_test.study_parts import FEWEST_ANSWERS, Exclusion
 
 # BS.1534-3: with more of the raters than this, the anchor is to blame and not they.
 _TOO_GOOD = 0.25
-# Fewer answers than this are easily all the same.
-_FEWEST = 5
 _INCOMPLETE = "incomplete session"
 
 
@@ -116,7 +114,8 @@ def _same_answer(frame: pd.DataFrame, rules: Exclusion, ends: Ends) -> set[str]:
         answers = answers.where(scored["score"].notna(), scored["choice"])
     by_rater = answers.groupby(scored["rater_id"])
     share = by_rater.agg(lambda given: given.value_counts(normalize=True).max())
-    return set(share[(share >= rules.same_answer_share) & (by_rater.count() >= _FEWEST)].index)
+    judged = by_rater.count() >= FEWEST_ANSWERS
+    return set(share[judged & (share >= rules.same_answer_share)].index)
 
 
 def _repeats(frame: pd.DataFrame, rules: Exclusion, ends: Ends) -> set[str]:

@@ -12,6 +12,7 @@ import io
 import json
 import sqlite3
 import sys
+import time
 import zipfile
 from contextlib import closing
 from pathlib import Path
@@ -31,6 +32,7 @@ from listening_test.exclusion import Ends, apply_rules
 from listening_test.questionnaire import columns
 from listening_test.rows import utc
 from listening_test.study import Study
+from listening_test.texts import end_of_day
 
 # A platform's id of a submission is a keyed hash, of which the beginning is enough.
 _SESSIONS = """
@@ -206,12 +208,23 @@ def raters_frame(sessions: pd.DataFrame, ratings: pd.DataFrame) -> pd.DataFrame:
     return frame.reset_index()[[*RATER_COLUMNS, *about]]
 
 
-def closed_and_withdrawn(study_dir: Path) -> tuple[str | None, int]:
-    """When the study was closed (None while open), and how many raters have withdrawn."""
+def closed_and_withdrawn(study_dir: Path, now: float | None = None) -> tuple[str | None, int]:
+    """When the study was closed (None while open), and how many raters have withdrawn.
+
+    A study whose last day is over is closed, though no server runs that would have written it down.
+
+    Args:
+        now: seconds since 1970; the clock's, where it is None.
+    """
     database = study_dir / "data" / "ratings.sqlite3"
     closed = _table(database, "SELECT value FROM meta WHERE name = 'closed_utc'")["value"]
     withdrawn = _table(database, "SELECT count(*) AS n FROM withdrawals")["n"]
-    return (None if closed.empty else str(closed[0])), int(withdrawn[0])
+    when = None if closed.empty else str(closed[0])
+    stop = studied(study_dir).stop_rule
+    if when is None and stop is not None and stop.until is not None:
+        end = end_of_day(stop.until)
+        when = utc(end) if end <= (time.time() if now is None else now) else None
+    return when, int(withdrawn[0])
 
 
 def incomplete_sessions(study_dir: Path) -> frozenset[str]:

@@ -167,6 +167,8 @@ LAYOUTS: dict[str, Layout] = {
     "mushra": Layout("all"),
 }
 NEEDS_REFERENCE = ("dcr", "mushra")
+# Methods whose answer is a choice of clip, not a score.
+CHOICE_METHODS = ("ab", "abx")
 # Low-pass cutoff of BS.1534's mid anchor, in hertz.
 MID_ANCHOR = 7000
 

@@ -1,7 +1,8 @@
 """The spreads of a score's parts, estimated from a pilot's ratings.
 
 Variance components of each system's scores and of each pair's paired differences (Henderson's
-method I): what is in a difference is the system's own, the remainder is common to all. Estimates
+method I): what is in a difference is the system's own, the remainder is common to all. Where each
+text was heard once by a rater, differences are taken apart as `differences.py` does. Estimates
 are averaged over systems and pairs before negative ones are set to 0, so that chance does not add
 up. Knows ratings; reads no files.
 """
@@ -17,7 +18,9 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from listening_test.analysis import CHOICE_METHODS, FIRST_DIMENSIONS
+from listening_test.analysis import FIRST_DIMENSIONS
+from listening_test.differences import Layout
+from listening_test.methods import CHOICE_METHODS
 from listening_test.simulation import Spreads
 from listening_test.statistics import variance_components
 
@@ -61,12 +64,16 @@ def pilot_spreads(
         anchors: left out of all.
 
     Raises:
-        NoPilot: no two systems were scored by the same raters on the same texts, or by too few.
+        NoPilot: no two systems were scored by the same raters and on the same texts, or by too few.
     """
     table = _table(scored[~scored["system"].isin(anchors)], reference)
-    gaps = [(table[a] - table[b]).dropna() for a, b in combinations(table.columns, 2)]
-    own = _mean_components(gaps) / 2
-    single = _mean_components([table[name].dropna() for name in table.columns])
+    pairs = [table[list(pair)] for pair in combinations(table.columns, 2)]
+    gaps = [(pair.iloc[:, 0] - pair.iloc[:, 1]).dropna() for pair in pairs]
+    own = _mean([(len(gap), _components(gap)) for gap in gaps]) / 2
+    if not np.isfinite(own).all():  # `same_text: once`: no rater heard a text under both
+        own = _mean([(int(pair.count().sum()), _apart(pair)) for pair in pairs]) / 2
+    singles = [table[name].dropna() for name in table.columns]
+    single = _mean([(len(part), _components(part)) for part in singles])
     raters, texts = (table.index.get_level_values(level).nunique() for level in (0, 1))
     if not np.isfinite([*own, *single]).all():
         raise NoPilot(
@@ -104,9 +111,8 @@ def _table(scored: pd.DataFrame, reference: str | None) -> pd.DataFrame:
     )
 
 
-def _mean_components(parts: list[pd.Series]) -> np.ndarray:
-    """Variances (rater, text, rest), each series counting by its length; nan where none tells."""
-    found = [(len(part), _components(part)) for part in parts]
+def _mean(found: list[tuple[int, tuple[float, float, float] | None]]) -> np.ndarray:
+    """Variances (rater, text, rest), each counting by its ratings; nan where none tells."""
     known = [(n, np.array(components)) for n, components in found if components is not None]
     if not known:
         return np.full(3, math.nan)
@@ -121,6 +127,22 @@ def _components(part: pd.Series) -> tuple[float, float, float] | None:
     if min(raters.nunique(), items.nunique()) < _FEWEST:
         return None
     return variance_components(part.to_numpy(dtype=float), raters, items)
+
+
+def _apart(pair: pd.DataFrame) -> tuple[float, float, float] | None:
+    """Of the differences of two systems that raters scored on different texts."""
+    scores = pair.melt(ignore_index=False, var_name="system", value_name="score").dropna()
+    raters, items = (scores.index.get_level_values(level) for level in (0, 1))
+    heard = scores["system"] == pair.columns[0]
+    for ids in (raters, items):  # who, or what, was heard under both
+        if (heard.groupby(np.asarray(ids)).nunique() > 1).sum() < _FEWEST:
+            return None
+    layout = Layout.of(raters, items, heard)
+    if not layout.tells:
+        return None
+    centred = scores["score"] - scores.groupby("system")["score"].transform("mean")
+    parts = layout.parts(centred.to_numpy(dtype=float))
+    return parts.rater_gap, parts.item_gap, 2 * parts.rest
 
 
 def _factor(units: int) -> float:

@@ -14,10 +14,10 @@ from typing import Any
 
 import pandas as pd
 
-from listening_test.analysis import CHOICE_METHODS
 from listening_test.columns import SCORED_TRIALS
 from listening_test.decisions import BY_HAND, INTERNAL, STATUS
 from listening_test.exclusion import rules_of
+from listening_test.methods import CHOICE_METHODS
 from listening_test.report_statistics import told_statistics
 from listening_test.study import Study
 from listening_test.study_parts import Anchor, Reporting
@@ -291,10 +291,14 @@ def _time(evidence: Evidence) -> str | None:
     if sessions is None or not {"consent_utc", "last_seen_utc", "state"} <= set(sessions.columns):
         return None
     done = sessions[sessions["state"] == "complete"]
-    start, end = (
-        pd.to_datetime(done[name], errors="coerce", utc=True, format="ISO8601")
-        for name in ("consent_utc", "last_seen_utc")
-    )
+    known = [name for name in ("consent_utc", "last_seen_utc", "ended_utc") if name in done]
+    times = {
+        name: pd.to_datetime(done[name], errors="coerce", utc=True, format="ISO8601")
+        for name in known
+    }
+    start, end = times["consent_utc"], times["last_seen_utc"]
+    if "ended_utc" in times:  # who looks in again later is seen then, and ended before
+        end = times["ended_utc"].fillna(end)
     minutes = (end - start).dt.total_seconds().dropna() / 60
     if minutes.empty:
         return None
@@ -429,17 +433,26 @@ def _apart(study: Study) -> str:
     return ", one text after the other" if together else ", never the same text twice in a row"
 
 
+def _planned(evidence: Evidence) -> str | None:
+    study = evidence.study
+    if study is None:
+        return None
+    wanted = [number(study.ratings_per_stimulus, "rating") + " a stimulus"]
+    wanted += [number(study.raters, "rater")] if study.raters else []
+    return (
+        f"The study file asked for {' and '.join(wanted)} at least: "
+        f"{number(study.planned_sessions, 'session')} of {number(study.trials, 'trial')} each."
+    )
+
+
 def _stop(evidence: Evidence) -> str | None:
     study = evidence.study
-    if study is None or (evidence.details.stop_rule is None and study.stop_rule is None):
-        return None
-    planned = f"{study.ratings_per_stimulus} ratings a stimulus, {study.planned_sessions} sessions"
     fixed = []
-    if (stop := study.stop_rule) is not None:
+    if study is not None and (stop := study.stop_rule) is not None:
         fixed += ["with the last planned session"] * stop.planned
         fixed += [f"at the end of {stop.until}"] if stop.until else []
     ends = f"The study file closed the test {' or '.join(fixed)}." if fixed else None
-    return _joined(f"Planned: {planned}.", ends, evidence.details.stop_rule)
+    return _joined(ends, evidence.details.stop_rule)
 
 
 def _lengths(evidence: Evidence) -> str | None:
@@ -501,7 +514,8 @@ _FACTORS: tuple[_Entry, ...] = (
     ("Stimuli", "Lengths and identical clips", _lengths, _EXPORTED),
     ("Stimuli", "Playback", _playback, _EXPORTED),
     ("Design", "Order, repeats and seed", _design, _EXPORTED),
-    ("Design", "Planned size and stop rule", _stop, _told(
+    ("Design", "Planned size", _planned, _EXPORTED),
+    ("Design", "Stop rule", _stop, _told(
         "stop_rule", "when the test was to end, fixed before its first rating.")),
     ("Analysis", "Intervals, tests, correction, effect size",
      lambda evidence: told_statistics(evidence.result, evidence.study is not None), ""),

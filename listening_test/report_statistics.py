@@ -29,8 +29,9 @@ def told_statistics(result: Mapping[str, Any], fixed: bool) -> str:
             "Comparison scores have the sign turned back where the order was, and both orders "
             "count alike."
             if compared
-            else "Differences are paired within rater and text; where a rating lacks its partner, "
-            "their error is clustered by rater and by text (Cameron, Gelbach & Miller 2011)."
+            else "Differences are paired within rater and text; where ratings lack their partner, "
+            "their error is that of crossed parts of raters and texts, shared by both systems and "
+            "not (minimum norm quadratic unbiased estimation, Rao 1971)."
         )
         told.append(
             "Two-sided Wilcoxon signed-rank tests are over the raters' mean differences, with "

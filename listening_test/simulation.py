@@ -1,7 +1,8 @@
 """Simulated listening tests of two systems, for planning and for checking the analysis.
 
 A score is a mean plus parts of rater, text, their interactions with the system and a rest, all
-normal. Knows no plan and no ratings.
+normal. Every rater hears their texts under both systems, or, in balanced incomplete blocks, each
+under one. Knows no plan and no ratings.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 from scipy import optimize, stats
+
+from listening_test.incomplete import incomplete_order
 
 _MEAN = 3.2  # of a score before rounding
 _HIGHEST = 5
@@ -89,6 +92,47 @@ def simulated_test(
     if scores.rounded:
         a, b = (np.clip(np.rint(score), 1, _HIGHEST) for score in (a, b))
     return who, what, a, b
+
+
+def simulated_once(
+    rng: np.random.Generator,
+    design: tuple[np.ndarray, np.ndarray, np.ndarray],
+    scores: Scores,
+    shift: float = 0.0,
+) -> np.ndarray:
+    """One test of two systems in which a rater hears each text once: the scores, (n,).
+
+    Args:
+        design: rater, text and system (0 or 1), (n,) each, as `design_once` draws them.
+        shift: what makes system 1 better, before rounding.
+    """
+    spreads = scores.spreads
+    who, what, which = design
+    raters, texts = who.max() + 1, what.max() + 1
+    # The system's own parts of raters and texts are as many for each of the two.
+    found = (
+        _MEAN
+        + shift * which
+        + rng.normal(0, spreads.rater, raters)[who]
+        + rng.normal(0, spreads.item, texts)[what]
+        + rng.normal(0, spreads.rater_system, (raters, 2))[who, which]
+        + rng.normal(0, spreads.item_system, (texts, 2))[what, which]
+        + rng.normal(0, math.hypot(spreads.rest, spreads.rater_item), len(who))
+    )
+    return np.clip(np.rint(found), 1, _HIGHEST) if scores.rounded else found
+
+
+def design_once(
+    raters: int, texts: int, per_rater: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rater, text and system (0 or 1) of each rating of a test with `same_text: once`.
+
+    Raises:
+        ValueError: a session of `per_rater` texts cannot be balanced.
+    """
+    rows = [incomplete_order(texts, 2, per_rater, 1, seed, row) for row in range(raters)]
+    cells = np.array([cell[:2] for row in rows for cell in row])
+    return np.repeat(np.arange(raters), per_rater), cells[:, 0], cells[:, 1]
 
 
 def true_mean(spreads: Spreads, shift: float = 0.0) -> float:

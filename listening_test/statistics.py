@@ -5,8 +5,8 @@ votes are not independent and the plain t interval is far too narrow (about 65 %
 nominal 95 %). Here the variance of a mean is the sum of a rater part, a text part and a
 rest, estimated by the analysis of variance for unbalanced crossed random effects (Henderson's
 method I, Biometrics 9, 1953; Searle, Casella & McCulloch, Variance Components, 1992, ch. 5), with
-Satterthwaite's degrees of freedom as the small-sample correction. A system's difference is taken
-within rater and text, where possible.
+Satterthwaite's degrees of freedom as the small-sample correction. Differences of systems are
+estimated in `differences.py`.
 
 Pure functions of a data frame; files are read in `analyse.py`.
 """
@@ -107,7 +107,7 @@ def crossed_mean(values: Values, raters: npt.ArrayLike, items: npt.ArrayLike) ->
     from_items = item * float(np.sum((n_i / n) ** 2))
     from_rest = rest / n
     variance = from_raters + from_items + from_rest
-    df = _satterthwaite(from_raters, from_items, from_rest, len(n_r), len(n_i))
+    df = satterthwaite(from_raters, from_items, from_rest, len(n_r), len(n_i))
     return Estimate(mean, math.sqrt(variance), df)
 
 
@@ -163,7 +163,7 @@ def _components(
     return float(rater), float(item), float(rest)
 
 
-def _satterthwaite(r: float, i: float, e: float, raters: int, items: int) -> float:
+def satterthwaite(r: float, i: float, e: float, raters: int, items: int) -> float:
     """Degrees of freedom of MS(rater) + MS(item) - MS(rest), given each one's share."""
     variance = r + i + e
     if variance == 0:
@@ -182,54 +182,6 @@ def naive_mean(values: Values) -> Estimate:
     if n < 2:
         return Estimate(float(np.mean(values)) if n else math.nan, math.nan, math.nan)
     return Estimate(float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(n), n - 1)
-
-
-def difference(frame: pd.DataFrame, a: str, b: str) -> Estimate:
-    """MOS(a) - MOS(b), with the standard error of paired ratings where they are paired.
-
-    If every rater heard each text under both systems, the differences within (rater, text) are
-    analysed as `crossed_mean` does. If some ratings lack their partner, the error comes from
-    residuals summed by rater, by text and by cell (Cameron, Gelbach & Miller 2011), which needs
-    no pairs.
-    """
-    both = frame[frame["system"].isin([a, b])]
-    cells = both.groupby(["rater_id", "item_id", "system"])["score"].agg(["mean", "size"])
-    table = cells["mean"].unstack("system")
-    if not table.isna().any(axis=None) and (cells["size"] == 1).all():
-        ids = table.index
-        gaps = (table[a] - table[b]).to_numpy(dtype=float)
-        return crossed_mean(gaps, ids.get_level_values(0), ids.get_level_values(1))
-    return _unpaired_difference(both, a, b)
-
-
-def _unpaired_difference(both: pd.DataFrame, a: str, b: str) -> Estimate:
-    scores = both["score"].to_numpy(dtype=float)
-    is_a = (both["system"] == a).to_numpy()
-    gap = float(scores[is_a].mean() - scores[~is_a].mean())
-    influence = np.where(
-        is_a,
-        (scores - scores[is_a].mean()) / is_a.sum(),
-        -(scores - scores[~is_a].mean()) / (~is_a).sum(),
-    )
-    raters = pd.factorize(both["rater_id"])[0]
-    items = pd.factorize(both["item_id"])[0]
-    # Two ratings a system and two raters at least, or residuals are zero for want of data.
-    if min(is_a.sum(), (~is_a).sum()) < 2 or raters.max() < 1:
-        return Estimate(gap, math.nan, math.nan)
-    by_rater = _cluster_variance(influence, raters)
-    if items.max() < 1:
-        return Estimate(gap, math.sqrt(by_rater), float(raters.max()))
-    by_item = _cluster_variance(influence, items)
-    cells = both.groupby(["rater_id", "item_id"]).ngroup().to_numpy()
-    by_cell = float(np.sum(np.bincount(cells, weights=influence) ** 2))
-    # The difference of estimates can fall below its parts by chance; the truth cannot.
-    variance = max(by_rater + by_item - by_cell, by_rater, by_item)
-    return Estimate(gap, math.sqrt(variance), float(min(raters.max(), items.max())))
-
-
-def _cluster_variance(influence: Values, codes: npt.NDArray[np.int64]) -> float:
-    k = int(codes.max()) + 1
-    return k / (k - 1) * float(np.sum(np.bincount(codes, weights=influence) ** 2))
 
 
 def against_margin(estimate: Estimate, margin: float | None) -> dict[str, Any]:

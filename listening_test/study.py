@@ -40,6 +40,7 @@ from listening_test.methods import (
     conditions,
 )
 from listening_test.methods import questions as standard_questions
+from listening_test.never import check_exclusion
 from listening_test.study_parts import (
     MOST_ANCHORS,
     MOST_SYSTEMS,
@@ -76,6 +77,9 @@ USUAL_MARGIN = 0.2
 # Keys that came later: left out of the hash where they say nothing, so that a study without them
 # keeps the hash that is on its ratings.
 _LATER = ("report", "languages", "raters", "stop_rule", "payment", "same_text")
+
+# Context of validation: a study file that is read anew, and no study on record.
+NEW = "new"
 
 
 class StudyError(ValueError):
@@ -146,8 +150,10 @@ class Study(Part):
         return given
 
     @model_validator(mode="after")
-    def _consistent(self) -> Study:
+    def _consistent(self, info: ValidationInfo) -> Study:
         check_consistent(self)
+        if info.context == NEW:
+            check_exclusion(self)
         return self
 
     # Folder of the study file. Not a field: moving the study does not change its hash.
@@ -265,7 +271,7 @@ def load_study(path: Path) -> Study:
     if not isinstance(tree, dict):
         raise StudyError(f"{path.name} line 1: a study file is a list of `key: value` lines.")
     try:
-        study = Study.model_validate(_plain(tree))
+        study = Study.model_validate(_plain(tree), context=NEW)
     except ValidationError as error:
         raise StudyError(_explain(path, tree, error)) from None
     study._base = path.resolve().parent

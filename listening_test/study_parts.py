@@ -41,6 +41,8 @@ Code = Annotated[str, StringConstraints(pattern=_CODE)]
 Line = Annotated[str, StringConstraints(min_length=1, max_length=300, strip_whitespace=True)]
 Passage = Annotated[str, StringConstraints(min_length=1, max_length=4000, strip_whitespace=True)]
 ScoreAndShare = tuple[Annotated[int, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=1)]]
+# Fewer answers than this are easily all the same: `same_answer_share` judges nobody by them.
+FEWEST_ANSWERS = 5
 # Stands for every code of a platform in a study that is passed on.
 WITHHELD = "withheld"
 PolicyName = Literal["full", "spark", "confidence"]

@@ -153,10 +153,24 @@ def trials_now(study_dir: Path) -> float:
     return float(pd.to_datetime(sessions_frame(study_dir)["last_seen_utc"]).max().timestamp())
 
 
+def test_a_study_whose_last_day_is_over_is_called_closed_without_a_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extra = "stop_rule: {until: 2200-01-31}"
+    study_dir = prepared_study(tmp_path, items=3, systems=SYSTEMS[:2], seconds=0.42, extra=extra)
+    with served(study_dir) as client:
+        take(client, monkeypatch, step=1)
+    end = pd.Timestamp("2200-02-01", tz="UTC").timestamp()
+    assert overview(study_dir, end - 1).closed_utc is None
+    seen = overview(study_dir, end)
+    assert seen.closed_utc == "2200-02-01T00:00:00.000+00:00"
+    assert "Closed since 2200-02-01" in seen.summary
+
+
 def test_who_left_and_who_is_left_out_is_told_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rules = "exclusion: {same_answer_share: 1.0, incomplete_sessions: true, trap_errors: 0}"
+    rules = "exclusion: {same_answer_share: 1, incomplete_sessions: true, correlation_below: -0.9}"
     study_dir = prepared_study(tmp_path, items=3, systems=SYSTEMS[:2], seconds=0.42, extra=rules)
     with served(study_dir) as client:
         take(client, monkeypatch, step=0)  # the same answer throughout
@@ -169,7 +183,7 @@ def test_who_left_and_who_is_left_out_is_told_with_the_reason(
     reasons = sorted((row["state"], row["left out by"]) for row in seen.raters)
     assert reasons == [("complete", ""), ("complete", "same answer share"), ("gone", "")]
     assert {row["rule"]: (row["raters"], row["ratings"]) for row in seen.excluded} == {
-        "incomplete session": (0, 0), "trap errors": (0, 0), "same answer share": (1, 6),
+        "incomplete session": (0, 0), "same answer share": (1, 6), "correlation below": (0, 0),
     }  # fmt: skip
     assert seen.alarms == ["the copy is late"]
     assert not [name for name in ("MOS", "mean", "score") if name in json.dumps(seen.raters)]

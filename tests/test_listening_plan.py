@@ -20,7 +20,14 @@ from listening_test import plan
 from listening_test.pilot import NoPilot, pilot_spreads
 from listening_test.plan import simulated_half_widths, smallest
 from listening_test.power import formula_raters, raters_for_gap, simulated_power
-from listening_test.simulation import Scores, Spreads, simulated_test, true_mean
+from listening_test.simulation import (
+    Scores,
+    Spreads,
+    design_once,
+    simulated_once,
+    simulated_test,
+    true_mean,
+)
 from tests.test_listening_statistics import crossed, write
 
 LITERATURE = Scores(Spreads())
@@ -164,6 +171,55 @@ def test_a_pilots_spreads_are_those_it_was_made_with() -> None:
     for name, value in asdict(truth).items():
         assert asdict(pilot.spreads)[name] == pytest.approx(value, rel=0.12), name
     assert (pilot.systems, pilot.raters, pilot.texts, pilot.ratings) == (2, 200, 150, 24_000)
+
+
+def test_a_pilot_whose_texts_were_heard_once_tells_the_spreads_too() -> None:
+    rng = np.random.default_rng(4)
+    truth = Spreads(0.5, 0.4, 0.35, 0.3, 0.6)
+    who, what, which = design = design_once(200, 100, 40, 1)
+    scores = simulated_once(rng, design, Scores(truth, rounded=False), 0.4)
+    frame = pd.DataFrame(
+        {"rater_id": who.astype(str), "item_id": what.astype(str),
+         "system": np.array(["a", "b"])[which], "score": scores}
+    )  # fmt: skip
+    found = asdict(pilot_spreads(frame).spreads)
+    # What a rater makes of a text cannot be told from the rest here.
+    assert math.hypot(found.pop("rest"), found.pop("rater_item")) == pytest.approx(0.6, rel=0.05)
+    for name, value in found.items():
+        assert value == pytest.approx(asdict(truth)[name], rel=0.2), name
+
+
+def test_power_with_texts_heard_once_is_the_normal_distributions() -> None:
+    raters, texts, per_rater = 60, 60, 30
+    scores = Scores(Spreads(), rounded=False)
+    spreads = scores.spreads
+    error = math.sqrt(
+        2 * (spreads.rater_system**2 / raters + spreads.item_system**2 / texts)
+        + 2 * spreads.rest**2 / (raters * per_rater / 2)
+    )
+    for gap in (0.1, 0.18):
+        closed = float(stats.norm.sf(1.98 - gap / error))
+        power = simulated_power(gap, raters, texts, per_rater, scores, 250, 1, once=True)
+        assert power == pytest.approx(closed, abs=0.1)
+    _, half = simulated_half_widths(raters, texts, per_rater, scores, 30, 1, once=True)
+    assert half == pytest.approx(1.99 * error, rel=0.12)
+
+
+def test_the_command_plans_for_texts_heard_once(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "TEXTS", (32,))
+    needed = {}
+    for given in ("apart", "once"):
+        assert plan.main(["--gap", "0.4", "--same-text", given, "--json"]) == 0
+        (needed[given],) = json.loads(capsys.readouterr().out)["plans"]
+    assert needed["once"]["raters"] > needed["apart"]["raters"]
+    assert needed["once"]["ratings_per_system"] == needed["once"]["raters"] * 8
+    assert needed["once"]["power"] >= 0.8
+    assert plan.main(["--half-width", "0.4", "--same-text", "once"]) == 0
+    assert "each under one of two systems" in capsys.readouterr().out
+    assert plan.main(["--gap", "0.4", "--same-text", "once", "--texts-per-rater", "5"]) == 2
+    assert "must be even" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

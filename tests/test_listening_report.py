@@ -101,6 +101,35 @@ def taken(open_study: Path) -> Path:
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_study_whose_last_day_is_over_has_a_report_without_a_server(
+    open_study: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    record = open_study / "key" / "study.json"
+    content = json.loads(record.read_text(encoding="utf-8"))
+    content["config"]["stop_rule"] = {"planned": False, "until": "2020-01-31"}
+    record.write_text(json.dumps(content), encoding="utf-8")
+    assert report.main([str(open_study), "--out", str(out)]) == 0
+    told = (out / "report.md").read_text(encoding="utf-8").replace("\\", "")
+    assert "closed the test at the end of 2020-01-31" in told
+    assert export.closed_and_withdrawn(open_study)[0] == "2020-02-01T00:00:00.000+00:00"
+
+
+def test_time_ends_with_the_last_answer_and_not_with_a_later_look() -> None:
+    sessions = pd.DataFrame(
+        {
+            "state": ["complete", "complete"],
+            "consent_utc": "2026-01-01T10:00:00.000+00:00",
+            "last_seen_utc": ["2026-01-01T18:00:00.000+00:00", "2026-01-01T10:20:00.000+00:00"],
+            "ended_utc": ["2026-01-01T10:10:00.000+00:00", None],
+        }
+    )
+    used = crossed(np.random.default_rng(1), 2, 2)
+    told = report_factors._time(report_factors.Evidence(used, used, {}, sessions=sessions))
+    assert "took 15.0 minutes (10.0 to 20.0)" in (told or "")
+
+
+@pytest.mark.usefixtures("quick")
 def test_an_open_study_has_no_report(
     open_study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,7 +152,7 @@ def test_a_study_fills_every_factor_that_it_knows(
     assert missing == [
         "Location and language background", "Qualification before the test",
         "Picture of the page", "Range of systems, anchors, natural reference",
-        "Origin of the texts", "Planned size and stop rule", "Where data and code are",
+        "Origin of the texts", "Stop rule", "Where data and code are",
     ]  # fmt: skip
     assert "missing: Location" in told
     for fact in (
@@ -131,7 +160,7 @@ def test_a_study_fills_every_factor_that_it_knows(
         "Each rater gave 9 ratings", "each stimulus got 2", "In all 18 ratings of 9 stimuli",
         "How natural does the speech sound?", "5 Excellent, 4 Good", "16000 Hz", "-26 LUFS",
         "Williams", "seed 1", "Raters were asked nothing about themselves", "Sessions: 3 complete",
-        "3 of 8 planned sessions",
+        "3 of 8 planned sessions", "8 ratings a stimulus at least: 8 sessions of 9 trials each",
         load_study(tmp_path / "source" / "study.yaml").sha256,
     ):  # fmt: skip
         assert fact in text.replace("\\", ""), fact

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from benchmarks.listening_intervals import coverage
+from benchmarks.listening_intervals import ONCE, coverage, coverage_once
 from listening_test import analyse as command
 from listening_test.analysis import Plan, analyse
+from listening_test.differences import difference
 from listening_test.simulation import Scores, Spreads, simulated_test, true_mean
-from listening_test.statistics import crossed_mean, difference, naive_mean
+from listening_test.statistics import crossed_mean, naive_mean
 
 
 def crossed(
@@ -261,6 +262,24 @@ def test_coverage_and_false_positives_smoke() -> None:
     assert found["false_positives"] <= 0.11
     both = (found["false_positives"], found["false_positives_wilcoxon"])
     assert 0 < found["false_positives_shown"] <= min(both)
+
+
+@pytest.mark.parametrize(("raters", "texts", "per_rater"), [(20, 20, 10), (24, 40, 4)])
+def test_coverage_of_differences_smoke(raters: int, texts: int, per_rater: int) -> None:
+    """300 simulated tests in which each text is heard once: neither too narrow nor too wide."""
+    found = coverage_once(raters, texts, per_rater, 300, seed=3)
+    # Four standard errors of a 95 % coverage in 300 runs are 5 points; always covered is wide.
+    assert 0.90 <= found["covered"] <= 0.99
+    assert 0.90 <= found["covered_shifted"] <= 0.99
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("raters", "texts", "per_rater"), ONCE)
+def test_coverage_of_differences(raters: int, texts: int, per_rater: int) -> None:
+    found = coverage_once(raters, texts, per_rater, 4000, seed=1)
+    assert 0.935 <= found["covered"] <= 0.965
+    assert 0.935 <= found["covered_shifted"] <= 0.965
+    assert found["false_positives_shown"] <= 0.06
 
 
 @pytest.mark.long

@@ -10,7 +10,7 @@ import pytest
 
 from listening_test.methods import QUALITY
 from listening_test.ready import READY_STUDY
-from listening_test.study import StudyError, load_study
+from listening_test.study import Study, StudyError, load_study
 from spark.comparison import CompareSettings
 from spark.evaluation.suite import builtin
 from spark.text import normalise
@@ -208,6 +208,40 @@ def test_a_margin_or_an_anchor_that_cannot_be_is_told_with_its_line(
         load_study(path)
     line = path.read_text().splitlines().index(extra) + 1
     assert f"line {line}: " in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "rule", "says"),
+    [
+        ("acr", "trap_errors: 0", "no trap; add `traps:`"),
+        ("acr", "gold_errors: 0", "no gold clip; add `gold:`"),
+        ("acr", "repeat_difference: 1.5", "no trial comes again; add `repeats:`"),
+        ("acr\nrepeats: 2", "repeat_difference: 4", "differ by 4 at most"),
+        ("ab", "correlation_below: 0.2", "are no scores"),
+        ("acr", "reference_below: [90, 0.15]", "no hidden reference that is scored"),
+    ],
+)
+def test_a_rule_that_could_never_leave_anybody_out_is_refused(
+    tmp_path: Path, method: str, rule: str, says: str
+) -> None:
+    text = GOOD.replace("trials_per_rater: 4\n", "") + f"method: {method}\nexclusion:\n  {rule}\n"
+    path = written(tmp_path, text)
+    with pytest.raises(StudyError, match=re.escape(says)) as told:
+        load_study(path)
+    line = path.read_text().splitlines().index(f"  {rule}") + 1
+    key = rule.split(":")[0]
+    assert f"line {line}: exclusion.{key}: could never leave anybody out" in str(told.value)
+
+
+def test_rules_that_can_fit_are_taken_and_a_study_on_record_keeps_its_own(tmp_path: Path) -> None:
+    rules = "repeats: 2\nexclusion: {repeat_difference: 1.5, same_answer_share: 0.9}\n"
+    study = load_study(written(tmp_path, GOOD.replace("rater: 4", "rater: 6") + rules))
+    assert study.exclusion.repeat_difference == 1.5
+    record = study.model_dump(mode="json") | {"exclusion": {"trap_errors": 0}}
+    assert Study.model_validate(record).exclusion.trap_errors == 0
+    short = GOOD.replace("rater: 4", "rater: 2\nsame_text: once")
+    with pytest.raises(StudyError, match="a rater gives 2 answers, and 5 are the fewest"):
+        load_study(written(tmp_path, short + "exclusion: {same_answer_share: 0.9}\n"))
 
 
 def test_the_usual_margin_is_the_same_share_of_every_scale(tmp_path: Path) -> None:

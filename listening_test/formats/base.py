@@ -14,8 +14,9 @@ from typing import Any
 import pandas as pd
 
 from listening_test.analyse import REQUIRED
-from listening_test.analysis import CHOICE_METHODS, told_counts
+from listening_test.analysis import told_counts
 from listening_test.columns import KEY_COLUMNS, RATING_COLUMNS, SCORED_TRIALS
+from listening_test.methods import CHOICE_METHODS
 
 NUMBERS = ("score", "score_signed", "expected_score", "rt_ms")
 IDS = ("session_id", "rater_id", "item_id", "stimulus_id", "system", "system_b")
