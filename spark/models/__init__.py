@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -64,11 +65,15 @@ def _asked(module: str, question: str) -> str:
     return check() if check else ""
 
 
-def load(name: str, **options: Any) -> SpokenLM:
+def load(
+    name: str, *, told: Callable[[str], None] | None = None, **options: Any
+) -> SpokenLM:
     """Load a model, fetching a known one's files from the hub where they are missing.
 
     Args:
         name: of a known model, a folder with a checkpoint, or OWNER/NAME of the hub.
+        told: gets a sentence where there is one to say before the weights are read; those of the
+            embedded model are read at once.
         options: of the family's `load`: device, dtype, bits.
 
     Raises:
@@ -79,13 +84,19 @@ def load(name: str, **options: Any) -> SpokenLM:
         # With options it is the family's own to say, knowing them, whether it can.
         if not options and (reason := _hindrance(module)):
             raise ValueError(f"the model {name!r} cannot run here: {reason}")
-        known: SpokenLM = import_module(module).load(**options)
+        known: SpokenLM = import_module(module).load(**options, **_hearer(module, told))
         return known
     module = _module_of(name)
     model: SpokenLM = import_module(module).load(
-        Path(name) if Path(name).is_dir() else name, **options
+        Path(name) if Path(name).is_dir() else name, **options, **_hearer(module, told)
     )
     return model
+
+
+def _hearer(module: str, told: Callable[[str], None] | None) -> dict[str, Any]:
+    """`told` as an option of a family that takes long to load."""
+    large = hasattr(import_module(module), "FAMILY")
+    return {"told": told} if told and large else {}
 
 
 def _module_of(source: str) -> str:

@@ -42,6 +42,8 @@ class Options:
         voice: a sound file whose voice the sound takes; None for the published one.
         whole: the sound is made in one pass over all codes; else in pieces as they come.
         heads: a file of fitted exit heads; None for those where the lab looks for them.
+        told: gets a sentence where there is one to say before the weights are read: where they
+            go, and what is not there to hear or speak, with the command that fetches it.
     """
 
     source: str | Path | None = None
@@ -52,6 +54,7 @@ class Options:
     voice: Path | None = None
     whole: bool = False
     heads: Path | None = None
+    told: Callable[[str], None] = lambda _: None
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,8 @@ class Checked:
         shape: of the transformer.
         checkpoint: its weights, open.
         words: its tokenizer.
-        ears, deafness: what hears, or why nothing does.
-        sound, silence: what speaks, or why nothing does.
+        ears, deafness: what hears, not read yet, or why nothing does.
+        sound, silence: what speaks, not read yet, or why nothing does.
     """
 
     folder: Path
@@ -153,7 +156,7 @@ def read_shape(
         raise CheckpointError(f"config.json has no {error}: fetch it again") from error
     except ValueError as error:
         raise CheckpointError(f"config.json: {error}") from error
-    except (ArithmeticError, TypeError) as error:
+    except (ArithmeticError, AttributeError, TypeError) as error:
         raise CheckpointError(
             f"config.json holds no shape of a model ({error}): fetch it again"
         ) from error
@@ -186,11 +189,15 @@ def load(family: Family, source: str | Path | None = None, **options: Any) -> Sp
     chosen = Options(source, **options)
     parts = checked(family, chosen)
 
-    def beside(dtype: torch.dtype) -> int:
-        heard = parts.ears.nbytes(dtype) if parts.ears else 0
-        return heard + (parts.sound.nbytes if parts.sound else 0)
-
-    body, reason = read_body(family, parts.shape, parts.checkpoint, chosen, beside)
+    place = placed(family, parts, chosen)
+    chosen.told(place.reason)
+    for lack in (parts.silence, parts.deafness):
+        if lack:
+            chosen.told(lack)
+    # First what is small: if it is damaged, that shows before the minutes that the rest takes.
+    voice = parts.sound.read(place.device, chosen.whole) if parts.sound else None
+    listener = parts.ears.read(place.device, place.dtype) if parts.ears else None
+    body = read_body(family, parts.shape, parts.checkpoint, place, chosen.quiet)
     own = heads_path(family, parts.folder)
     heads, note = _fitted(chosen.heads or own, body, asked=chosen.heads is not None)
     prompts = family.prompts(parts.words)
@@ -207,48 +214,56 @@ def load(family: Family, source: str | Path | None = None, **options: Any) -> Sp
         candidate_exits=exits,
         default_exit=default_exit,
         exit_heads=heads,
-        vocoder=parts.sound.on(body.device, chosen.whole) if parts.sound else None,
+        vocoder=voice,
         speech_rate=family.speech_rate,
         sampling=family.sampling,
         dialogue=prompts,
         system_prompt=family.system_prompt,
-        listener=parts.ears.to(body.device, body.dtype) if parts.ears else None,
+        listener=listener,
         silence=parts.silence,
         deafness=parts.deafness,
-        notes=(reason, note),
+        notes=(place.reason, note),
         licence=family.licence,
         heads_file=own,
         derived_prefix=family.derived_prefix,
     )
 
 
+def placed(family: Family, parts: Checked, options: Options) -> fits.Placement:
+    """Where a model goes with all that hears and speaks; nothing of it has been read yet.
+
+    Raises:
+        TooLarge: there is not enough memory.
+    """
+
+    def beside(dtype: torch.dtype) -> int:
+        heard = parts.ears.nbytes(dtype) if parts.ears else 0
+        return heard + (parts.sound.nbytes if parts.sound else 0)
+
+    tokens = min(family.tokens, parts.shape.max_position_embeddings)
+    need = fits.Need(family.title, parts.shape, tokens, family.speech_rows, beside)
+    return fits.place(need, options.device, options.dtype, options.bits)
+
+
 def read_body(
     family: Family,
     shape: TransformerConfig,
     checkpoint: Checkpoint,
-    options: Options,
-    beside: Callable[[torch.dtype], int] = lambda _: 0,
-) -> tuple[Transformer, str]:
-    """Place and read the weights; the second is why they are where they are.
+    place: fits.Placement,
+    quiet: bool = True,
+) -> Transformer:
+    """Read the weights of the transformer to where they go.
 
     Args:
         family: of the model.
         shape: of the transformer.
         checkpoint: its weights, open.
-        options: device, precision and bits.
-        beside: bytes of what hears and speaks, by the precision of the transformer.
-
-    Raises:
-        TooLarge: there is not enough memory.
+        place: device, precision and bits.
+        quiet: no progress on the terminal.
     """
-    tokens = min(family.tokens, shape.max_position_embeddings)
-    need = fits.Need(family.title, shape, tokens, family.speech_rows, beside)
-    place = fits.place(need, options.device, options.dtype, options.bits)
-    total = 2 * sum(fits.parameters(shape))
-    told = _Progress(family.title, total, options.quiet)
+    told = _Progress(family.title, 2 * sum(fits.parameters(shape)), quiet)
     state = NamedTensors(checkpoint, family.sources(shape), told)
-    body = Transformer.from_state_dict(state, shape, place.dtype, place.device, place.bits)
-    return body, place.reason
+    return Transformer.from_state_dict(state, shape, place.dtype, place.device, place.bits)
 
 
 def heads_path(family: Family, folder: Path) -> Path:

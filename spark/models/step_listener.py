@@ -18,8 +18,9 @@ from torch.nn import functional as F
 
 from spark.models.base import Heard
 from spark.models.checkpoint import Checkpoint, CheckpointError
+from spark.models.family import Hearing
 from spark.models.recordings import heard_samples
-from spark.models.strict import fill, nbytes
+from spark.models.strict import expect, fill, nbytes
 from spark.speech.audio import Pcm
 from spark.speech.mel import whisper_mel
 from spark.speech.whisper import Block
@@ -134,46 +135,6 @@ class StepListener:
     def __init__(self, ears: nn.Module, marks: tuple[int, int, int]) -> None:
         self._ears, self._marks = ears, marks
 
-    def nbytes(self, dtype: torch.dtype) -> int:
-        """Of the weights, which take the model's precision."""
-        return nbytes(self._ears, dtype)
-
-    @classmethod
-    def load(
-        cls,
-        checkpoint: Checkpoint,
-        config: Mapping[str, Any],
-        width: int,
-        marks: tuple[int, int, int],
-    ) -> StepListener:
-        """From the tensors under `PREFIXES`, strictly, on the CPU in float32.
-
-        Args:
-            checkpoint: the model's safetensors files.
-            config: its config.json.
-            width: of the language model.
-            marks: see the class.
-
-        Raises:
-            CheckpointError: the tensors are not those of the config, or of another width.
-        """
-        shape = Shape.read(config)
-        if shape.llm_dim != width:
-            raise CheckpointError(
-                f"the audio encoder gives {shape.llm_dim} values a patch, the language model takes "
-                f"{width}: the files are of different models"
-            )
-        with torch.device("meta"):
-            ears = Ears(shape)
-        ears = ears.to_empty(device="cpu")
-        held = [name for name in checkpoint.shapes if name.startswith(PREFIXES)]
-        fill(ears, {name: checkpoint.tensor(name) for name in held}, "the checkpoint")
-        return cls(ears, marks)
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> StepListener:
-        """The same elsewhere, or in another precision."""
-        return StepListener(self._ears.to(device, dtype), self._marks)
-
     @torch.inference_mode()
     def hear(self, pcm: Pcm, rate: int) -> tuple[Heard, ...]:
         """The parts of a mono recording (n,) at `rate` Hz, of 25 s at most each; see `Listener`."""
@@ -190,3 +151,38 @@ class StepListener:
             for rows, count in zip(features, counts.tolist(), strict=True)
             if count > 0
         )
+
+
+def offered(
+    checkpoint: Checkpoint, config: Mapping[str, Any], width: int, marks: tuple[int, int, int]
+) -> Hearing:
+    """What hears, from the tensors under `PREFIXES`, in the language model's precision.
+
+    Args:
+        checkpoint: the model's safetensors files.
+        config: its config.json.
+        width: of the language model.
+        marks: see `StepListener`.
+
+    Raises:
+        CheckpointError: the tensors are not those of the config, or of another width.
+    """
+    shape = Shape.read(config)
+    if shape.llm_dim != width:
+        raise CheckpointError(
+            f"the audio encoder gives {shape.llm_dim} values a patch, the language model takes "
+            f"{width}: the files are of different models"
+        )
+    with torch.device("meta"):
+        planned = Ears(shape)
+    held = [name for name in checkpoint.shapes if name.startswith(PREFIXES)]
+    expect(planned, {name: checkpoint.shapes[name] for name in held}, "the checkpoint")
+
+    def read(device: torch.device, dtype: torch.dtype) -> StepListener:
+        with torch.device("meta"):  # room is taken once, in the precision and place that stay
+            ears = Ears(shape).to(dtype)
+        ears = ears.to_empty(device=device)
+        fill(ears, {name: checkpoint.tensor(name) for name in held}, "the checkpoint")
+        return StepListener(ears, marks)
+
+    return Hearing(lambda dtype: nbytes(planned, dtype), read)
