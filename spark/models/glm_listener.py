@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spark.models.base import Heard
-from spark.models.checkpoint import Checkpoint, CheckpointError, read_json
+from spark.models.checkpoint import Checkpoint, CheckpointError, read_json, whole_numbers
 from spark.models.family import Hearing
 from spark.models.recordings import heard_samples
 from spark.models.strict import expect, fill, nbytes
@@ -177,12 +177,14 @@ def open_tokenizer(folder: Path) -> TokenizerFiles:
     config = read_json(folder, "config.json")
     needed = ("d_model", "encoder_ffn_dim", "encoder_attention_heads", "quantize_position",
               "num_mel_bins", "max_source_positions", "quantize_vocab_size")  # fmt: skip
-    missing = [name for name in needed if not isinstance(config.get(name), int)]
+    sizes = whole_numbers(config, needed, f"config.json of {_WHAT}")
     other = [name for name, value in _FIXED.items() if config.get(name) != value]
-    if missing or other:
+    if sizes["d_model"] % sizes["encoder_attention_heads"]:
+        other.append("encoder_attention_heads")
+    if other:
         raise CheckpointError(
-            f"config.json of the speech tokenizer has no usable {', '.join(missing + other)}: "
-            f"it is of another model; take {PARTS.repo}"
+            f"config.json of {_WHAT} has no usable {', '.join(other)}: it is of another model; "
+            f"take {PARTS.repo}"
         )
     checkpoint = Checkpoint.open(folder)
     names = {

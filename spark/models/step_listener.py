@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spark.models.base import Heard
-from spark.models.checkpoint import Checkpoint, CheckpointError
+from spark.models.checkpoint import Checkpoint, CheckpointError, whole_numbers
 from spark.models.family import Hearing
 from spark.models.recordings import heard_samples
 from spark.models.strict import expect, fill, nbytes
@@ -47,15 +47,13 @@ class Shape:
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> Shape:
-        """From a whole config.json; CheckpointError where a number is missing."""
-        given = config.get("audio_encoder_config") or {}
+        """From a whole config.json; CheckpointError where a number is missing or impossible."""
+        source = "audio_encoder_config of config.json"
         names = [field.name for field in fields(cls)]
-        missing = [name for name in names if not isinstance(given.get(name), int)]
-        if missing:
-            raise CheckpointError(
-                f"audio_encoder_config of config.json has no {', '.join(missing)}: fetch it again"
-            )
-        return cls(**{name: given[name] for name in names})
+        shape = cls(**whole_numbers(config.get("audio_encoder_config"), names, source))
+        if shape.n_audio_state % shape.n_audio_head:
+            raise CheckpointError(f"{source} has no usable n_audio_head: fetch it again")
+        return shape
 
 
 class Encoder(nn.Module):
