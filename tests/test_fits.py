@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from spark.models import (
 )
 from spark.models.__main__ import main
 from spark.models.checkpoint import Checkpoint, CheckpointError
+from spark.models.loading import Progress
 from spark.quantised import Int8Layer, Int8Matrix
 from spark.transformer import Transformer
 from tests.checkpoints import write_glm, write_step
@@ -345,6 +347,66 @@ def test_the_repositories_beside_a_model_are_fetched_too(cache, capsys) -> None:
     told = capsys.readouterr()
     assert "voice is not here (flow.pt, hift.pt)" in told.err  # the fake brought nothing
     assert told.out.strip().endswith("models--zai-org--glm-4-voice-9b/snapshots/abc")
+
+
+def test_a_download_tells_its_bytes_while_they_come(cache, monkeypatch) -> None:
+    """What an earlier one left counts from the start; the stand-in waits until it was seen."""
+    blobs = cache / "models--owner--name" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "a").write_bytes(bytes(2 * 10**6))
+    told, half = list[Progress](), threading.Event()
+
+    def bring(*_: object, **__: object) -> str:
+        (blobs / "b.incomplete").write_bytes(bytes(4 * 10**6))
+        assert half.wait(60)
+        (blobs / "b.incomplete").rename(blobs / "b")
+        with (blobs / "b").open("ab") as file:
+            file.write(bytes(4 * 10**6))
+        return str(cache)
+
+    def watch(progress: Progress) -> None:
+        told.append(progress)
+        if progress.done == 6 * 10**6:
+            half.set()
+
+    monkeypatch.setattr(hub, "snapshot_download", bring)
+    hub.download("owner/name", ["*"], 10**7, watch=watch)
+    assert [told[0].done, told[-1].done] == [2 * 10**6, 10**7]
+    assert Progress("Fetching owner/name", 6 * 10**6, 10**7) in told
+    assert told[-1].words == "Fetching owner/name: 0.01 of 0.01 GB (100 %)"
+    assert Progress("Fetching x", 3 * 10**9, 18 * 10**9).words.endswith("3.00 of 18.00 GB (16 %)")
+    assert Progress("Fetching x", 3 * 10**9, 0).words == "Fetching x: 3.00 GB so far"
+    count = threading.active_count()
+
+    def fail(*_: object, **__: object) -> str:
+        raise LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr(hub, "snapshot_download", fail)
+    with pytest.raises(CheckpointError, match="could not be fetched"):
+        hub.download("owner/name", ["*"], 10**7, watch=told.append)
+    assert threading.active_count() == count  # nobody looks any more
+
+
+def test_reading_a_model_tells_its_bytes(tmp_path: Path) -> None:
+    told: list[Progress] = []
+    lm = models.load(str(write_step(tmp_path / "model")), watch=told.append, device="cpu",
+                     dtype=torch.float32)  # fmt: skip
+    assert [p.done for p in told] == sorted(p.done for p in told)
+    stored = sum(t.nbytes for t in lm.transformer.state_dict().values())
+    assert told[-1].done == stored // 2  # bf16 in the files, fp32 here
+    assert told[-1].total == pytest.approx(told[-1].done, rel=1e-4)
+    assert told[-1].words.startswith("Loading Step-Audio-2-mini: ")
+    assert told[-1].words.endswith("(100 %)")
+
+
+def test_what_a_page_could_fetch_is_told_with_its_size(cache, memory) -> None:
+    memory(64)
+    infos = {info.name: info for info in models.available()}
+    assert infos["glm-4-voice-9b"].to_fetch == 19_090_000_000 + 1_460_000_000 + 527_000_000
+    assert infos["step-audio-2-mini"].to_fetch == 17_870_000_000
+    assert infos["embedded"].to_fetch == 0
+    memory(4)
+    assert {info.to_fetch for info in models.available()} == {0}  # fetching would not help
 
 
 def test_a_model_without_a_voice_of_its_own_is_not_fetched_at_every_start(cache) -> None:

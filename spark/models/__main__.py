@@ -44,20 +44,6 @@ def told(family: Family) -> list[str]:
     return [*lines, f"  all of it: {commands[0]}", *(f"  alone: {c}" for c in commands[1:])]
 
 
-def fetch(family: Family) -> Path:
-    """Fetch a model with all that belongs to it.
-
-    Raises:
-        CheckpointError: no network, no room.
-    """
-    folder = large.fetched(family, family.repo)
-    for part in family.parts:
-        if part.found(folder):
-            continue
-        hub.download(part.repo, part.files, 0 if part.own else part.nbytes)
-    return folder
-
-
 def check(family: Family, folder: Path) -> list[str]:
     """Look a model's files over without reading the transformer's weights; what is missing.
 
@@ -99,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(given.model)
         if given.model in _FAMILIES:
             family = _FAMILIES[given.model]
-            found = hub.cached_folder(family.repo) if given.check else fetch(family)
+            found = hub.cached_folder(family.repo) if given.check else large.fetch_all(family)
             if found is None:
                 raise CheckpointError(large.absent(family))
             folder = found

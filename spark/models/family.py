@@ -123,6 +123,11 @@ class Family:
     beside: Callable[[torch.dtype], int]
     derived_prefix: str = ""
 
+    @property
+    def all_nbytes(self) -> int:
+        """Bytes of every file that is fetched, of what hears and speaks too."""
+        return self.nbytes + sum(part.nbytes for part in self.parts if not part.own)
+
     def own_files(self) -> tuple[str, ...]:
         """Files of the same repository that hear or speak."""
         return tuple(name for part in self.parts if part.own for name in part.files)

@@ -17,8 +17,17 @@ import torch
 from spark.heads import Head, base_hash, load_heads
 from spark.models import fits, hub
 from spark.models.base import SpokenLM
-from spark.models.checkpoint import Checkpoint, CheckpointError, NamedTensors, read_json, titled
+from spark.models.checkpoint import (
+    MOST_LAYERS,
+    MOST_SIZE,
+    Checkpoint,
+    CheckpointError,
+    NamedTensors,
+    read_json,
+    titled,
+)
 from spark.models.family import Family, Hearing, Speaking
+from spark.models.loading import Progress, Watch
 from spark.models.words import Words, check_marks
 from spark.transformer import Transformer
 from spark.weights import TransformerConfig
@@ -26,7 +35,6 @@ from spark.weights import TransformerConfig
 # Where fitted heads of hub models go: the cache's folders are not ours to write to.
 HEADS_FOLDER = Path(__file__).resolve().parents[2] / "runs" / "exit_heads"
 MOST_POSITIONS = 8192  # of prompt and reply
-_MOST_LAYERS, _MOST_SIZE = 1000, 10**7  # beyond, a config.json is wrong
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,7 @@ class Options:
         heads: a file of fitted exit heads; None for those where the lab looks for them.
         told: gets a sentence where there is one to say before the weights are read: where they
             go, and what is not there to hear or speak, with the command that fetches it.
+        watch: told how far fetching and reading are.
     """
 
     source: str | Path | None = None
@@ -55,6 +64,7 @@ class Options:
     whole: bool = False
     heads: Path | None = None
     told: Callable[[str], None] = lambda _: None
+    watch: Watch | None = None
 
 
 @dataclass(frozen=True)
@@ -80,15 +90,34 @@ class Checked:
     silence: str
 
 
-def fetched(family: Family, source: str | Path) -> Path:
+def fetched(family: Family, source: str | Path, watch: Watch | None = None) -> Path:
     """The folder with a model's files, brought from the hub where they are missing.
+
+    Args:
+        family: of the model.
+        source: a folder, or OWNER/NAME.
+        watch: told how far a download is.
 
     Raises:
         CheckpointError: there is no such folder or repository, no network, no room.
     """
     published = str(source) == family.repo
     size = family.nbytes if published else 0
-    return hub.fetch(source, family.files, size, family.own_files())
+    return hub.fetch(source, family.files, size, family.own_files(), watch)
+
+
+def fetch_all(family: Family, watch: Watch | None = None) -> Path:
+    """Fetch a model with all that hears and speaks, as published; its folder.
+
+    Raises:
+        CheckpointError: no network, no room.
+    """
+    folder = fetched(family, family.repo, watch)
+    for part in family.parts:
+        if not part.found(folder):
+            size = 0 if part.own else part.nbytes
+            hub.download(part.repo, part.files, size, watch=watch)
+    return folder
 
 
 def checked(family: Family, options: Options) -> Checked:
@@ -98,7 +127,7 @@ def checked(family: Family, options: Options) -> Checked:
         CheckpointError: they are not this model's, or not whole.
         ValueError: the voice cannot be used.
     """
-    folder = fetched(family, options.source or family.repo)
+    folder = fetched(family, options.source or family.repo, options.watch)
     config = read_json(folder, "config.json")
     _expect_kind(config, family, folder)
     shape = family.read_shape(config)
@@ -175,7 +204,7 @@ def _possible(name: str, value: object) -> bool:
         return True
     if name in ("rms_norm_eps", "rope_theta"):
         return isinstance(value, int | float) and 0 < value < float("inf")
-    most = _MOST_LAYERS if name == "num_hidden_layers" else _MOST_SIZE
+    most = MOST_LAYERS if name == "num_hidden_layers" else MOST_SIZE
     return isinstance(value, int) and 0 < value <= most
 
 
@@ -197,7 +226,8 @@ def load(family: Family, source: str | Path | None = None, **options: Any) -> Sp
     # First what is small: if it is damaged, that shows before the minutes that the rest takes.
     voice = parts.sound.read(place.device, chosen.whole) if parts.sound else None
     listener = parts.ears.read(place.device, place.dtype) if parts.ears else None
-    body = read_body(family, parts.shape, parts.checkpoint, place, chosen.quiet)
+    body = read_body(family, parts.shape, parts.checkpoint, place, chosen.quiet,
+                     chosen.watch)  # fmt: skip
     own = heads_path(family, parts.folder)
     heads, note = _fitted(chosen.heads or own, body, asked=chosen.heads is not None)
     prompts = family.prompts(parts.words)
@@ -251,6 +281,7 @@ def read_body(
     checkpoint: Checkpoint,
     place: fits.Placement,
     quiet: bool = True,
+    watch: Watch | None = None,
 ) -> Transformer:
     """Read the weights of the transformer to where they go.
 
@@ -260,8 +291,9 @@ def read_body(
         checkpoint: its weights, open.
         place: device, precision and bits.
         quiet: no progress on the terminal.
+        watch: told how far it is.
     """
-    told = _Progress(family.title, 2 * sum(fits.parameters(shape)), quiet)
+    told = _Reading(family.title, 2 * sum(fits.parameters(shape)), quiet, watch)
     state = NamedTensors(checkpoint, family.sources(shape), told)
     return Transformer.from_state_dict(state, shape, place.dtype, place.device, place.bits)
 
@@ -291,15 +323,17 @@ def _fitted(path: Path, body: Transformer, asked: bool) -> tuple[dict[int, Head]
     )
 
 
-class _Progress:
-    """Bytes read so far, on the terminal, where somebody watches."""
+class _Reading:
+    """Bytes read so far, on the terminal, where somebody watches, and to `watch`."""
 
-    def __init__(self, title: str, total: int, quiet: bool) -> None:
+    def __init__(self, title: str, total: int, quiet: bool, watch: Watch | None) -> None:
         self._title, self._total, self._read, self._shown = title, max(total, 1), 0, -1
-        self._quiet = quiet or not sys.stderr.isatty()
+        self._quiet, self._watch = quiet or not sys.stderr.isatty(), watch
 
     def __call__(self, nbytes: int) -> None:
         self._read += nbytes
+        if self._watch:
+            self._watch(Progress(f"Loading {self._title}", self._read, self._total))
         percent = min(100 * self._read // self._total, 100)
         if not self._quiet and percent > self._shown:
             self._shown = percent
@@ -315,15 +349,15 @@ def _name_of(family: Family, options: Options) -> str:
     return str(source) if hub.is_repo(str(source)) else Path(source).resolve().name
 
 
-def unavailable(family: Family) -> str:
+def unavailable(family: Family, device: str | None = None) -> str:
     """Why a model cannot run on this machine, whatever is downloaded; or an empty string.
 
-    Counted as published, with what hears and what speaks.
+    Counted as published, with what hears and what speaks; on the best device, or on the one given.
     """
     need = fits.Need(family.title, family.shape, family.tokens, family.speech_rows, family.beside)
     for bits in (16, 8):
         try:
-            fits.place(need, bits=bits)
+            fits.place(need, device, bits=bits)
             return ""
         except fits.TooLarge as error:
             reason = str(error)
