@@ -1,6 +1,6 @@
 """The lab as one app: wires the pages together and launches them.
 
-    python app.py [--model MODEL] [--host 127.0.0.1] [--port 7860]
+    python app.py [--model MODEL] [--device DEVICE] [--bits 8] [--host 127.0.0.1] [--port 7860]
 
 Knows both halves, and is known by neither. Nothing here decodes, draws or judges.
 """
@@ -33,7 +33,7 @@ from listening_test.ui import admin_page, listen_page, results_page
 from spark.compare import compare
 from spark.comparison import Comparison
 from spark.lending import lends
-from spark.models import load
+from spark.models import available, load
 from spark.models.base import SpokenLM
 from spark.shelf import Shelf, fitting
 from spark.ui import EXAMPLES, ComparePage, about_page
@@ -45,6 +45,7 @@ SCRIPTS = ("app.js", "live.js")
 DATA_VARIABLE = "SPARK_LAB_DATA"
 MODEL = "embedded"
 EXAMPLE_REPLAYS = 5
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 log = logging.getLogger("app")
 
 
@@ -78,6 +79,7 @@ def build(
     studies: Studies,
     example: Comparison | None = None,
     others: Sequence[SpokenLM] = (),
+    shelf: Shelf | None = None,
 ) -> gr.Blocks:
     """The app's pages.
 
@@ -86,8 +88,9 @@ def build(
         studies: of the listening test.
         example: what the Compare page shows before the first press.
         others: models that are loaded already.
+        shelf: that holds `lm`; None for one that keeps it.
     """
-    shelf = Shelf(lm)
+    shelf = shelf or Shelf(lm)
     for other in others:
         shelf.add(other)
     if lends():
@@ -182,7 +185,15 @@ def main() -> None:
         help="to begin with: a known model, a folder with its files, or OWNER/NAME of the hub; "
         "default: embedded",
     )  # fmt: skip
+    parser.add_argument("--device", help="of large models: cuda, mps or cpu; default: the best")
+    parser.add_argument("--bits", type=int, choices=(8, 16),
+                        help="of large models: 8 for layers as 8-bit integers; default: 8 where "
+                        "16 do not fit")  # fmt: skip
     options = parser.parse_args()
+    asked = {name: value for name in ("device", "bits") if (value := getattr(options, name))}
+    # Only whoever sits at this machine may have tens of gigabytes fetched by a press on the page.
+    host = options.host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+    fetches = host in LOOPBACK and not os.environ.get(addresses.SPACE_VARIABLE)
     addresses.trust_platform(os.environ)
     try:
         studies = Studies(target_from(os.environ), limit_from(os.environ))
@@ -190,8 +201,14 @@ def main() -> None:
         parser.error(str(error))
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=_stop, args=[studies]).start())
     try:
+        on_offer = available(options.device)  # with all memory free: models can make way
         own = load(MODEL)
-        lm = own if options.model == MODEL else fitting(options.model)
+        if options.model == MODEL:
+            shelf = Shelf(own, on_offer, options=asked, fetches=fetches)
+        else:
+            lm = fitting(options.model, **asked)
+            shelf = Shelf(lm, on_offer, options.model, asked, fetches)
+            del lm  # the shelf's alone, which can let it go
     except ValueError as error:
         parser.error(str(error))
     data: Any = os.environ.get(DATA_VARIABLE) or Path(__file__).parent / "runs" / "listening"
@@ -199,7 +216,7 @@ def main() -> None:
     # embedded model, whatever the page begins with: others can take minutes for it.
     example = finished_example(own)
     ensure_ready_study(Path(data), studies)
-    demo = build(lm, studies, example, others=[own])
+    demo = build(shelf.get(shelf.default), studies, example, others=[own], shelf=shelf)
     _, address = launch(demo, studies, options.host, options.port)
     root = addresses.root_of(os.environ, address)
     print(f"SPAR-K Lab: {root}")

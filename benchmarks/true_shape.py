@@ -92,8 +92,7 @@ def load(wanted: TrueShape, folder: Path | None = None) -> tuple[SpokenLM, dict[
         begun = time.perf_counter()
         checkpoint = Checkpoint.open(Path(home))
         checkpoint.require(family.weight_names(shape))
-        options = large.Options(device=place.device, dtype=torch.bfloat16)
-        body, _ = large.read_body(family, shape, checkpoint, options)
+        body = large.read_body(family, shape, checkpoint, place)
         if body.device.type == "cuda":
             torch.cuda.synchronize(body.device)
         load_s = time.perf_counter() - begun

@@ -358,6 +358,18 @@ def _arguments() -> argparse.ArgumentParser:
     return parser
 
 
+class _Said:
+    """Sentences on standard error, each once."""
+
+    def __init__(self) -> None:
+        self._known = {""}
+
+    def say(self, sentence: str) -> None:
+        if sentence not in self._known:
+            self._known.add(sentence)
+            print(sentence, file=sys.stderr, flush=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0, or 2 after a message about what was asked."""
     given = vars(_arguments().parse_args(arguments))
@@ -369,14 +381,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not can_be_made(out):  # before the run, not after it
         print(f"--out: no folder can be made at {out}; name another place", file=sys.stderr)
         return 2
+    said = _Said()
     try:
         recording = Recording(*read_recording(spoken)) if spoken else None
-        lm = load(model, **options)
+        lm = load(model, told=said.say, **options)
         given["schedule"] = schedule_file.named(given["schedule"], lm)
         settings = CompareSettings.of(lm, **{**given, "candidates": tuple(given["candidates"])})
         for note in (*lm.notes, lm.licence, lm.silence):
-            if note:
-                print(note, file=sys.stderr)
+            said.say(note)
         comparison = compare(
             lm, prompt, settings, recording=recording, earlier=converse(lm, before, settings),
             listen=listen, replays=replays,

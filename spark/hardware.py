@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -38,6 +39,15 @@ def free_memory(where: torch.device) -> int | None:
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     found = [size for size in (_available(), _group_left()) if size is not None]
     return min(found) if found else None
+
+
+def give_back() -> None:
+    """Hand the memory of what nothing refers to any more back to the system, where it is kept."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
 
 
 def _available() -> int | None:

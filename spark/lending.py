@@ -4,6 +4,11 @@ A loan runs its function in a process forked for it: models come along as they w
 started, arguments and results are pickled, and nothing that the function changes comes back.
 Importing this module imports `spaces`, where that is installed, which has to happen before anything
 touches CUDA. Knows no model and no page.
+
+How many minutes a visitor has left cannot be asked: `spaces` offers no call for it, and the token
+that a request carries says who asks, not what is left. The platform compares when it is asked for a
+GPU, and tells the number in its refusal. So a page says beforehand what a run will ask for, and
+shows a refusal as it is.
 """
 
 from __future__ import annotations

@@ -93,12 +93,12 @@ def run(asked: Asked) -> Iterator[Event]:
         return asked.permit.withdrawn() or late()
 
     try:
-        lm = shelf.numbered(asked.shelf).get(asked.model)
-        yield from compare.stream(
-            lm, asked.prompt, asked.settings, recording=asked.recording, earlier=asked.earlier,
-            listen=asked.seconds is None, replays=asked.replays,
-            live=asked.live, stop=stop,
-        )  # fmt: skip
+        with shelf.numbered(asked.shelf).using(asked.model) as lm:
+            yield from compare.stream(
+                lm, asked.prompt, asked.settings, recording=asked.recording,
+                earlier=asked.earlier, listen=asked.seconds is None, replays=asked.replays,
+                live=asked.live, stop=stop,
+            )  # fmt: skip
         if late() and not asked.permit.withdrawn():
             yield TimeUp()
     except ValueError as error:

@@ -80,10 +80,13 @@ def _refuse_unsupported(raw: Mapping[str, Any]) -> None:
     """Raise ValueError where a config asks for what would silently be computed wrongly."""
     if raw.get("hidden_act", "silu") != "silu":
         raise ValueError(f"hidden_act {raw['hidden_act']!r} is not supported, only silu")
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind != "default":
-        raise ValueError(f"rope type {kind!r} is not supported, only default")
+    for name in ("rope_parameters", "rope_scaling"):
+        rope = raw.get(name) or {}
+        if not isinstance(rope, Mapping):
+            raise ValueError(f"{name} is {rope!r}, and has to be an object or null")
+        kind = rope.get("rope_type") or rope.get("type") or "default"
+        if kind != "default":
+            raise ValueError(f"rope type {kind!r} is not supported, only default")
     if raw.get("use_sliding_window"):
         raise ValueError("sliding-window attention is not supported")
 

@@ -42,7 +42,7 @@ def command_files(lm, tmp_path_factory):
     """What the command line writes, with the tiny model in the embedded one's place."""
     out = tmp_path_factory.mktemp("compare")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compare, "load", lambda name: lm)
+        patch.setattr(compare, "load", lambda name, told: lm)
         asked = ["--model", "embedded", "--prompt", "hello there", "--seed", "7", "--out", str(out)]
         assert compare.main(asked) == 0
     return out
@@ -230,7 +230,7 @@ def test_impossible_settings_are_named(lm, change, message):
 
 
 def test_the_command_says_what_is_wrong_and_writes_nothing(lm, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(compare, "load", lambda name: lm)
+    monkeypatch.setattr(compare, "load", lambda name, told: lm)
     out = tmp_path / "out"
     assert compare.main(["--prompt", "", "--out", str(out)]) == 2
     assert "prompt is empty" in capsys.readouterr().err

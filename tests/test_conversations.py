@@ -1,6 +1,7 @@
 """The Compare page with models that hear, converse and bring settings of their own."""
 
 import sys
+import threading
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -13,6 +14,7 @@ import app
 from spark import cards, compare, models
 from spark.comparison import CompareSettings, Exchange
 from spark.models import ModelInfo
+from spark.models.loading import Progress
 from spark.sampling import SamplingSettings
 from spark.shelf import Shelf
 from spark.ui import ComparePage
@@ -107,7 +109,7 @@ def test_a_model_that_is_loaded_first_says_so_before(lm, monkeypatch):
         page = ComparePage(shelf)
     found = []
 
-    def load(name):
+    def load(name, **_):
         found.append(name)
         if len(found) == 1:
             raise ValueError("its files are damaged")
@@ -121,6 +123,55 @@ def test_a_model_that_is_loaded_first_says_so_before(lm, monkeypatch):
     assert "its files are damaged" in next(told)[status]
     assert len(list(page.choose_model("large"))) == 2
     assert [len(list(page.choose_model(name))) for name in ("large", "tiny", "gone")] == [1, 1, 1]
+
+
+@pytest.fixture
+def fetching(lm, monkeypatch):
+    """A page that may fetch "big", whose hub and disk wait until the page has told how far."""
+    big = ModelInfo("big", "Big", False, "its weights are not here", to_fetch=18 * 10**9)
+    seen = threading.Event()
+
+    def step(watch, doing):
+        seen.clear()
+        watch(Progress(doing, 3 * 10**9, 18 * 10**9))
+        assert seen.wait(60)
+
+    def load(name, watch, **_):
+        step(watch, "Loading Big")
+        return replace(tiny_lm(), name=name, title="Big")
+
+    monkeypatch.setattr(models, "fetch", lambda name, watch: step(watch, f"Fetching {name}"))
+    monkeypatch.setattr(models, "load", load)
+    with gr.Blocks():
+        page = ComparePage(Shelf(lm, [big], fetches=True))
+    return page, seen
+
+
+def test_the_page_tells_how_far_a_first_use_is(fetching):
+    page, seen = fetching
+    assert ("Big (fetches 18 GB first)", "big") in page.form.model.choices
+    said = []
+    for update in page.choose_model("big"):
+        said.append(update[page.board.status])
+        if "GB" in said[-1]:
+            seen.set()
+    assert "Fetching big: 3.00 of 18.00 GB (16 %) ..." in said[1]
+    assert "Loading Big: 3.00 of 18.00 GB (16 %) ..." in said[2]
+    assert "Model: Big." in said[3]
+    assert page.form.shelf.progress("big") is None
+    assert ("Big", "big") in page.form.shelf.choices()
+
+
+def test_nothing_is_fetched_by_a_link_or_a_run(fetching, monkeypatch):
+    """Tens of gigabytes are fetched where somebody chose so, and not on a server for all."""
+    page, _ = fetching
+    monkeypatch.setattr(models, "fetch", lambda *_: pytest.fail("was fetched"))
+    linked = page.share.load(SimpleNamespace(session_hash="v", query_params={"model": "big"}))
+    assert "choose it in the menu of models, which fetches its 18 GB" in linked[page.board.status]
+    _, last = run(page, model="big")
+    assert "choose it in the menu of models" in last[page.board.status]
+    shelf = Shelf(tiny_lm(), list(page.form.shelf.infos.values()))
+    assert "its weights are not here" in shelf.why_not("big")
 
 
 def test_a_model_is_told_with_its_size_licence_and_what_it_needs(two):
@@ -163,6 +214,43 @@ def test_the_app_begins_with_the_model_it_was_given_and_offers_its_own(lm, monke
     assert blocks["model"].value == "my-folder"
     assert {("Large", "my-folder"), (lm.title, lm.name)} <= set(blocks["model"].choices)
     assert f"Example of {lm.name}" in blocks["status"].value
+
+
+def test_device_and_bits_reach_the_models_that_are_loaded_later(lm, monkeypatch, capsys):
+    asked = []
+
+    def load(name, watch=None, **options):
+        asked.append((name, options))
+        return replace(tiny_lm(), name=name)
+
+    monkeypatch.setattr(app, "load", {"embedded": lm}.__getitem__)
+    monkeypatch.setattr(models, "load", load)
+    monkeypatch.setattr(app, "finished_example", lambda one: None)
+    monkeypatch.setattr(app, "ensure_ready_study", lambda *_: None)
+    monkeypatch.setattr(app.signal, "signal", lambda *_: None)
+
+    def launch(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app, "launch", launch)
+    shelves = []
+    monkeypatch.setattr(app, "Shelf", lambda *given, **more: (
+        shelves.append(Shelf(*given, **more)), shelves[-1])[1])  # fmt: skip
+    for given in ([], ["--model", "my/folder"]):
+        monkeypatch.setattr(sys, "argv", ["app.py", *given, "--device", "cpu", "--bits", "8"])
+        with pytest.raises(KeyboardInterrupt):
+            app.main()
+    assert asked == [("my/folder", {"device": "cpu", "bits": 8})]
+    monkeypatch.setattr(models, "fetch", lambda *_: None)
+    shelves[0].get("glm-4-voice-9b", fetch=True)
+    assert asked[1:] == [("glm-4-voice-9b", {"device": "cpu", "bits": 8})]
+    refused = ((["--device", "warp"], "there is no device 'warp'"), (["--bits", "4"], "8"))
+    for wrong, says in refused:
+        monkeypatch.setattr(sys, "argv", ["app.py", *wrong])
+        with pytest.raises(SystemExit) as ended:
+            app.main()
+        assert ended.value.code == 2
+        assert says in capsys.readouterr().err
 
 
 def test_a_card_without_sound_says_why(two):

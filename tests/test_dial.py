@@ -230,7 +230,7 @@ def test_files_hold_the_drift_where_it_was_measured(lossless: Comparison) -> Non
 def test_the_command_takes_both_and_says_the_drift(
     tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(compare, "load", lambda name: tiny_lm())
+    monkeypatch.setattr(compare, "load", lambda name, told: tiny_lm())
     asked = [
         "--prompt",
         "hello",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,10 +14,20 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file
 
-from spark import hardware, models
-from spark.models import fits, glm4_voice, hub, large, step_audio_2, vocoding
+from spark import compare, hardware, models
+from spark.models import (
+    fits,
+    glm4_voice,
+    glm_vocoder,
+    hub,
+    large,
+    step_audio_2,
+    step_vocoder,
+    vocoding,
+)
 from spark.models.__main__ import main
-from spark.models.checkpoint import CheckpointError
+from spark.models.checkpoint import Checkpoint, CheckpointError
+from spark.models.loading import Progress
 from spark.quantised import Int8Layer, Int8Matrix
 from spark.transformer import Transformer
 from tests.checkpoints import write_glm, write_step
@@ -124,6 +135,79 @@ def test_a_models_own_ears_and_voice_are_counted_before_it_is_read(
     small, large = (asked[0].beside(dtype) for dtype in (torch.bfloat16, torch.float32))
     assert large == 4 * values
     assert small == (large if write is write_glm else 2 * values)
+
+
+@pytest.mark.parametrize("write", [write_step, write_glm])
+def test_nothing_is_read_before_memory_is_counted(
+    write, tmp_path: Path, memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither what hears nor what speaks: their weights, kept by name, would tell."""
+    folder = write(tmp_path / "model")
+    parts = glm_vocoder.PARTS if write is write_glm else step_vocoder.PARTS
+    voice = tmp_path / "glm-4-voice-decoder" if write is write_glm else folder
+    for name in (*parts.files, *step_vocoder.VOICE.files):
+        (voice / name).parent.mkdir(parents=True, exist_ok=True)
+        (voice / name).write_bytes(b"no vocoder, which only reading it shows")
+    if write is write_glm:
+        (tmp_path / "glm-4-voice-tokenizer").mkdir()
+        glm_folder(tmp_path / "glm-4-voice-tokenizer")
+    read: list[str] = []
+    real = Checkpoint.tensor
+    monkeypatch.setattr(
+        Checkpoint, "tensor", lambda held, name: (read.append(name), real(held, name))[1]
+    )
+    memory(0.3)  # for the small transformer alone it would do; the published voice is 0.5 or 0.7
+    with pytest.raises(fits.TooLarge, match=r"needs 0\.\d GiB on the CPU and 0\.3 GiB are free"):
+        models.load(str(folder), device="cpu", dtype=torch.bfloat16)
+    last = ("bias", "norm.weight", "layernorm.weight")  # looked into to see whether they are whole
+    assert [name for name in read if not name.endswith(last)] == []
+    assert not any(name.startswith(("encoder.", "adapter.")) for name in read)
+    memory(4)
+    with pytest.raises(CheckpointError, match=r"flow\.pt|25hz\.onnx"):
+        models.load(str(folder), device="cpu", dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("write", "says"),
+    [(write_step, "run `hf download stepfun-ai/Step-Audio-2-mini token2wav/flow.pt"),
+     (write_glm, "run `hf download zai-org/glm-4-voice-decoder flow.pt hift.pt`")],
+)  # fmt: skip
+def test_a_missing_voice_is_told_before_the_model_is_read(
+    write, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    folder, when = write(tmp_path / "model", layers=2), list[str]()
+    real = large.read_body
+
+    def read(*given: object, **more: object) -> Transformer:
+        when.append(capsys.readouterr().err)
+        return real(*given, **more)
+
+    monkeypatch.setattr(large, "read_body", read)
+    asked = ["--model", str(folder), "--prompt", "hello", "--device", "cpu", "--max-tokens", "20",
+             "--out", str(tmp_path / "out")]  # fmt: skip
+    assert compare.main(asked) == 0
+    (before,) = when
+    assert says in before
+    assert "On the CPU, in " in before
+    after = capsys.readouterr().err
+    assert says not in after  # once is enough
+    assert "Exit heads: none are fitted" in after
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [p["mos_predicted"] for p in summary["policies"]] == [None] * 3
+
+
+def test_a_missing_package_is_told_with_its_command(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(vocoding, "find_spec", lambda name: None)
+    reason = step_vocoder.PARTS.reason(tmp_path)
+    assert "campplus.onnx, onnxruntime): run `hf download stepfun-ai" in reason
+    assert reason.endswith("and `python -m pip install onnxruntime` and start again")
+    for name in step_vocoder.PARTS.files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    reason = step_vocoder.PARTS.reason(tmp_path)
+    assert "is not here (onnxruntime): run `python -m pip install onnxruntime`" in reason
+    assert step_vocoder.offered(tmp_path, None) == (None, reason)
 
 
 def test_a_device_that_is_not_here() -> None:
@@ -263,6 +347,66 @@ def test_the_repositories_beside_a_model_are_fetched_too(cache, capsys) -> None:
     told = capsys.readouterr()
     assert "voice is not here (flow.pt, hift.pt)" in told.err  # the fake brought nothing
     assert told.out.strip().endswith("models--zai-org--glm-4-voice-9b/snapshots/abc")
+
+
+def test_a_download_tells_its_bytes_while_they_come(cache, monkeypatch) -> None:
+    """What an earlier one left counts from the start; the stand-in waits until it was seen."""
+    blobs = cache / "models--owner--name" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / "a").write_bytes(bytes(2 * 10**6))
+    told, half = list[Progress](), threading.Event()
+
+    def bring(*_: object, **__: object) -> str:
+        (blobs / "b.incomplete").write_bytes(bytes(4 * 10**6))
+        assert half.wait(60)
+        (blobs / "b.incomplete").rename(blobs / "b")
+        with (blobs / "b").open("ab") as file:
+            file.write(bytes(4 * 10**6))
+        return str(cache)
+
+    def watch(progress: Progress) -> None:
+        told.append(progress)
+        if progress.done == 6 * 10**6:
+            half.set()
+
+    monkeypatch.setattr(hub, "snapshot_download", bring)
+    hub.download("owner/name", ["*"], 10**7, watch=watch)
+    assert [told[0].done, told[-1].done] == [2 * 10**6, 10**7]
+    assert Progress("Fetching owner/name", 6 * 10**6, 10**7) in told
+    assert told[-1].words == "Fetching owner/name: 0.01 of 0.01 GB (100 %)"
+    assert Progress("Fetching x", 3 * 10**9, 18 * 10**9).words.endswith("3.00 of 18.00 GB (16 %)")
+    assert Progress("Fetching x", 3 * 10**9, 0).words == "Fetching x: 3.00 GB so far"
+    count = threading.active_count()
+
+    def fail(*_: object, **__: object) -> str:
+        raise LocalEntryNotFoundError("offline")
+
+    monkeypatch.setattr(hub, "snapshot_download", fail)
+    with pytest.raises(CheckpointError, match="could not be fetched"):
+        hub.download("owner/name", ["*"], 10**7, watch=told.append)
+    assert threading.active_count() == count  # nobody looks any more
+
+
+def test_reading_a_model_tells_its_bytes(tmp_path: Path) -> None:
+    told: list[Progress] = []
+    lm = models.load(str(write_step(tmp_path / "model")), watch=told.append, device="cpu",
+                     dtype=torch.float32)  # fmt: skip
+    assert [p.done for p in told] == sorted(p.done for p in told)
+    stored = sum(t.nbytes for t in lm.transformer.state_dict().values())
+    assert told[-1].done == stored // 2  # bf16 in the files, fp32 here
+    assert told[-1].total == pytest.approx(told[-1].done, rel=1e-4)
+    assert told[-1].words.startswith("Loading Step-Audio-2-mini: ")
+    assert told[-1].words.endswith("(100 %)")
+
+
+def test_what_a_page_could_fetch_is_told_with_its_size(cache, memory) -> None:
+    memory(64)
+    infos = {info.name: info for info in models.available()}
+    assert infos["glm-4-voice-9b"].to_fetch == 19_090_000_000 + 1_460_000_000 + 527_000_000
+    assert infos["step-audio-2-mini"].to_fetch == 17_870_000_000
+    assert infos["embedded"].to_fetch == 0
+    memory(4)
+    assert {info.to_fetch for info in models.available()} == {0}  # fetching would not help
 
 
 def test_a_model_without_a_voice_of_its_own_is_not_fetched_at_every_start(cache) -> None:

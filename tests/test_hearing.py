@@ -228,8 +228,13 @@ def step_folder(folder: Path, change: Any = None) -> Checkpoint:
     return Checkpoint.open(folder)
 
 
-def step_ears(checkpoint: Checkpoint) -> step_listener.StepListener:
-    return step_listener.StepListener.load(checkpoint, CONFIG, 24, MARKS)
+def step_ears(
+    checkpoint: Checkpoint, dtype: torch.dtype = torch.float32
+) -> step_listener.StepListener:
+    heard = step_listener.offered(checkpoint, CONFIG, 24, MARKS)
+    ears = heard.read(torch.device("cpu"), dtype)
+    assert isinstance(ears, step_listener.StepListener)
+    return ears
 
 
 def test_true_names_and_size_of_the_published_checkpoint() -> None:
@@ -276,8 +281,8 @@ def test_any_length_gives_the_published_number_of_patches(
     tmp_path_factory: pytest.TempPathFactory, length: int
 ) -> None:
     """Also where the last part is a few samples, which give no patch or one."""
-    listener = step_ears(step_folder(tmp_path_factory.mktemp("step")))
-    heard = listener.to(torch.device("cpu"), torch.bfloat16).hear(noise(length / 16_000), 16_000)
+    listener = step_ears(step_folder(tmp_path_factory.mktemp("step")), torch.bfloat16)
+    heard = listener.hear(noise(length / 16_000), 16_000)
     sizes = [400_000] * (length // 400_000) + ([rest] if (rest := length % 400_000) else [])
     expected = [count for size in sizes if (count := patches_of(size)) > 0]
     assert [len(part.ids) - 2 for part in heard] == expected
@@ -330,7 +335,14 @@ def test_damaged_ears_get_one_sentence(tmp_path: Path, change: Any, words: str) 
 
 def test_ears_of_another_width_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="different models"):
-        step_listener.StepListener.load(step_folder(tmp_path), CONFIG, 32, MARKS)
+        step_listener.offered(step_folder(tmp_path), CONFIG, 32, MARKS)
+    for name, value in (("n_audio_layer", 10**12), ("n_audio_state", -1), ("n_audio_head", 7),
+                        ("n_mels", True), ("kernel_size", "3")):  # fmt: skip
+        config = {"audio_encoder_config": CONFIG["audio_encoder_config"] | {name: value}}
+        with pytest.raises(CheckpointError, match=f"no usable {name}"):
+            step_listener.Shape.read(config)
+    with pytest.raises(CheckpointError, match="no usable n_mels"):
+        step_listener.Shape.read({"audio_encoder_config": [1]})
     with pytest.raises(CheckpointError, match="n_audio_head"):
         step_listener.Shape.read({"audio_encoder_config": {"n_mels": 128}})
 
@@ -378,7 +390,7 @@ def test_published_size_of_the_speech_tokenizer() -> None:
 
 @pytest.mark.parametrize("frames", [8, 200, 1000])
 def test_states_equal_transformers_layers_under_a_slow_mask(tmp_path: Path, frames: int) -> None:
-    tokenizer = glm_listener.load_tokenizer(glm_folder(tmp_path))
+    tokenizer = glm_listener.open_tokenizer(glm_folder(tmp_path)).read()
     mel = torch.randn(128, frames, generator=torch.Generator().manual_seed(6))
     valid = frames - 5
     with torch.inference_mode():
@@ -410,7 +422,7 @@ def test_states_equal_transformers_layers_under_a_slow_mask(tmp_path: Path, fram
 @settings(max_examples=10, deadline=None)
 def test_one_code_for_each_80_ms(tmp_path_factory: pytest.TempPathFactory, length: int) -> None:
     folder = glm_folder(tmp_path_factory.mktemp("glm"))
-    tokenizer = glm_listener.load_tokenizer(folder)
+    tokenizer = glm_listener.open_tokenizer(folder).read()
     listener = glm_listener.GlmListener(tokenizer, 151343, 151344, 152353)
     (heard,) = listener.hear(noise(length / 16_000), 16_000)
     whole, rest = divmod(length, 480_000)
@@ -423,13 +435,20 @@ def test_one_code_for_each_80_ms(tmp_path_factory: pytest.TempPathFactory, lengt
 
 def test_a_speech_tokenizer_that_is_none_gets_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="pooling_type"):
-        glm_listener.load_tokenizer(glm_folder(tmp_path, GLM_CONFIG | {"pooling_type": "max"}))
+        glm_listener.open_tokenizer(glm_folder(tmp_path, GLM_CONFIG | {"pooling_type": "max"}))
+    for name, value in (("quantize_position", 10**12), ("d_model", -1)):
+        (tmp_path / "config.json").write_text(json.dumps(GLM_CONFIG | {name: value}))
+        with pytest.raises(CheckpointError, match=f"speech tokenizer has no usable {name}"):
+            glm_listener.open_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(GLM_CONFIG | {"encoder_attention_heads": 3}))
+    with pytest.raises(CheckpointError, match="no usable encoder_attention_heads"):
+        glm_listener.open_tokenizer(tmp_path)
 
     def lose(state: dict[str, Tensor]) -> None:
         del state["codebook.weight"]
 
     with pytest.raises(CheckpointError, match=r"lacks codebook\.weight"):
-        glm_listener.load_tokenizer(glm_folder(tmp_path, change=lose))
+        glm_listener.open_tokenizer(glm_folder(tmp_path, change=lose))
     (tmp_path / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(CheckpointError, match="cut off or damaged"):
-        glm_listener.load_tokenizer(tmp_path)
+        glm_listener.open_tokenizer(tmp_path)

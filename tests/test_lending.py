@@ -8,10 +8,12 @@ import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import gradio as gr
 import pytest
 
 from spark import lending, lent, models, shelf
@@ -19,6 +21,7 @@ from spark.comparison import CompareSettings
 from spark.lending import Permit
 from spark.models.fits import TooLarge
 from spark.shelf import Shelf
+from spark.ui import ComparePage
 from tests.tiny import tiny_lm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,6 +58,11 @@ def test_the_time_asked_for_is_told(found):
     (asked,) = found["asked"]
     assert any(f"Asking for a GPU for up to {asked:.0f} s" in text for text in found["said"])
     assert found["replays"] == 0
+
+
+def test_what_a_run_asks_for_is_told_before_it_and_what_cannot_be_known(found):
+    assert f"says so: {found['first']:.0f} s for a short question" in found["loan"]
+    assert "does not tell beforehand; if it is too little, its refusal says" in found["loan"]
 
 
 def test_stop_reaches_the_other_process_and_keeps_what_is_there(found):
@@ -146,7 +154,7 @@ def test_everything_is_loaded_at_once_where_gpus_are_lent(monkeypatch):
     ]
     loaded = []
 
-    def load(name, **options):
+    def load(name, watch, **options):
         loaded.append((name, options))
         if name == "bad":
             raise ValueError("its files are damaged")
@@ -166,7 +174,7 @@ def test_everything_is_loaded_at_once_where_gpus_are_lent(monkeypatch):
 def test_a_model_that_fits_in_8_bits_only_is_loaded_so(monkeypatch):
     asked = []
 
-    def load(name, **options):
+    def load(name, watch, **options):
         asked.append(options)
         if not options:
             raise TooLarge("8-bit weights would fit: --bits 8")
@@ -178,10 +186,80 @@ def test_a_model_that_fits_in_8_bits_only_is_loaded_so(monkeypatch):
     assert asked == [{}, {"bits": 8}]
 
 
+@pytest.fixture
+def small_machine(monkeypatch):
+    """A machine with room for one of the large models, "one" and "two"; those in its memory."""
+    held = weakref.WeakValueDictionary()
+
+    def load(name, watch, **options):
+        if [other for other in held if other != name]:
+            raise TooLarge("too large")
+        lm = held[name] = replace(tiny_lm(), name=name, title=name.title())
+        return lm
+
+    monkeypatch.setattr(models, "load", load)
+    return held
+
+
+LARGE = [models.ModelInfo(name, name.title(), True) for name in ("one", "two")]
+
+
+def test_a_model_makes_room_for_the_next_one(small_machine):
+    made = Shelf(tiny_lm(), LARGE)
+    made.get("one")
+    assert list(small_machine) == ["one"]
+    assert made.get("two").name == "two"
+    assert list(small_machine) == ["two"]  # nothing refers to the first any more
+    assert made.loaded("one") is None
+    assert made.loaded("tiny") is not None  # what cannot be loaded again stays
+    assert [name for _, name in made.choices()] == ["one", "two", "tiny"]
+    assert made.get("one").name == "one"
+
+
+def test_a_model_in_use_keeps_its_room(small_machine):
+    made = Shelf(tiny_lm(), LARGE)
+    with made.using("one"):
+        with pytest.raises(TooLarge, match="One answers somebody just now: try again"):
+            made.get("two")
+        assert list(small_machine) == ["one"]
+    assert made.get("two").name == "two"
+
+
+def test_a_run_uses_its_model_until_it_ends(small_machine):
+    made = Shelf(tiny_lm(), LARGE)
+    permit = Permit.given()
+    asked = lent.Asked(made.number, "one", "hello", CompareSettings(max_tokens=8), permit)
+    events = lent.run(asked)
+    next(events)
+    with pytest.raises(TooLarge):
+        made.get("two")
+    events.close()  # the visitor left
+    del events
+    permit.withdraw()
+    assert made.get("two").name == "two"
+
+
+def test_the_model_to_begin_with_makes_room_where_it_can_be_loaded_again(small_machine):
+    made = Shelf(models.load("one", watch=None), LARGE, source="one")
+    with gr.Blocks():
+        page = ComparePage(made)
+    made.get("two")
+    assert list(small_machine) == ["two"]
+    assert page.form.lm.name == "one"
+
+
+def test_where_gpus_are_lent_nothing_makes_room(small_machine, monkeypatch):
+    monkeypatch.setattr(shelf, "lends", lambda: True)
+    made = Shelf(tiny_lm(), LARGE)
+    made.load_all()
+    assert list(small_machine) == ["one"]
+    assert "too large; models are loaded when" in made.why_not("two")
+
+
 def test_nobody_waits_for_a_model_that_another_visitor_loads(monkeypatch):
     begun, goes_on = threading.Event(), threading.Event()
 
-    def load(name):
+    def load(name, **_):
         begun.set()
         assert goes_on.wait(60)
         return replace(tiny_lm(), name=name)

@@ -87,7 +87,7 @@ def test_files_that_are_none(lm: SpokenLM, path: Path) -> None:
 
 
 def test_the_command_takes_a_file(lm, path, tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(compare, "load", lambda name: lm)
+    monkeypatch.setattr(compare, "load", lambda name, told: lm)
     out = tmp_path / "out"
     asked = ["--prompt", "hello", "--no-listen", "--out", str(out), "--schedule"]
     assert compare.main([*asked, str(path)]) == 0

@@ -118,9 +118,34 @@ def test_a_config_that_asks_for_more_is_refused() -> None:
     del config["text_config"]["rope_theta"]
     with pytest.raises(CheckpointError, match="rope_theta"):
         step_audio_2.shape_of(config)
+    config = step_config(rope_parameters={"rope_type": "default", "rope_theta": 1e4})
+    with pytest.raises(CheckpointError, match=r"two values of rope_theta \(10000\.0, 1000000\.0\)"):
+        step_audio_2.shape_of(config)
+    yarn = {"rope_type": "yarn", "rope_theta": 1e6, "factor": 4}
+    with pytest.raises(CheckpointError, match="rope type 'yarn'"):
+        step_audio_2.shape_of(step_config(rope_parameters=yarn))
+    plain = {"rope_type": "default", "rope_theta": 1e6}
+    with pytest.raises(CheckpointError, match="rope type 'linear'"):  # neither hides the other
+        step_audio_2.shape_of(step_config(rope_parameters=plain, rope_scaling={"type": "linear"}))
+    for name, value in (("rope_parameters", [1]), ("rope_scaling", "yarn")):
+        with pytest.raises(CheckpointError, match=r"^config\.json"):
+            step_audio_2.shape_of(step_config(**{name: value}))
+    config = step_config()
     del config["text_config"]["hidden_size"]
     with pytest.raises(CheckpointError, match="no 'hidden_size': fetch it again"):
         step_audio_2.shape_of(config)
+
+
+def test_a_config_that_transformers_5_wrote_says_the_same() -> None:
+    """Its base of the rotation stands under `rope_parameters`."""
+    config = step_config()
+    expected = step_audio_2.shape_of(config)
+    text = config["text_config"]
+    written = Qwen2Config(rope_theta=text.pop("rope_theta")).to_dict()["rope_parameters"]
+    del text["rope_scaling"]
+    assert written == {"rope_type": "default", "rope_theta": 1e6}
+    assert step_audio_2.shape_of({**config, "text_config": {**text, "rope_parameters": written}}
+                                 ) == expected  # fmt: skip
 
 
 # Ids
@@ -132,6 +157,7 @@ def test_ids_are_the_published_ones(lm: SpokenLM) -> None:
     assert (words.filler, words.tts_pad, words.tts_start, words.tts_end) == (
         158257, 151695, 151693, 151694)  # fmt: skip
     assert words.stop_ids[0] == 151665
+    assert set(words.stop_ids) == {151643, 151645, 151665}  # eos ids of the config's own class
     kinds = {i: words.modality(i) for i in (0, 151642, 151643, 151688, 151695, 151696, 158256)}
     assert kinds[0] is kinds[151642] is Modality.TEXT
     assert kinds[151643] is kinds[151688] is kinds[151695] is Modality.CONTROL

@@ -98,7 +98,7 @@ _lm: SpokenLM | None = None  # of a worker process
 def _start(setting: Setting) -> None:
     global _lm
     torch.set_num_threads(1)
-    others = {"heads": Path(setting.heads)} if setting.heads else {}
+    others: dict[str, Any] = {"heads": Path(setting.heads)} if setting.heads else {}
     _lm = load(setting.model, **others)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from spark.models.base import SpokenLM
+from spark.models.fits import TooLarge
+from spark.models.loading import Watch
 
 _FAMILIES = {
     "embedded": ("Embedded (CPU)", "spark.models.embedded"),
@@ -31,44 +34,81 @@ class ModelInfo:
         title: for people.
         runnable: whether it can run here.
         reason: why not, and what helps; empty where it can.
+        to_fetch: bytes that are all it lacks to run here; 0 where it lacks none, or more.
     """
 
     name: str
     title: str
     runnable: bool
     reason: str = ""
+    to_fetch: int = 0
 
 
-def available() -> list[ModelInfo]:
+def available(device: str | None = None) -> list[ModelInfo]:
     """Every model the lab knows, runnable here and now or not.
 
     A family's module may have `unavailable() -> str`, why the machine cannot run it, and
     `absent() -> str`, what has to be fetched first; an empty string where nothing is in the way.
+
+    Args:
+        device: where large models are to run; None for the best there is.
     """
-    return [_info(name, title, module) for name, (title, module) in _FAMILIES.items()]
+    return [_info(name, title, module, device) for name, (title, module) in _FAMILIES.items()]
 
 
-def _info(name: str, title: str, module: str) -> ModelInfo:
-    reason = _hindrance(module) or _asked(module, "absent")
-    return ModelInfo(name, title, not reason, reason)
+def _info(name: str, title: str, module: str, device: str | None) -> ModelInfo:
+    if reason := _hindrance(module, device):
+        return ModelInfo(name, title, False, reason)
+    reason = _asked(module, "absent")
+    to_fetch = import_module(module).FAMILY.all_nbytes if reason and _is_large(module) else 0
+    return ModelInfo(name, title, not reason, reason, to_fetch)
 
 
-def _hindrance(module: str) -> str:
+def _hindrance(module: str, device: str | None = None) -> str:
     if find_spec(module) is None:
         return "this installation does not include it"
-    return _asked(module, "unavailable")
+    where = {"device": device} if device and _is_large(module) else {}
+    return _asked(module, "unavailable", **where)
 
 
-def _asked(module: str, question: str) -> str:
+def _asked(module: str, question: str, **options: str) -> str:
     check = getattr(import_module(module), question, None)
-    return check() if check else ""
+    return check(**options) if check else ""
 
 
-def load(name: str, **options: Any) -> SpokenLM:
+def _is_large(module: str) -> bool:
+    return hasattr(import_module(module), "FAMILY")
+
+
+def fetch(name: str, watch: Watch | None = None) -> None:
+    """Fetch a known large model with all that hears and speaks into the hub's cache.
+
+    Args:
+        name: of the model.
+        watch: told how far it is.
+
+    Raises:
+        ValueError: no network, no room.
+    """
+    from spark.models import large
+
+    large.fetch_all(import_module(_FAMILIES[name][1]).FAMILY, watch)
+
+
+def load(
+    name: str,
+    *,
+    told: Callable[[str], None] | None = None,
+    watch: Watch | None = None,
+    **options: Any,
+) -> SpokenLM:
     """Load a model, fetching a known one's files from the hub where they are missing.
 
     Args:
         name: of a known model, a folder with a checkpoint, or OWNER/NAME of the hub.
+        told: gets a sentence where there is one to say before the weights are read; those of the
+            embedded model are read at once.
+        watch: told how far fetching and reading are.
         options: of the family's `load`: device, dtype, bits.
 
     Raises:
@@ -78,14 +118,24 @@ def load(name: str, **options: Any) -> SpokenLM:
         module = _FAMILIES[name][1]
         # With options it is the family's own to say, knowing them, whether it can.
         if not options and (reason := _hindrance(module)):
-            raise ValueError(f"the model {name!r} cannot run here: {reason}")
-        known: SpokenLM = import_module(module).load(**options)
+            # A large one that the machine cannot run is one that does not fit.
+            kind = TooLarge if find_spec(module) and _is_large(module) else ValueError
+            raise kind(f"the model {name!r} cannot run here: {reason}")
+        known: SpokenLM = import_module(module).load(**options, **_hearers(module, told, watch))
         return known
     module = _module_of(name)
     model: SpokenLM = import_module(module).load(
-        Path(name) if Path(name).is_dir() else name, **options
+        Path(name) if Path(name).is_dir() else name, **options, **_hearers(module, told, watch)
     )
     return model
+
+
+def _hearers(
+    module: str, told: Callable[[str], None] | None, watch: Watch | None
+) -> dict[str, Any]:
+    """Who is told, as options of a family that takes long to load."""
+    given = {"told": told, "watch": watch} if _is_large(module) else {}
+    return {name: value for name, value in given.items() if value}
 
 
 def _module_of(source: str) -> str:

@@ -14,6 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from spark.models import glm4_voice, hub, large, step_audio_2
 from spark.models.checkpoint import CheckpointError, read_json
 from spark.models.family import Family
@@ -35,33 +37,27 @@ def told(family: Family) -> list[str]:
         there = "here" if part.found(folder) else "not here"
         size = "of these" if part.own else f"{part.nbytes / _GB:.1f} GB"
         files = " ".join(part.files)
-        lines.append(f"  {there}: {part.what}: {part.repo}, {size}: {files}")
+        needs = f"; Python packages: {' '.join(part.packages)}" if part.packages else ""
+        lines.append(f"  {there}: {part.what}: {part.repo}, {size}: {files}{needs}")
     commands = [f"python -m spark.models {family.name}", *(
         part.command for part in family.parts if not part.own)]  # fmt: skip
     return [*lines, f"  all of it: {commands[0]}", *(f"  alone: {c}" for c in commands[1:])]
 
 
-def fetch(family: Family) -> Path:
-    """Fetch a model with all that belongs to it.
-
-    Raises:
-        CheckpointError: no network, no room.
-    """
-    folder = large.fetched(family, family.repo)
-    for part in family.parts:
-        if part.found(folder):
-            continue
-        hub.download(part.repo, part.files, 0 if part.own else part.nbytes)
-    return folder
-
-
 def check(family: Family, folder: Path) -> list[str]:
-    """Look a model's files over without reading its weights; what is missing beside it.
+    """Look a model's files over without reading the transformer's weights; what is missing.
+
+    What hears and speaks is read, and let go again.
 
     Raises:
         CheckpointError: a file is damaged, missing or of another model.
     """
     parts = large.checked(family, Options(folder))
+    cpu = torch.device("cpu")
+    if parts.sound:
+        parts.sound.read(cpu, False)
+    if parts.ears:
+        parts.ears.read(cpu, torch.bfloat16)
     return [reason for reason in (parts.silence, parts.deafness) if reason]
 
 
@@ -89,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(given.model)
         if given.model in _FAMILIES:
             family = _FAMILIES[given.model]
-            found = hub.cached_folder(family.repo) if given.check else fetch(family)
+            found = hub.cached_folder(family.repo) if given.check else large.fetch_all(family)
             if found is None:
                 raise CheckpointError(large.absent(family))
             folder = found

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+MOST_LAYERS, MOST_SIZE = 1000, 10**7  # beyond, a config.json is wrong
 _NUMBERS = ("BF16", "F16", "F32", "F64")  # safetensors' names of what weights can be
 _LFS = b"version https://git-lfs"
 _NUMBER = re.compile(r"\.(\d+)\.")
@@ -194,6 +195,29 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{name} is no JSON object: {_again(folder)}")
     return value
+
+
+def whole_numbers(config: object, names: Sequence[str], source: str) -> dict[str, int]:
+    """Numbers of a part's config that can be sizes or counts: a module is built of them.
+
+    Args:
+        config: the object that holds them.
+        names: of the numbers.
+        source: what the config is of, for messages.
+
+    Raises:
+        CheckpointError: one is missing or impossible.
+    """
+    given = config if isinstance(config, Mapping) else {}
+    wrong = [name for name in names if not _possible(name, given.get(name))]
+    if wrong:
+        raise CheckpointError(f"{source} has no usable {', '.join(wrong)}: fetch it again")
+    return {name: given[name] for name in names}
+
+
+def _possible(name: str, value: object) -> bool:
+    most = MOST_LAYERS if name.endswith(("layer", "layers", "quantize_position")) else MOST_SIZE
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most
 
 
 def folded(names: list[str]) -> str:

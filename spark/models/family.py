@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -25,29 +25,32 @@ from spark.weights import TransformerConfig
 Sources = Mapping[str, tuple[str, tuple[int, int] | None]]
 
 
-class Hearing(Protocol):
-    """What hears, read and checked, on the CPU."""
+@dataclass(frozen=True)
+class Hearing:
+    """What hears: its files are found and its names and shapes right, its weights not yet read.
 
-    def nbytes(self, dtype: torch.dtype) -> int:
-        """Of its weights beside a model of that precision."""
-        ...
+    Attributes:
+        nbytes: of its weights, beside a model of that precision.
+        read: reads it to where the model is to be, in that precision or in one of its own; raises
+            CheckpointError where its weights are damaged.
+    """
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> Listener:
-        """The same where the model is; a family may keep a precision of its own."""
-        ...
+    nbytes: Callable[[torch.dtype], int]
+    read: Callable[[torch.device, torch.dtype], Listener]
 
 
-class Speaking(Protocol):
-    """What speaks, read and checked, on the CPU."""
+@dataclass(frozen=True)
+class Speaking:
+    """What speaks: its files are there, and not yet read.
 
-    @property
-    def nbytes(self) -> int:
-        """Of its weights."""
-        ...
+    Attributes:
+        nbytes: of its weights.
+        read: reads it to a device; the second is `whole` as `Options` has it. Raises
+            CheckpointError where a file is damaged, ValueError where the voice cannot be used.
+    """
 
-    def on(self, device: torch.device, whole: bool) -> Vocoder:
-        """The same where the model is; `whole` as `Options` has it."""
-        ...
+    nbytes: int
+    read: Callable[[torch.device, bool], Vocoder]
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,11 @@ class Family:
     voice: Callable[[Path, Path | None], tuple[Speaking | None, str]]
     beside: Callable[[torch.dtype], int]
     derived_prefix: str = ""
+
+    @property
+    def all_nbytes(self) -> int:
+        """Bytes of every file that is fetched, of what hears and speaks too."""
+        return self.nbytes + sum(part.nbytes for part in self.parts if not part.own)
 
     def own_files(self) -> tuple[str, ...]:
         """Files of the same repository that hear or speak."""

@@ -16,8 +16,7 @@ from spark.modality import Interleave, Vocabulary
 from spark.models import glm_listener, glm_vocoder, large
 from spark.models.base import Prompt, PromptError, Turn
 from spark.models.checkpoint import Checkpoint, CheckpointError
-from spark.models.family import Family
-from spark.models.glm_listener import GlmListener, load_tokenizer
+from spark.models.family import Family, Hearing
 from spark.models.turns import Prompts
 from spark.models.words import RankWords, Words
 from spark.sampling import SamplingSettings
@@ -225,12 +224,10 @@ class GlmPrompts(Prompts):
 
 def _ears(
     folder: Path, checkpoint: Checkpoint, config: Mapping[str, Any], width: int
-) -> tuple[GlmListener | None, str]:
+) -> tuple[Hearing | None, str]:
     """What hears is a model of its own."""
     begin, end = MARKS["<|begin_of_audio|>"], MARKS["<|end_of_audio|>"]
-    if (found := glm_listener.PARTS.found(folder)) is None:
-        return None, glm_listener.PARTS.reason(folder)
-    return GlmListener(load_tokenizer(found), begin, end, FIRST_SPEECH), ""
+    return glm_listener.offered(folder, begin, end, FIRST_SPEECH)
 
 
 FAMILY = Family(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spark.models.base import Heard
-from spark.models.checkpoint import Checkpoint, CheckpointError, read_json
+from spark.models.checkpoint import Checkpoint, CheckpointError, read_json, whole_numbers
+from spark.models.family import Hearing
 from spark.models.recordings import heard_samples
-from spark.models.strict import fill, nbytes
+from spark.models.strict import expect, fill, nbytes
 from spark.models.vocoding import Parts
 from spark.speech.audio import Pcm
 from spark.speech.mel import WHISPER_HOP, whisper_mel
@@ -33,6 +35,7 @@ PARTS = Parts(
     nbytes=1_460_000_000,
 )
 _PART = 480_000  # samples, 30 s
+_WHAT = "the speech tokenizer"
 # What the architecture fixes beside the numbers of config.json.
 _FIXED = {
     "quantize_causal_block_size": 200,
@@ -125,15 +128,6 @@ class GlmListener:
         self._tokenizer, self._begin, self._end = tokenizer, begin, end
         self._first = first_code
 
-    def nbytes(self, dtype: torch.dtype) -> int:
-        """Of the weights, which keep their own precision."""
-        return nbytes(self._tokenizer)
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> GlmListener:
-        """The same elsewhere, in float32 as published: nearest rows are told apart by little."""
-        moved = self._tokenizer.to(device)
-        return GlmListener(moved, self._begin, self._end, self._first)
-
     @torch.inference_mode()
     def hear(self, pcm: Pcm, rate: int) -> tuple[Heard, ...]:
         """One run of ids of a mono recording (n,) at `rate` Hz; see `Listener`."""
@@ -143,8 +137,39 @@ class GlmListener:
         return (Heard((self._begin, *(self._first + code for code in codes), self._end)),)
 
 
-def load_tokenizer(folder: Path) -> SpeechTokenizer:
-    """The speech tokenizer of a folder with the files of `PARTS`, in float32 as published.
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """A speech tokenizer's files, checked as far as that reads no weights.
+
+    Attributes:
+        config: its config.json.
+        checkpoint: its weights, open.
+        names: of the tensors it needs: ours, and theirs.
+    """
+
+    config: Mapping[str, Any]
+    checkpoint: Checkpoint
+    names: Mapping[str, str]
+
+    def planned(self) -> SpeechTokenizer:
+        """It without weights."""
+        with torch.device("meta"):
+            return SpeechTokenizer(self.config)
+
+    def read(self, device: torch.device | str = "cpu") -> SpeechTokenizer:
+        """It on a device, in float32 as published: nearest rows are told apart by little.
+
+        Raises:
+            CheckpointError: a tensor holds no numbers.
+        """
+        tokenizer = self.planned().to_empty(device=device)
+        state = {ours: self.checkpoint.tensor(theirs) for ours, theirs in self.names.items()}
+        fill(tokenizer, state, _WHAT)
+        return tokenizer
+
+
+def open_tokenizer(folder: Path) -> TokenizerFiles:
+    """The speech tokenizer of a folder with the files of `PARTS`.
 
     Raises:
         CheckpointError: a file is missing or damaged, or not of this model.
@@ -152,22 +177,41 @@ def load_tokenizer(folder: Path) -> SpeechTokenizer:
     config = read_json(folder, "config.json")
     needed = ("d_model", "encoder_ffn_dim", "encoder_attention_heads", "quantize_position",
               "num_mel_bins", "max_source_positions", "quantize_vocab_size")  # fmt: skip
-    missing = [name for name in needed if not isinstance(config.get(name), int)]
+    sizes = whole_numbers(config, needed, f"config.json of {_WHAT}")
     other = [name for name, value in _FIXED.items() if config.get(name) != value]
-    if missing or other:
+    if sizes["d_model"] % sizes["encoder_attention_heads"]:
+        other.append("encoder_attention_heads")
+    if other:
         raise CheckpointError(
-            f"config.json of the speech tokenizer has no usable {', '.join(missing + other)}: "
-            f"it is of another model; take {PARTS.repo}"
+            f"config.json of {_WHAT} has no usable {', '.join(other)}: it is of another model; "
+            f"take {PARTS.repo}"
         )
     checkpoint = Checkpoint.open(folder)
-    state = {
-        _own_name(name): checkpoint.tensor(name)
+    names = {
+        _own_name(name): name
         for name in checkpoint.shapes
         if name not in _UNUSED and not _is_surplus(name, config["quantize_position"])
     }
-    tokenizer = SpeechTokenizer(config)
-    fill(tokenizer, state, "the speech tokenizer")
-    return tokenizer
+    files = TokenizerFiles(config, checkpoint, names)
+    shapes = {ours: checkpoint.shapes[theirs] for ours, theirs in names.items()}
+    expect(files.planned(), shapes, _WHAT)
+    return files
+
+
+def offered(folder: Path, begin: int, end: int, first_code: int) -> tuple[Hearing | None, str]:
+    """What hears beside a model's folder, or why nothing does; numbers as of `GlmListener`.
+
+    Raises:
+        CheckpointError: see `open_tokenizer`; a file that is there has to be right.
+    """
+    if (found := PARTS.found(folder)) is None:
+        return None, PARTS.reason(folder)
+    files = open_tokenizer(found)
+    size = nbytes(files.planned())
+    return Hearing(
+        lambda _: size,
+        lambda device, _: GlmListener(files.read(device), begin, end, first_code),
+    ), ""
 
 
 def _own_name(name: str) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spark.models.family import Speaking
 from spark.models.glm_flow import CODE_RATE, HOP, SAMPLE_RATE, GlmFlow, frames_of
 from spark.models.strict import fill, nbytes, read_pickled
 from spark.models.vocoding import EMPTY, Parts, Whole, crossfaded, joined, pcm_of, seeded
@@ -129,11 +130,6 @@ class Sound:
         fill(hift, resolved(read_pickled(folder / "hift.pt")), "hift.pt")
         return cls(flow, hift)
 
-    @property
-    def nbytes(self) -> int:
-        """Of both networks."""
-        return nbytes(self.flow) + nbytes(self.hift)
-
     def on(self, device: torch.device, whole: bool = False) -> GlmVocoder | Whole:
         """The vocoder on its device, in float32.
 
@@ -145,18 +141,24 @@ class Sound:
         return Whole(made.whole, SAMPLE_RATE, CODE_RATE) if whole else made
 
 
-def offered(folder: Path, voice: Path | None = None) -> tuple[Sound | None, str]:
-    """What makes the sound, or why there is none.
+def offered(folder: Path, voice: Path | None = None) -> tuple[Speaking | None, str]:
+    """What makes the sound, or why there is none; reads no file.
 
     Args:
         folder: of the model.
         voice: must be None.
 
     Raises:
-        CheckpointError: a file is damaged.
         ValueError: another voice is asked for.
     """
     if voice is not None:
         raise ValueError("GLM-4-Voice has one voice: leave the other out")
+    if reason := PARTS.reason(folder):
+        return None, reason
     found = PARTS.found(folder)
-    return (Sound.read(found), "") if found else (None, PARTS.reason(folder))
+    assert found is not None
+
+    def read(device: torch.device, whole: bool) -> GlmVocoder | Whole:
+        return Sound.read(found).on(device, whole)
+
+    return Speaking(published_bytes(), read), ""

@@ -1,7 +1,7 @@
 """Where a model's files are: a local folder, or the hub's cache, filled when a command asks.
 
-Knows names of repositories and files; reads no weights. A page never downloads: tens of gigabytes
-are an operator's decision, taken on a command line where the progress is seen.
+Knows names of repositories and files; reads no weights. Tens of gigabytes are an operator's
+decision: taken on a command line, or on the page of an app that nobody else can reach.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -17,9 +19,11 @@ from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from spark.models.checkpoint import INDEX, SINGLE, CheckpointError
+from spark.models.loading import Progress, Watch
 
 _REPO = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 _GB = 1e9
+_LOOK_S = 0.5  # between two looks at a download
 
 
 def is_repo(source: str) -> bool:
@@ -48,7 +52,11 @@ def cached_folder(repo: str) -> Path | None:
 
 
 def fetch(
-    source: str | Path, files: Sequence[str], size: int = 0, also: Sequence[str] = ()
+    source: str | Path,
+    files: Sequence[str],
+    size: int = 0,
+    also: Sequence[str] = (),
+    watch: Watch | None = None,
 ) -> Path:
     """The folder of a model: `source` itself, or the cache's after a download with progress.
 
@@ -59,6 +67,7 @@ def fetch(
         files: patterns of the files needed.
         also: of files that come with a download, and are not missed where they are not there.
         size: bytes of the whole, where known, to look for room before.
+        watch: told how far a download is, beside the progress on the terminal.
 
     Raises:
         CheckpointError: there is no such folder or repository, no network, no room.
@@ -73,16 +82,21 @@ def fetch(
         folder = cached_folder(repo)
         assert folder is not None
         return folder
-    return download(repo, (*files, *also), size)
+    return download(repo, (*files, *also), size, watch=watch)
 
 
 def download(
-    repo: str, files: Sequence[str], size: int = 0, kind: Literal["model", "dataset"] = "model"
+    repo: str,
+    files: Sequence[str],
+    size: int = 0,
+    kind: Literal["model", "dataset"] = "model",
+    watch: Watch | None = None,
 ) -> Path:
     """The cache's folder of a repository, with these files in it; errors as of `fetch`."""
     _look_for_room(repo, size)
     try:
-        return Path(snapshot_download(repo, repo_type=kind, allow_patterns=list(files)))
+        with _watched(repo, size, watch):
+            return Path(snapshot_download(repo, repo_type=kind, allow_patterns=list(files)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
             f"{repo} could not be fetched from the hub ({type(error).__name__}): check the name "
@@ -91,13 +105,50 @@ def download(
         ) from error
 
 
+@contextmanager
+def _watched(repo: str, size: int, watch: Watch | None) -> Iterator[None]:
+    """Tell how many bytes the cache holds while they come.
+
+    Counted on the disk: what an earlier download left counts too, and the hub's own bars, which
+    learn their total file by file, need not be known.
+    """
+    if watch is None:
+        yield
+        return
+    over = threading.Event()
+
+    def tell() -> None:
+        watch(Progress(f"Fetching {repo}", _there(repo), size))
+
+    def look() -> None:
+        while not over.wait(_LOOK_S):
+            tell()
+
+    tell()
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
+    try:
+        yield
+    finally:
+        over.set()
+        looking.join()
+    tell()
+
+
+def _there(repo: str) -> int:
+    """Bytes of a repository in the cache, of files that are still coming too."""
+    found, blobs = 0, Path(constants.HF_HUB_CACHE) / ("models--" + repo.replace("/", "--"))
+    for path in blobs.glob("blobs/*"):
+        with suppress(OSError):  # a file that has just come is renamed
+            found += path.stat().st_size
+    return found
+
+
 def _look_for_room(repo: str, size: int) -> None:
     """Refuse a download that could not end; what is already there counts."""
     cache = Path(constants.HF_HUB_CACHE)
     place = next(path for path in (cache, *cache.absolute().parents) if path.exists())
-    owner = cache / ("models--" + repo.replace("/", "--"))
-    there = sum(path.stat().st_size for path in owner.glob("blobs/*")) if owner.exists() else 0
-    missing, free = size - there, shutil.disk_usage(place).free
+    missing, free = size - _there(repo), shutil.disk_usage(place).free
     if missing > free:
         raise CheckpointError(
             f"{repo} needs {missing / _GB:.1f} GB more on the disk of {cache.name}, where "

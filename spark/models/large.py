@@ -17,8 +17,17 @@ import torch
 from spark.heads import Head, base_hash, load_heads
 from spark.models import fits, hub
 from spark.models.base import SpokenLM
-from spark.models.checkpoint import Checkpoint, CheckpointError, NamedTensors, read_json, titled
+from spark.models.checkpoint import (
+    MOST_LAYERS,
+    MOST_SIZE,
+    Checkpoint,
+    CheckpointError,
+    NamedTensors,
+    read_json,
+    titled,
+)
 from spark.models.family import Family, Hearing, Speaking
+from spark.models.loading import Progress, Watch
 from spark.models.words import Words, check_marks
 from spark.transformer import Transformer
 from spark.weights import TransformerConfig
@@ -26,7 +35,6 @@ from spark.weights import TransformerConfig
 # Where fitted heads of hub models go: the cache's folders are not ours to write to.
 HEADS_FOLDER = Path(__file__).resolve().parents[2] / "runs" / "exit_heads"
 MOST_POSITIONS = 8192  # of prompt and reply
-_MOST_LAYERS, _MOST_SIZE = 1000, 10**7  # beyond, a config.json is wrong
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,9 @@ class Options:
         voice: a sound file whose voice the sound takes; None for the published one.
         whole: the sound is made in one pass over all codes; else in pieces as they come.
         heads: a file of fitted exit heads; None for those where the lab looks for them.
+        told: gets a sentence where there is one to say before the weights are read: where they
+            go, and what is not there to hear or speak, with the command that fetches it.
+        watch: told how far fetching and reading are.
     """
 
     source: str | Path | None = None
@@ -52,6 +63,8 @@ class Options:
     voice: Path | None = None
     whole: bool = False
     heads: Path | None = None
+    told: Callable[[str], None] = lambda _: None
+    watch: Watch | None = None
 
 
 @dataclass(frozen=True)
@@ -63,8 +76,8 @@ class Checked:
         shape: of the transformer.
         checkpoint: its weights, open.
         words: its tokenizer.
-        ears, deafness: what hears, or why nothing does.
-        sound, silence: what speaks, or why nothing does.
+        ears, deafness: what hears, not read yet, or why nothing does.
+        sound, silence: what speaks, not read yet, or why nothing does.
     """
 
     folder: Path
@@ -77,15 +90,34 @@ class Checked:
     silence: str
 
 
-def fetched(family: Family, source: str | Path) -> Path:
+def fetched(family: Family, source: str | Path, watch: Watch | None = None) -> Path:
     """The folder with a model's files, brought from the hub where they are missing.
+
+    Args:
+        family: of the model.
+        source: a folder, or OWNER/NAME.
+        watch: told how far a download is.
 
     Raises:
         CheckpointError: there is no such folder or repository, no network, no room.
     """
     published = str(source) == family.repo
     size = family.nbytes if published else 0
-    return hub.fetch(source, family.files, size, family.own_files())
+    return hub.fetch(source, family.files, size, family.own_files(), watch)
+
+
+def fetch_all(family: Family, watch: Watch | None = None) -> Path:
+    """Fetch a model with all that hears and speaks, as published; its folder.
+
+    Raises:
+        CheckpointError: no network, no room.
+    """
+    folder = fetched(family, family.repo, watch)
+    for part in family.parts:
+        if not part.found(folder):
+            size = 0 if part.own else part.nbytes
+            hub.download(part.repo, part.files, size, watch=watch)
+    return folder
 
 
 def checked(family: Family, options: Options) -> Checked:
@@ -95,7 +127,7 @@ def checked(family: Family, options: Options) -> Checked:
         CheckpointError: they are not this model's, or not whole.
         ValueError: the voice cannot be used.
     """
-    folder = fetched(family, options.source or family.repo)
+    folder = fetched(family, options.source or family.repo, options.watch)
     config = read_json(folder, "config.json")
     _expect_kind(config, family, folder)
     shape = family.read_shape(config)
@@ -153,7 +185,7 @@ def read_shape(
         raise CheckpointError(f"config.json has no {error}: fetch it again") from error
     except ValueError as error:
         raise CheckpointError(f"config.json: {error}") from error
-    except (ArithmeticError, TypeError) as error:
+    except (ArithmeticError, AttributeError, TypeError) as error:
         raise CheckpointError(
             f"config.json holds no shape of a model ({error}): fetch it again"
         ) from error
@@ -172,7 +204,7 @@ def _possible(name: str, value: object) -> bool:
         return True
     if name in ("rms_norm_eps", "rope_theta"):
         return isinstance(value, int | float) and 0 < value < float("inf")
-    most = _MOST_LAYERS if name == "num_hidden_layers" else _MOST_SIZE
+    most = MOST_LAYERS if name == "num_hidden_layers" else MOST_SIZE
     return isinstance(value, int) and 0 < value <= most
 
 
@@ -186,11 +218,16 @@ def load(family: Family, source: str | Path | None = None, **options: Any) -> Sp
     chosen = Options(source, **options)
     parts = checked(family, chosen)
 
-    def beside(dtype: torch.dtype) -> int:
-        heard = parts.ears.nbytes(dtype) if parts.ears else 0
-        return heard + (parts.sound.nbytes if parts.sound else 0)
-
-    body, reason = read_body(family, parts.shape, parts.checkpoint, chosen, beside)
+    place = placed(family, parts, chosen)
+    chosen.told(place.reason)
+    for lack in (parts.silence, parts.deafness):
+        if lack:
+            chosen.told(lack)
+    # First what is small: if it is damaged, that shows before the minutes that the rest takes.
+    voice = parts.sound.read(place.device, chosen.whole) if parts.sound else None
+    listener = parts.ears.read(place.device, place.dtype) if parts.ears else None
+    body = read_body(family, parts.shape, parts.checkpoint, place, chosen.quiet,
+                     chosen.watch)  # fmt: skip
     own = heads_path(family, parts.folder)
     heads, note = _fitted(chosen.heads or own, body, asked=chosen.heads is not None)
     prompts = family.prompts(parts.words)
@@ -207,48 +244,58 @@ def load(family: Family, source: str | Path | None = None, **options: Any) -> Sp
         candidate_exits=exits,
         default_exit=default_exit,
         exit_heads=heads,
-        vocoder=parts.sound.on(body.device, chosen.whole) if parts.sound else None,
+        vocoder=voice,
         speech_rate=family.speech_rate,
         sampling=family.sampling,
         dialogue=prompts,
         system_prompt=family.system_prompt,
-        listener=parts.ears.to(body.device, body.dtype) if parts.ears else None,
+        listener=listener,
         silence=parts.silence,
         deafness=parts.deafness,
-        notes=(reason, note),
+        notes=(place.reason, note),
         licence=family.licence,
         heads_file=own,
         derived_prefix=family.derived_prefix,
     )
 
 
+def placed(family: Family, parts: Checked, options: Options) -> fits.Placement:
+    """Where a model goes with all that hears and speaks; nothing of it has been read yet.
+
+    Raises:
+        TooLarge: there is not enough memory.
+    """
+
+    def beside(dtype: torch.dtype) -> int:
+        heard = parts.ears.nbytes(dtype) if parts.ears else 0
+        return heard + (parts.sound.nbytes if parts.sound else 0)
+
+    tokens = min(family.tokens, parts.shape.max_position_embeddings)
+    need = fits.Need(family.title, parts.shape, tokens, family.speech_rows, beside)
+    return fits.place(need, options.device, options.dtype, options.bits)
+
+
 def read_body(
     family: Family,
     shape: TransformerConfig,
     checkpoint: Checkpoint,
-    options: Options,
-    beside: Callable[[torch.dtype], int] = lambda _: 0,
-) -> tuple[Transformer, str]:
-    """Place and read the weights; the second is why they are where they are.
+    place: fits.Placement,
+    quiet: bool = True,
+    watch: Watch | None = None,
+) -> Transformer:
+    """Read the weights of the transformer to where they go.
 
     Args:
         family: of the model.
         shape: of the transformer.
         checkpoint: its weights, open.
-        options: device, precision and bits.
-        beside: bytes of what hears and speaks, by the precision of the transformer.
-
-    Raises:
-        TooLarge: there is not enough memory.
+        place: device, precision and bits.
+        quiet: no progress on the terminal.
+        watch: told how far it is.
     """
-    tokens = min(family.tokens, shape.max_position_embeddings)
-    need = fits.Need(family.title, shape, tokens, family.speech_rows, beside)
-    place = fits.place(need, options.device, options.dtype, options.bits)
-    total = 2 * sum(fits.parameters(shape))
-    told = _Progress(family.title, total, options.quiet)
+    told = _Reading(family.title, 2 * sum(fits.parameters(shape)), quiet, watch)
     state = NamedTensors(checkpoint, family.sources(shape), told)
-    body = Transformer.from_state_dict(state, shape, place.dtype, place.device, place.bits)
-    return body, place.reason
+    return Transformer.from_state_dict(state, shape, place.dtype, place.device, place.bits)
 
 
 def heads_path(family: Family, folder: Path) -> Path:
@@ -276,15 +323,17 @@ def _fitted(path: Path, body: Transformer, asked: bool) -> tuple[dict[int, Head]
     )
 
 
-class _Progress:
-    """Bytes read so far, on the terminal, where somebody watches."""
+class _Reading:
+    """Bytes read so far, on the terminal, where somebody watches, and to `watch`."""
 
-    def __init__(self, title: str, total: int, quiet: bool) -> None:
+    def __init__(self, title: str, total: int, quiet: bool, watch: Watch | None) -> None:
         self._title, self._total, self._read, self._shown = title, max(total, 1), 0, -1
-        self._quiet = quiet or not sys.stderr.isatty()
+        self._quiet, self._watch = quiet or not sys.stderr.isatty(), watch
 
     def __call__(self, nbytes: int) -> None:
         self._read += nbytes
+        if self._watch:
+            self._watch(Progress(f"Loading {self._title}", self._read, self._total))
         percent = min(100 * self._read // self._total, 100)
         if not self._quiet and percent > self._shown:
             self._shown = percent
@@ -300,15 +349,15 @@ def _name_of(family: Family, options: Options) -> str:
     return str(source) if hub.is_repo(str(source)) else Path(source).resolve().name
 
 
-def unavailable(family: Family) -> str:
+def unavailable(family: Family, device: str | None = None) -> str:
     """Why a model cannot run on this machine, whatever is downloaded; or an empty string.
 
-    Counted as published, with what hears and what speaks.
+    Counted as published, with what hears and what speaks; on the best device, or on the one given.
     """
     need = fits.Need(family.title, family.shape, family.tokens, family.speech_rows, family.beside)
     for bits in (16, 8):
         try:
-            fits.place(need, bits=bits)
+            fits.place(need, device, bits=bits)
             return ""
         except fits.TooLarge as error:
             reason = str(error)

@@ -15,9 +15,9 @@ from typing import Any
 from spark.modality import Interleave, Vocabulary
 from spark.models import large, step_listener, step_vocoder
 from spark.models.base import Prompt, Turn
-from spark.models.checkpoint import Checkpoint
-from spark.models.family import Family
-from spark.models.step_listener import PREFIXES, StepListener
+from spark.models.checkpoint import Checkpoint, CheckpointError
+from spark.models.family import Family, Hearing
+from spark.models.step_listener import PREFIXES
 from spark.models.turns import Prompts
 from spark.models.words import JsonWords, Words
 from spark.sampling import SamplingSettings
@@ -42,7 +42,8 @@ MARKS = {
     "<tts_pad>": 151695,
 }
 KNOWN = MARKS | {f"<audio_{code}>": FIRST_SPEECH + code for code in range(N_CODES + 1)}
-_STOPS = ("<|EOT|>", "<|endoftext|>")
+# The published code stops at <|EOT|>; the config's own class ends a text at all three.
+_STOPS = ("<|EOT|>", "<|endoftext|>", "<|im_end|>")
 _REPLY_MARKS = (*_STOPS, "<tts_start>", "<tts_end>", "<tts_pad>")
 PATCH_MARKS = (MARKS["<audio_start>"], MARKS["<audio_patch>"], MARKS["<audio_end>"])
 
@@ -54,9 +55,23 @@ def _fields(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     text = {**config, **(config.get("text_config") or {}), "model_type": "qwen2"}
     text.setdefault("num_key_value_heads", text.get("num_attention_groups"))
-    text["rope_parameters"] = None  # the published files have rope_theta and rope_scaling
+    _expect_one_theta(text)
     text["tie_word_embeddings"] = False
     return text
+
+
+def _expect_one_theta(text: Mapping[str, Any]) -> None:
+    """Refuse two bases of the rotation that differ.
+
+    The published files have `rope_theta`; transformers 5 writes it under `rope_parameters`.
+    """
+    there = (text, text.get("rope_parameters") or {})
+    thetas = {float(place["rope_theta"]) for place in there if place.get("rope_theta") is not None}
+    if len(thetas) > 1:
+        raise CheckpointError(
+            f"config.json says two values of rope_theta ({', '.join(map(str, sorted(thetas)))}): "
+            "fetch it again"
+        )
 
 
 def shape_of(config: Mapping[str, Any]) -> TransformerConfig:
@@ -168,9 +183,9 @@ class StepPrompts(Prompts):
 
 def _ears(
     folder: Path, checkpoint: Checkpoint, config: Mapping[str, Any], width: int
-) -> tuple[StepListener, str]:
+) -> tuple[Hearing, str]:
     """What hears lies in the model's own checkpoint."""
-    return StepListener.load(checkpoint, config, width, PATCH_MARKS), ""
+    return step_listener.offered(checkpoint, config, width, PATCH_MARKS), ""
 
 
 FAMILY = Family(

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spark.models.base import Heard
-from spark.models.checkpoint import Checkpoint, CheckpointError
+from spark.models.checkpoint import Checkpoint, CheckpointError, whole_numbers
+from spark.models.family import Hearing
 from spark.models.recordings import heard_samples
-from spark.models.strict import fill, nbytes
+from spark.models.strict import expect, fill, nbytes
 from spark.speech.audio import Pcm
 from spark.speech.mel import whisper_mel
 from spark.speech.whisper import Block
@@ -46,15 +47,13 @@ class Shape:
 
     @classmethod
     def read(cls, config: Mapping[str, Any]) -> Shape:
-        """From a whole config.json; CheckpointError where a number is missing."""
-        given = config.get("audio_encoder_config") or {}
+        """From a whole config.json; CheckpointError where a number is missing or impossible."""
+        source = "audio_encoder_config of config.json"
         names = [field.name for field in fields(cls)]
-        missing = [name for name in names if not isinstance(given.get(name), int)]
-        if missing:
-            raise CheckpointError(
-                f"audio_encoder_config of config.json has no {', '.join(missing)}: fetch it again"
-            )
-        return cls(**{name: given[name] for name in names})
+        shape = cls(**whole_numbers(config.get("audio_encoder_config"), names, source))
+        if shape.n_audio_state % shape.n_audio_head:
+            raise CheckpointError(f"{source} has no usable n_audio_head: fetch it again")
+        return shape
 
 
 class Encoder(nn.Module):
@@ -134,46 +133,6 @@ class StepListener:
     def __init__(self, ears: nn.Module, marks: tuple[int, int, int]) -> None:
         self._ears, self._marks = ears, marks
 
-    def nbytes(self, dtype: torch.dtype) -> int:
-        """Of the weights, which take the model's precision."""
-        return nbytes(self._ears, dtype)
-
-    @classmethod
-    def load(
-        cls,
-        checkpoint: Checkpoint,
-        config: Mapping[str, Any],
-        width: int,
-        marks: tuple[int, int, int],
-    ) -> StepListener:
-        """From the tensors under `PREFIXES`, strictly, on the CPU in float32.
-
-        Args:
-            checkpoint: the model's safetensors files.
-            config: its config.json.
-            width: of the language model.
-            marks: see the class.
-
-        Raises:
-            CheckpointError: the tensors are not those of the config, or of another width.
-        """
-        shape = Shape.read(config)
-        if shape.llm_dim != width:
-            raise CheckpointError(
-                f"the audio encoder gives {shape.llm_dim} values a patch, the language model takes "
-                f"{width}: the files are of different models"
-            )
-        with torch.device("meta"):
-            ears = Ears(shape)
-        ears = ears.to_empty(device="cpu")
-        held = [name for name in checkpoint.shapes if name.startswith(PREFIXES)]
-        fill(ears, {name: checkpoint.tensor(name) for name in held}, "the checkpoint")
-        return cls(ears, marks)
-
-    def to(self, device: torch.device, dtype: torch.dtype) -> StepListener:
-        """The same elsewhere, or in another precision."""
-        return StepListener(self._ears.to(device, dtype), self._marks)
-
     @torch.inference_mode()
     def hear(self, pcm: Pcm, rate: int) -> tuple[Heard, ...]:
         """The parts of a mono recording (n,) at `rate` Hz, of 25 s at most each; see `Listener`."""
@@ -190,3 +149,38 @@ class StepListener:
             for rows, count in zip(features, counts.tolist(), strict=True)
             if count > 0
         )
+
+
+def offered(
+    checkpoint: Checkpoint, config: Mapping[str, Any], width: int, marks: tuple[int, int, int]
+) -> Hearing:
+    """What hears, from the tensors under `PREFIXES`, in the language model's precision.
+
+    Args:
+        checkpoint: the model's safetensors files.
+        config: its config.json.
+        width: of the language model.
+        marks: see `StepListener`.
+
+    Raises:
+        CheckpointError: the tensors are not those of the config, or of another width.
+    """
+    shape = Shape.read(config)
+    if shape.llm_dim != width:
+        raise CheckpointError(
+            f"the audio encoder gives {shape.llm_dim} values a patch, the language model takes "
+            f"{width}: the files are of different models"
+        )
+    with torch.device("meta"):
+        planned = Ears(shape)
+    held = [name for name in checkpoint.shapes if name.startswith(PREFIXES)]
+    expect(planned, {name: checkpoint.shapes[name] for name in held}, "the checkpoint")
+
+    def read(device: torch.device, dtype: torch.dtype) -> StepListener:
+        with torch.device("meta"):  # room is taken once, in the precision and place that stay
+            ears = Ears(shape).to(dtype)
+        ears = ears.to_empty(device=device)
+        fill(ears, {name: checkpoint.tensor(name) for name in held}, "the checkpoint")
+        return StepListener(ears, marks)
+
+    return Hearing(lambda dtype: nbytes(planned, dtype), read)

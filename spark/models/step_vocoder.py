@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spark.models.family import Speaking
 from spark.models.step_flow import LOOK_AHEAD, FlowState, StepFlow, Voice
 from spark.models.step_voice import Prompter
 from spark.models.strict import fill, nbytes, read_pickled
@@ -35,6 +36,7 @@ PARTS = Parts(
     ),
     nbytes=1_231_000_000,
     own=True,
+    packages=("onnxruntime",),
 )
 VOICE = Parts(
     "a recording to take the voice from", PARTS.repo, ("assets/default_female.wav",),
@@ -157,11 +159,6 @@ class Sound:
         fill(hift, resolved(plain), "hift.pt")
         return cls(flow, hift, prompter.voice(voice))
 
-    @property
-    def nbytes(self) -> int:
-        """Of both networks."""
-        return nbytes(self.flow) + nbytes(self.hift)
-
     def on(self, device: torch.device, whole: bool = False) -> StepVocoder | Whole:
         """The vocoder on its device, in float32.
 
@@ -176,15 +173,12 @@ class Sound:
         return Whole(made.whole, SAMPLE_RATE, FRAME_RATE) if whole else made
 
 
-def offered(folder: Path, voice: Path | None) -> tuple[Sound | None, str]:
-    """What makes the sound, or why there is none.
+def offered(folder: Path, voice: Path | None) -> tuple[Speaking | None, str]:
+    """What makes the sound, or why there is none; reads no file.
 
     Args:
         folder: of the model.
         voice: a sound file; None for the published voice.
-
-    Raises:
-        ValueError: see `Sound.read`; a file that is there has to be right.
     """
     if reason := PARTS.reason(folder):
         return None, reason
@@ -196,4 +190,8 @@ def offered(folder: Path, voice: Path | None) -> tuple[Sound | None, str]:
         voice = assets / VOICE.files[0]
     found = PARTS.found(folder)
     assert found is not None
-    return Sound.read(found, voice), ""
+
+    def read(device: torch.device, whole: bool) -> StepVocoder | Whole:
+        return Sound.read(found, voice).on(device, whole)
+
+    return Speaking(published_bytes(), read), ""

@@ -7,10 +7,9 @@ Codes of the recording and a vector of its speaker come from the two ONNX files 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
@@ -19,6 +18,9 @@ from spark.models.checkpoint import CheckpointError, refuse_pointer
 from spark.models.step_flow import SPEAKER, UP, Voice
 from spark.speech.audio import length_of, read_wav, resample, to_float
 from spark.speech.mel import HEARD_RATE, SPOKEN_RATE, kaldi_fbank, spoken_mel, whisper_mel
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 SHORTEST_S, LONGEST_S = 1.0, 30.0  # the code book's model takes no more
 _CODES = 6561
@@ -74,6 +76,8 @@ class Prompter:
 
 
 def _session(path: Path, inputs: int) -> onnxruntime.InferenceSession:
+    import onnxruntime  # only here: a model without sound does without it
+
     refuse_pointer(path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

@@ -46,26 +46,41 @@ def nbytes(module: nn.Module, dtype: torch.dtype | None = None) -> int:
     return sum(tensor.numel() * (dtype or tensor.dtype).itemsize for tensor in tensors)
 
 
-def fill(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load a state into a module, in the module's precision and on its device.
+def expect(module: nn.Module, shapes: Mapping[str, tuple[int, ...]], source: str) -> None:
+    """Hold the names and shapes of a state against a module's, before a weight is read.
+
+    Args:
+        module: where the state is to go; on any device, meta too.
+        shapes: of the state, by name.
+        source: what the state is of, for messages.
 
     Raises:
-        CheckpointError: a tensor is missing, left over, of another shape, or holds no numbers.
+        CheckpointError: a tensor is missing, left over or of another shape.
     """
     wanted = module.state_dict()
-    missing, extra = sorted(wanted.keys() - state.keys()), sorted(state.keys() - wanted.keys())
+    missing, extra = sorted(wanted.keys() - shapes.keys()), sorted(shapes.keys() - wanted.keys())
     if missing or extra:
         parts = [f"lacks {folded(missing)}"] if missing else []
         parts += [f"holds {folded(extra)}, which the model has no place for"] if extra else []
         raise CheckpointError(
             f"{source} {' and '.join(parts)}: it is of another model; fetch it again"
         )
-    for name, tensor in state.items():
-        if tensor.shape != wanted[name].shape:
+    for name, shape in shapes.items():
+        if shape != tuple(wanted[name].shape):
             raise CheckpointError(
-                f"{name} of {source} is {tuple(tensor.shape)}, the model's is "
+                f"{name} of {source} is {shape}, the model's is "
                 f"{tuple(wanted[name].shape)}: it is of another model; fetch it again"
             )
+
+
+def fill(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Load a state into a module, in the module's precision and on its device.
+
+    Raises:
+        CheckpointError: a tensor is missing, left over, of another shape, or holds no numbers.
+    """
+    expect(module, {name: tuple(tensor.shape) for name, tensor in state.items()}, source)
+    for name, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise CheckpointError(
                 f"{name} of {source} holds no numbers: delete the file and fetch it again"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ class Parts:
         files: by path in the repository.
         nbytes: of them all, as published.
         own: whether it is the language model's own repository.
+        packages: of Python that read them, beside what the language model needs.
     """
 
     what: str
@@ -37,6 +39,7 @@ class Parts:
     files: tuple[str, ...]
     nbytes: int
     own: bool = False
+    packages: tuple[str, ...] = ()
 
     @property
     def command(self) -> str:
@@ -57,12 +60,17 @@ class Parts:
         return next((place for place in places if not self._missing(place)), None)
 
     def reason(self, folder: Path) -> str:
-        """Why it is not there and the command that gets it; empty where it is."""
-        if self.found(folder):
+        """Why it cannot be used and the commands that help; empty where it can."""
+        lacking = [name for name in self.packages if find_spec(name) is None]
+        commands = [f"`python -m pip install {' '.join(lacking)}`"] if lacking else []
+        if not self.found(folder):
+            lacking = [*(self._missing(folder) if self.own else self.files), *lacking]
+            commands.insert(0, f"`{self.command}`")
+        if not commands:
             return ""
-        missing = self._missing(folder) if self.own else list(self.files)
         return (
-            f"{self.what} is not here ({', '.join(missing)}): run `{self.command}` and start again"
+            f"{self.what} is not here ({', '.join(lacking)}): run {' and '.join(commands)} and "
+            "start again"
         )
 
     def _missing(self, place: Path) -> list[str]:

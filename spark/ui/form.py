@@ -16,7 +16,8 @@ import gradio as gr
 from spark import cards, schedule_file
 from spark.comparison import CompareSettings, Comparison, Exchange
 from spark.heads import HeadKind
-from spark.lent import LENT_TOKENS
+from spark.lending import Permit
+from spark.lent import LENT_TOKENS, Asked, seconds
 from spark.models.base import SpokenLM
 from spark.named import DIAL_END, SCHEDULES, at_dial, dial_of
 from spark.schedule import MEASURES
@@ -38,7 +39,9 @@ MEASURE_TITLES = {
 _LOAN = (
     "<p class='sk-note'>A GPU is lent for each run. Hugging Face lends a visitor some minutes a "
     "day: two without an account, more with one. A run asks for what its longest reply and its "
-    "replays can take, and says so; if too little is left, the answer says how much.</p>"
+    "replays can take, and says so: {first:.0f} s for a short question, as set at first. What a "
+    "visitor has left Hugging Face does not tell beforehand; if it is too little, its refusal says "
+    "the number.</p>"
 )
 MOST_SEED = 2**53 - 1  # a browser's numbers are exact up to here
 Updates = dict[Any, Any]
@@ -53,7 +56,6 @@ class Form:
 
     def __init__(self, shelf: Shelf) -> None:
         self.shelf = shelf
-        self.lm = shelf.get(shelf.default)
         self._ask()
         self._aloud()
         self._settings()
@@ -68,6 +70,11 @@ class Form:
             self.credit, self.facts,
         ]  # fmt: skip
         self.buttons = [self.run_button, self.stop_button]
+
+    @property
+    def lm(self) -> SpokenLM:
+        """The model that the page begins with; not held, so that the shelf can let it go."""
+        return self.shelf.get(self.shelf.default)
 
     # Components
 
@@ -194,13 +201,16 @@ class Form:
             return ()
         return last.continued()
 
-    def model_of(self, name: str) -> SpokenLM:
-        """The model of that name; raises ValueError with the reason where there is none."""
+    def model_of(self, name: str, fetch: bool = False) -> SpokenLM:
+        """The model of that name; raises ValueError with the reason where there is none.
+
+        With `fetch`, its files are fetched first where that may be done here.
+        """
         if name not in self.shelf.infos:
             raise ValueError(f"there is no model “{name}”")
         if reason := self.shelf.why_not(name):
             raise ValueError(reason)
-        return self.shelf.get(name)
+        return self.shelf.get(name, fetch)
 
     # Updates
 
@@ -224,7 +234,7 @@ class Form:
             self.deafness: _deafness(lm),
             self.go_on: gr.update(visible=lm.dialogue is not None, value=False),
             self.credit: cards.credit(lm),
-            self.facts: cards.model_facts(lm) + (_LOAN if lent else ""),
+            self.facts: cards.model_facts(lm) + (_loan(lm) if lent else ""),
         }
         if lent:  # each replay costs as much of the visitor's time as the replies did
             updates[self.replays] = 0
@@ -263,6 +273,13 @@ def _heads(lm: SpokenLM) -> list[tuple[str, str]]:
     """The menu of exit heads: it does not offer fitted ones where a model has none."""
     titles = {} if lm.exit_heads else {"fitted": "fitted (none yet: untrained)"}
     return [(titles.get(kind, kind), kind) for kind in get_args(HeadKind)]
+
+
+def _loan(lm: SpokenLM) -> str:
+    """What a lent GPU means for a visitor, and what a run asks for as `follow` sets it."""
+    settings = CompareSettings(max_tokens=min(lm.max_tokens, LENT_TOKENS))
+    asked = Asked(0, lm.name, EXAMPLES[0][0], settings, Permit(""), live=True)
+    return _LOAN.format(first=seconds(lm, asked))
 
 
 def _deafness(lm: SpokenLM) -> str:

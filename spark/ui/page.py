@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import gradio as gr
@@ -10,12 +11,14 @@ import gradio as gr
 from spark import cards
 from spark.comparison import Comparison
 from spark.download import save_script
+from spark.models.loading import Progress
 from spark.shelf import Shelf
 from spark.ui.board import Board, View
 from spark.ui.form import Form, Updates
 from spark.ui.runs import Runs
 from spark.ui.share import COPY_SCRIPT, Share
 
+_LOOK_S = 0.5  # between two looks at a model that is on its way
 _PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
@@ -96,17 +99,29 @@ class ComparePage:
     def choose_model(self, name: str) -> Iterator[Updates]:
         """Another model: what changes with it, or why it cannot run here.
 
-        A large one is read at its first use, which takes as long as its disk takes: said first.
+        A large one is fetched and read at its first use, which takes as long as network and disk
+        take: said first, and then how far it is.
         """
         shelf = self.form.shelf
-        if name in shelf.infos and not shelf.why_not(name) and shelf.loaded(name) is None:
-            title = shelf.infos[name].title
-            yield self.board.say(f"Loading {title}: the first time this can take minutes ...")
-        yield self._chosen(name)
+        if name not in shelf.infos or shelf.why_not(name) or shelf.loaded(name) is not None:
+            yield self._chosen(name)
+            return
+        title = shelf.infos[name].title
+        yield self.board.say(f"Loading {title}: the first time this can take minutes ...")
+        pool = ThreadPoolExecutor(1)
+        brought = pool.submit(self._chosen, name)
+        pool.shutdown(wait=False)  # goes on if the visitor leaves: others may wait for it
+        told: Progress | None = None
+        while not wait([brought], _LOOK_S).done:
+            progress = shelf.progress(name)
+            if progress and progress != told:
+                told = progress
+                yield self.board.say(f"{progress.words} ...")
+        yield brought.result()
 
     def _chosen(self, name: str) -> Updates:
         try:
-            lm = self.form.model_of(name)
+            lm = self.form.model_of(name, fetch=True)
         except ValueError as error:
             return self.board.say(str(error), "alert")
         told = " ".join(filter(None, (f"Model: {lm.title}.", lm.silence)))

@@ -83,7 +83,9 @@ class Runs:
             follows = board.follows(asked.earlier, lm.title)
             yield {**next(updates), **follows, **self.share.cleared(), **form.busy()}
             if asked.seconds is not None:
-                yield board.say(f"Asking for a GPU for up to {asked.seconds:.0f} s ...")
+                yield board.say(
+                    f"Asking for a GPU for up to {asked.seconds:.0f} s of your minutes today ..."
+                )
             yield from updates
             yield form.idle()
         except gr.Error as error:  # a ValueError too; of a platform that lends no GPU now

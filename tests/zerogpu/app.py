@@ -21,7 +21,7 @@ from spark import compare, lent
 from spark.comparison import CompareSettings, Recording
 from spark.lending import Permit, lends
 from spark.shelf import Shelf
-from spark.ui import ComparePage
+from spark.ui import EXAMPLES, ComparePage
 from tests.forms import Ears, chosen, form
 from tests.tiny import tiny_lm
 
@@ -129,6 +129,10 @@ def main():
     found["threads"] = threading.active_count()
     updates = chosen(away, "tiny")
     found["replays"] = updates[away.form.replays]
+    found["loan"] = updates[away.form.facts]
+    run(away, prompt=EXAMPLES[0][0], replays=updates[away.form.replays],
+        max_tokens=updates[away.form.max_tokens]["value"])  # fmt: skip
+    found["first"] = spaces.ASKED[-1]
     json.dump(found, sys.stdout)
 
 

@@ -1,0 +1,35 @@
+"""How far a model is on its way: bytes fetched or read, for whoever waits. Knows no model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+_GB = 1e9
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far one step of it is.
+
+    Attributes:
+        doing: the step, as a sentence begins.
+        done: bytes.
+        total: bytes; 0 where that is not known.
+    """
+
+    doing: str
+    done: int
+    total: int
+
+    @property
+    def words(self) -> str:
+        """For people: bytes done of all, and per cent where those are known."""
+        if not self.total:
+            return f"{self.doing}: {self.done / _GB:.2f} GB so far"
+        done = min(self.done, self.total)
+        share = 100 * done // self.total
+        return f"{self.doing}: {done / _GB:.2f} of {self.total / _GB:.2f} GB ({share} %)"
+
+
+Watch = Callable[[Progress], None]
