@@ -36,7 +36,7 @@ from spark.lending import lends
 from spark.models import available, load
 from spark.models.base import SpokenLM
 from spark.shelf import Shelf, fitting
-from spark.ui import EXAMPLES, ComparePage, about_page
+from spark.ui import EXAMPLES, ComparePage, about_page, evidence_page
 
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("app.js", "live.js")
@@ -111,6 +111,9 @@ def build(
     with demo.route("Results", "/results"):
         _navbar()
         results_page(studies, demo)
+    with demo.route("Evidence", "/evidence"):
+        _navbar()
+        evidence_page()
     with demo.route("About", "/about"):
         _navbar()
         about_page(shelf)

@@ -33,7 +33,7 @@ from spark.paths import can_be_made
 from spark.sampling import SamplingSettings
 from spark.schedule import MEASURES, FullDepth, Policy
 from spark.timing import timed_change
-from spark.trace import Trace
+from spark.trace import Trace, first_difference
 from spark.voice import Voice
 
 
@@ -247,14 +247,6 @@ def _place_beside_full(reply: Reply, full: Reply) -> None:
     rate, reach = reply.trace.frame_rate, min(len(reply.trace.codes()), len(full.trace.codes()))
     if place is not None and rate and (over or place < reach):
         reply.first_divergence_s = place / rate
-
-
-def first_difference(left: Sequence[int], right: Sequence[int]) -> int | None:
-    """Index of the first element that is not the other's, or is missing there; None if equal."""
-    for index, (a, b) in enumerate(zip(left, right, strict=False)):
-        if a != b:
-            return index
-    return None if len(left) == len(right) else min(len(left), len(right))
 
 
 def judge(reply: Reply) -> None:

@@ -1,23 +1,38 @@
 """Depth policies by name, as command lines write them: `full,spark,confidence,fixed:7,spark:9:4`.
 
 A word is a kind and, after colons, what is not to be the default: `spark:LAYER:SCHEDULE`,
-`confidence:THRESHOLD:MEASURE`, `fixed:LAYER`. It is also the policy's name in tables. Knows
-settings and a model's exits; runs nothing.
+`confidence:THRESHOLD:MEASURE`, `fixed:LAYER`, `schedule:f-11-11-9`; `:text` at the end lets text
+exit too. It is also the policy's name in tables. Two words stand for others until a model is
+known: `schedule:FILE` for the file's positions, `claims` for the policies that test the paper's
+claims. Knows settings and a model's exits; runs nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import ceil, floor
+from pathlib import Path
 from typing import Any
 
+from spark import positions, schedule_file
 from spark.comparison import CompareSettings
+from spark.modality import Slot
 from spark.models.base import SpokenLM
 from spark.named import spark_policy
-from spark.schedule import MEASURES, ConfidenceExit, FixedExit, FullDepth, Policy
+from spark.positions import PositionSchedule
+from spark.schedule import MEASURES, ConfidenceExit, FixedExit, FullDepth, Place, Policy, Spark
 
-FORMS = "full, spark[:LAYER[:SCHEDULE]], confidence[:THRESHOLD[:MEASURE]], fixed[:LAYER]"
+FORMS = (
+    "full, spark[:LAYER[:SCHEDULE]][:text], confidence[:THRESHOLD[:MEASURE]][:text], "
+    "fixed[:LAYER][:text], schedule:FILE (of spark.calibrate) or schedule:f-11-11-9, "
+    "claims (those that test the paper's claims)"
+)
 DEFAULT = ("full", "spark", "confidence", "fixed")
+CLAIMS, TEXT = "claims", "text"
+# The second reads about as much as SPAR-K on the embedded model; on others the nearest counts.
+_THRESHOLDS = ("confidence", "confidence:0.9")
+_NEAR = 0.1  # layers: a fixed exit this near to SPAR-K's mean depth needs no second one
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -30,12 +45,66 @@ def words(text: str) -> tuple[str, ...]:
     """
     named = tuple(word.strip() for word in text.split(",") if word.strip())
     for word in named:
-        if word.split(":")[0] not in _KINDS:
+        if word != CLAIMS and word.split(":")[0] not in _KINDS:
             raise ValueError(f"there is no policy {word!r}: use {FORMS}, with commas between")
     twice = sorted({word for word in named if named.count(word) > 1})
     if twice:
         raise ValueError(f"{', '.join(twice)} is named twice: name each policy once")
     return ("full", *(word for word in named if word != "full"))
+
+
+def expanded(
+    listed: Sequence[str], lm: SpokenLM, settings: CompareSettings, fixed_exit: int | None = None
+) -> tuple[str, ...]:
+    """The same words with those replaced that stand for others: schedules' files and `claims`.
+
+    Args:
+        listed: of `words`.
+        lm: the model.
+        settings: what holds where a word does not say.
+        fixed_exit: layer of a plain `fixed`; None is half the model.
+
+    Raises:
+        ValueError: a schedule's file that cannot be used with this model, or a word that `named`
+            refuses.
+    """
+    found: list[str] = []
+    for word in listed:
+        kind, _, value = word.partition(":")
+        if word == CLAIMS:
+            found += claims(lm, settings)
+        elif kind == "schedule" and value and positions.parse(value) is None:
+            found.append(f"schedule:{schedule_file.read(Path(value)).schedule(lm).notation}")
+        else:
+            found.append(word)
+    for word in found:
+        named(word, lm, settings, fixed_exit)
+    return tuple(dict.fromkeys(found))
+
+
+def claims(lm: SpokenLM, settings: CompareSettings) -> tuple[str, ...]:
+    """The policies that test the paper's claims on a model, seven at most.
+
+    SPAR-K; confidence exits that read more and less, one of them also with text exits; fixed exits
+    of SPAR-K's mean speech depth, or one on either side of it where that is no whole layer.
+    """
+    depth = chunk_depth(named("spark", lm, settings), lm)
+    near = round(depth)
+    layers = (near,) if abs(depth - near) <= _NEAR else (floor(depth), ceil(depth))
+    deepest = lm.transformer.num_layers - 1
+    fixed = dict.fromkeys(f"fixed:{min(layer, deepest)}" for layer in layers)
+    return ("full", "spark", *_THRESHOLDS, *fixed, f"confidence:{TEXT}")
+
+
+def chunk_depth(policy: Policy, lm: SpokenLM) -> float:
+    """Mean depth of the speech tokens of a whole chunk under a policy that decides by place."""
+    depths: list[int] = []
+    pending, length = 0, lm.layout.n_speech
+    for position in range(length):
+        exits = policy.exits(Place(Slot.SPEECH, position, length, pending=pending))
+        pending = pending + 1 if exits else 0
+        depths.append(exits[0] if exits else lm.transformer.num_layers)
+    return sum(depths) / length
 
 
 def named(
@@ -55,7 +124,10 @@ def named(
     kind, *values = word.split(":")
     if kind not in _KINDS:
         raise ValueError(f"there is no policy {word!r}: use {FORMS}")
-    make, most = _KINDS[kind]
+    make, most, may_text = _KINDS[kind]
+    text = may_text and values[-1:] == [TEXT]
+    if text:
+        del values[-1]
     if len(values) > most:
         raise ValueError(f"{word!r} has too many parts: the forms are {FORMS}")
     if kind == "fixed" and not values:
@@ -63,9 +135,23 @@ def named(
         values = [str(half if fixed_exit is None else fixed_exit)]
     try:
         policy = make(lm, settings, values)
+        if text:
+            policy = _with_text(policy)
     except ValueError as error:
         raise ValueError(f"policy {word!r}: {error}") from error
     return replace(policy, name=word)
+
+
+def _with_text(policy: Any) -> Any:
+    """The same policy with text slots that may exit as speech does."""
+    if isinstance(policy, (Spark, FixedExit)):
+        return replace(policy, text=True)
+    if isinstance(policy, ConfidenceExit):
+        return replace(policy, modalities=("speech", "text"))
+    raise ValueError(
+        "text exits with triple, even, odd or a plain K; a schedule by position says by itself "
+        "where text exits, as f-11-11-f/11"
+    )
 
 
 def _full(lm: SpokenLM, settings: CompareSettings, values: Sequence[str]) -> FullDepth:
@@ -80,6 +166,15 @@ def _spark(lm: SpokenLM, settings: CompareSettings, values: Sequence[str]) -> Po
         schedule = f"k{values[1]}" if values[1].isdigit() else values[1]
     assert layer is not None
     return spark_policy(schedule, layer, lm.layout, settings.drift_target)
+
+
+def _schedule(lm: SpokenLM, settings: CompareSettings, values: Sequence[str]) -> PositionSchedule:
+    made = positions.parse(values[0]) if values else None
+    if made is None:
+        raise ValueError("give every position's exit layer, such as f-11-11-9")
+    for layer in made.exit_layers():
+        _offered(lm, str(layer))
+    return made
 
 
 def _confidence(lm: SpokenLM, settings: CompareSettings, values: Sequence[str]) -> ConfidenceExit:
@@ -116,9 +211,13 @@ def _number(kind: Callable[[str], Any], value: str, what: str) -> Any:
         raise ValueError(f"{value!r} is no {what}") from error
 
 
-_KINDS: dict[str, tuple[Callable[[SpokenLM, CompareSettings, Sequence[str]], Any], int]] = {
-    "full": (_full, 0),
-    "spark": (_spark, 2),
-    "confidence": (_confidence, 2),
-    "fixed": (_fixed, 1),
+# How each is made, how many values it takes, and whether text may exit too.
+_KINDS: dict[
+    str, tuple[Callable[[SpokenLM, CompareSettings, Sequence[str]], Any], int, bool]
+] = {
+    "full": (_full, 0, False),
+    "spark": (_spark, 2, True),
+    "confidence": (_confidence, 2, True),
+    "fixed": (_fixed, 1, True),
+    "schedule": (_schedule, 1, False),
 }

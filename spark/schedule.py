@@ -17,6 +17,7 @@ Measure = Literal["max_prob", "margin", "entropy", "state_similarity"]
 MEASURES: tuple[Measure, ...] = ("max_prob", "margin", "entropy", "state_similarity")
 Variant = Literal["triple", "even", "odd"]
 _VARIANT_K = {"triple": 3, "even": 2, "odd": 2}
+_MOST_PENDING = 8  # rows that wait, where nothing else in a policy sees to a refresh
 
 
 @dataclass(frozen=True)
@@ -114,12 +115,17 @@ class Spark(_OneExit):
     Positions are counted anew in each chunk. `triple` (K=3) and any plain K run the first of each
     group in full, `odd` (K=2) the 1st, 3rd, ..., `even` (K=2) the 2nd, 4th, ...; a tail group
     shorter than K keeps one full position.
+
+    Attributes:
+        text: whether text stops at the exit layer too, while fewer than 8 rows wait: only to test
+            the paper's finding that it must not.
     """
 
     exit_layer: int
     k: int | None = None
     variant: Variant | None = None
     name: str = "spark"
+    text: bool = False
     kv_policy: ClassVar[KVPolicy] = "deferred"
 
     def __post_init__(self) -> None:
@@ -142,9 +148,11 @@ class Spark(_OneExit):
 
     def exits(self, place: Place) -> tuple[int, ...]:
         """The exit layer, or none where the position runs in full."""
-        if place.slot is Slot.TEXT or self.is_full(place.position, place.chunk_length):
-            return ()
-        return (self.exit_layer,)
+        if place.slot is Slot.TEXT:
+            full = not self.text or place.pending >= _MOST_PENDING
+        else:
+            full = self.is_full(place.position, place.chunk_length)
+        return () if full else (self.exit_layer,)
 
 
 @dataclass(frozen=True)
@@ -195,15 +203,20 @@ class DriftSpark(_OneExit):
 
 @dataclass(frozen=True)
 class FixedExit(_OneExit):
-    """Every speech token stops at the same layer and nothing is made up for later."""
+    """Every speech token stops at the same layer and nothing is made up for later.
+
+    Attributes:
+        text: whether text stops there too.
+    """
 
     exit_layer: int
     name: str = "fixed"
+    text: bool = False
     kv_policy: ClassVar[KVPolicy] = "skip"
 
     def exits(self, place: Place) -> tuple[int, ...]:
-        """The exit layer in every speech slot."""
-        return (self.exit_layer,) if place.slot is Slot.SPEECH else ()
+        """The exit layer in every slot that may exit."""
+        return (self.exit_layer,) if self.text or place.slot is Slot.SPEECH else ()
 
 
 @dataclass(frozen=True)
@@ -227,7 +240,7 @@ class ConfidenceExit:
     candidates: tuple[int, ...]
     decay: float | None = None
     modalities: tuple[str, ...] = ("speech",)
-    max_pending: int = 8
+    max_pending: int = _MOST_PENDING
     name: str = "confidence"
     kv_policy: ClassVar[KVPolicy] = "deferred"
 

@@ -232,3 +232,11 @@ class Trace:
             "finish": self.finish,
             "batch": self.batch,
         }
+
+
+def first_difference(left: Sequence[int], right: Sequence[int]) -> int | None:
+    """Index of the first element that is not the other's, or is missing there; None if equal."""
+    for index, (a, b) in enumerate(zip(left, right, strict=False)):
+        if a != b:
+            return index
+    return None if len(left) == len(right) else min(len(left), len(right))

@@ -261,7 +261,7 @@ def test_everything_can_be_downloaded(page):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 360])
-@pytest.mark.parametrize("path", ["/", "/about"])
+@pytest.mark.parametrize("path", ["/", "/evidence", "/about"])
 def test_axe_finds_nothing(browser, address, path, width, scheme):
     options = {"viewport": {"width": width, "height": 900}, "color_scheme": scheme}
     with local_page(browser, **options) as page:

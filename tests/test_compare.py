@@ -19,6 +19,7 @@ from spark.modality import Modality
 from spark.models.base import PromptError
 from spark.speech.audio import read_wav
 from spark.timing import timed_change
+from spark.trace import first_difference
 from tests.tiny import BleepStream, tiny_lm
 
 POLICY_KEYS = [
@@ -161,7 +162,7 @@ def test_an_early_exit_can_change_the_reply_and_says_where(lm):
 
 @given(st.lists(st.integers(0, 2), max_size=6), st.lists(st.integers(0, 2), max_size=6))
 def test_first_difference(left, right):
-    place = compare.first_difference(left, right)
+    place = first_difference(left, right)
     if place is None:
         assert left == right
     else:

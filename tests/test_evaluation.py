@@ -15,6 +15,7 @@ import torch
 from scipy import stats
 
 from spark.comparison import CompareSettings
+from spark.engine import Engine
 from spark.evaluation import __main__ as evaluation
 from spark.evaluation import answering, figures, fingerprint, readme, report, runner, statistics
 from spark.evaluation.scoring import is_right, word_errors
@@ -285,6 +286,41 @@ def test_lines_say_what_speech_rows_left_out(tmp_path: Path) -> None:
     other = answering.answer(lm, asked, [replace(item("factual", "lima", "peru"), item_id="y")])
     assert len({line["seed"] for line in made}) == len({line["seed"] for line in other}) == 1
     assert made[0]["seed"] != other[0]["seed"]
+
+
+def test_lines_say_how_much_of_the_speech_is_full_depths(tmp_path: Path) -> None:
+    lm = tiny_lm()
+    asked = replace(job(tmp_path, exit_layer=2, head="untrained", temperature=0.0), fixed_exit=2)
+    one = replace(item("factual", "lima", "peru"), prompt="hello")
+    made = answering.answer(lm, asked, [one])
+    assert (made[0]["same_speech"], made[0]["first_divergence_s"]) == (1, None)
+    replies, engine = {}, Engine(lm, head="untrained")
+    for policy in answering.policies_of(asked, lm):
+        prefill = engine.prefill(asked.settings.prompt(lm, one.prompt).ids)
+        sampling = replace(asked.settings, seed=answering.seed_of(asked, one)).sampling()
+        reply = engine.generate(prefill, policy, sampling, asked.settings.limit(lm))
+        for _ in reply:
+            pass
+        replies[policy.name] = reply.trace
+    full = replies["full"].codes()
+    parted = 0
+    for line in made[1:]:
+        codes, same, first = replies[line["policy"]].codes(), 0, None
+        for place in range(max(len(codes), len(full))):
+            if codes[place : place + 1] == full[place : place + 1]:
+                same += 1
+            elif first is None:
+                first = place / replies["full"].frame_rate
+        assert line["same_speech"] == same / max(len(codes), len(full))
+        assert line["first_divergence_s"] == first
+        parted += first is not None
+    assert parted
+    # Lines that are made later, without full depth's, are the same.
+    later = answering.answer(lm, asked, [one], ("spark", "fixed"))
+    assert [line["policy"] for line in later] == ["spark", "fixed"]
+    for line, before in zip(later, (made[1], made[3]), strict=True):
+        for field in ("same_speech", "first_divergence_s", "text"):
+            assert line[field] == before[field]
 
 
 def test_a_batch_gives_the_lines_of_its_items_alone_but_for_the_time(tmp_path: Path) -> None:

@@ -122,6 +122,7 @@ def _job(given: argparse.Namespace) -> tuple[Job, SpokenLM]:
     asked = ("seed", "temperature", "top_p", "repetition_penalty", "max_tokens", "exit_layer",
              "head")  # fmt: skip
     settings = CompareSettings.of(lm, **{name: getattr(given, name) for name in asked})
+    words = policies.expanded(words, lm, settings, given.fixed_exit)
     job = Job(given.model, settings, given.fixed_exit, given.out, given.batch, words,
               tuple(options.items()), given.threads, given.recogniser, given.utmos)  # fmt: skip
     if job.utmos and (reason := utmos.unavailable()):

@@ -7,6 +7,7 @@ through the codec. Knows nothing of files and tables.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,10 +27,10 @@ from spark.modality import Modality
 from spark.models import load
 from spark.models.base import Pcm, PromptError, SpokenLM
 from spark.sampling import SamplingSettings, seed_for
-from spark.schedule import Policy
+from spark.schedule import FullDepth, Policy
 from spark.speech.audio import read_wav
 from spark.speech.codec import Codec
-from spark.trace import Trace
+from spark.trace import Trace, first_difference
 from spark.training import pitch, teacher
 
 Line = dict[str, Any]
@@ -147,8 +148,10 @@ def answer(
 
     The seed is the item's own: items do not share their luck, policies do. Where the model cannot
     take a prompt, the lines say why and hold no figure.
+    Where full depth is not wanted, its reply is made all the same: others are held against it.
     """
     engine, chosen = Engine(lm, head=job.settings.head), policies_of(job, lm, wanted)
+    full: dict[str, Trace] = {}
     lines: dict[str, list[Line]] = {item.item_id: [] for item in items}
     begun: list[tuple[Item, Prefill, SamplingSettings]] = []
     for item in items:
@@ -156,7 +159,7 @@ def answer(
             begun.append((item, _prefill(engine, job, item), _sampling(job, item)))
         except ValueError as error:  # too long, silent, in letters that the model does not know
             lines[item.item_id] = [_refusal(item, policy.name, str(error)) for policy in chosen]
-    for policy in chosen:
+    for policy in (FullDepth(), *(one for one in chosen if one.name != "full")):
         replies = [
             engine.generate(prefill, policy, sampling, job.settings.limit(lm))
             for _, prefill, sampling in begun
@@ -164,7 +167,10 @@ def answer(
         for _ in decode_batch(replies, job.batch):
             pass
         for (item, _, _), reply in zip(begun, replies, strict=True):
-            lines[item.item_id].append(_line(job, lm, item, reply.trace))
+            full.setdefault(item.item_id, reply.trace)
+            if policy in chosen:
+                beside = _beside(reply.trace, full[item.item_id])
+                lines[item.item_id].append(_line(job, lm, item, reply.trace) | beside)
     return [line for own in lines.values() for line in own]
 
 
@@ -212,6 +218,22 @@ def _line(job: Job, lm: SpokenLM, item: Item, trace: Trace) -> Line:
         "seed": trace.sampling.seed,
         "finish": trace.finish,
     }  # fmt: skip
+
+
+def _beside(trace: Trace, full: Trace) -> Line:
+    """How much of a reply's speech is full depth's, token for token at the same place.
+
+    `same_speech` is a share of the longer of the two, None where neither spoke;
+    `first_divergence_s` the audio time of the first token that differs, None where none does or
+    where the frame rate is unknown.
+    """
+    ours, theirs = trace.codes(), full.codes()
+    alike, longest = sum(map(operator.eq, ours, theirs)), max(len(ours), len(theirs))
+    place, rate = first_difference(ours, theirs), trace.frame_rate
+    return {
+        "same_speech": alike / longest if longest else None,
+        "first_divergence_s": place / rate if place is not None and rate else None,
+    }
 
 
 def _by_modality(trace: Trace) -> Line:

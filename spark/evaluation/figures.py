@@ -74,7 +74,7 @@ def summarise(
 
 def of_policy(lines: Sequence[Line], full: Sequence[Line], margin: float) -> dict[str, Any]:
     """All figures of one policy (or of the teacher) beside full depth's."""
-    answers, aloud = _answers(lines), [x for x in lines if x["family"] == "read_aloud"]
+    answers, aloud = answers_of(lines), [x for x in lines if x["family"] == "read_aloud"]
     figures = {
         "correct_text": share(answers, "correct_text"),
         "correct_heard": share(answers, "correct_heard"),
@@ -99,11 +99,11 @@ def of_policy(lines: Sequence[Line], full: Sequence[Line], margin: float) -> dic
 
 def _against(lines: Sequence[Line], full: Sequence[Line], margin: float) -> dict[str, Any]:
     """Differences from full depth on the same items, and whether they keep the margin."""
-    gap = paired_share(_answers(lines), _answers(full), "correct_heard")
-    sets = paired_sets(_answers(lines), _answers(full), points)
-    right, base = gap, share(_answers(full), "correct_heard")
+    gap = paired_share(answers_of(lines), answers_of(full), "correct_heard")
+    sets = paired_sets(answers_of(lines), answers_of(full), points)
+    right, base = gap, share(answers_of(full), "correct_heard")
     if gap is None:  # judges alone have a say
-        right, base = sets, mean_of_sets(_sets(_answers(full)))
+        right, base = sets, mean_of_sets(_sets(answers_of(full)))
     errors = paired_wer(lines, full)
     return {
         "against_full": {
@@ -181,7 +181,7 @@ def _correct(policies: dict[str, dict[str, Any]]) -> None:
             one["p_holm"] = p
 
 
-def _answers(lines: Sequence[Line]) -> list[Line]:
+def answers_of(lines: Sequence[Line]) -> list[Line]:
     """The one population of every accuracy: all replies that answer something."""
     return [line for line in lines if line["family"] != "read_aloud"]
 

@@ -1,8 +1,9 @@
 """Writes an evaluation's tables into README.md and the model card, between their marks.
 
-`python -m spark.evaluation.readme DIR` reads DIR/summary.json and, where it is there, the
-DIR/decode.json that `python -m benchmarks.decode --out DIR/decode.json` writes; figures get into
-those pages no other way. Knows these two files only.
+`python -m spark.evaluation.readme DIR` reads DIR/summary.json and, where they are there, the
+DIR/decode.json that `python -m benchmarks.decode --out DIR/decode.json` writes and the
+DIR/claims.json of `python -m spark.evaluation.claims DIR`; figures get into those pages no other
+way. Knows these two files only.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from spark.evaluation import report
+from spark.evaluation import claims_text, report
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "assets/embedded/README.md")
 _BLOCK = re.compile(r"(<!-- measured: begin[^>]*-->\n).*?(<!-- measured: end -->)", re.DOTALL)
+_CLAIMS = re.compile(r"(<!-- claims: begin[^>]*-->\n).*?(<!-- claims: end -->)", re.DOTALL)
 
 
 def tables(summary: dict[str, Any]) -> str:
@@ -74,14 +76,26 @@ def time_saved(decode: dict[str, Any]) -> str:
     )
 
 
-def fill(page: str, summary: dict[str, Any], decode: dict[str, Any] | None = None) -> str:
-    """The page with its measured block and its cells replaced; other text untouched."""
+def fill(
+    page: str,
+    summary: dict[str, Any],
+    decode: dict[str, Any] | None = None,
+    claims: dict[str, Any] | None = None,
+) -> str:
+    """The page with its measured blocks and its cells replaced; other text untouched."""
     page = _BLOCK.sub(lambda m: f"{m[1]}{tables(summary)}{m[2]}", page)
+    if claims:
+        page = _CLAIMS.sub(lambda m: f"{m[1]}{claims_text.table(claims)}\n{m[2]}", page)
     cells = beside_the_paper(summary) | ({"time": time_saved(decode)} if decode else {})
     for name, text in cells.items():
         mark = f"<!-- ours: {name} -->"
         page = re.sub(rf"{mark}[^|\n]*", f"{mark}{text} ", page)
     return page
+
+
+def _held(path: Path) -> dict[str, Any] | None:
+    found: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
+    return found
 
 
 def main() -> None:
@@ -90,11 +104,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="of an evaluation")
     given = parser.parse_args()
     summary = json.loads((given.folder / "summary.json").read_text())
-    timed = given.folder / "decode.json"
-    decode = json.loads(timed.read_text()) if timed.is_file() else None
+    decode, claims = (_held(given.folder / name) for name in ("decode.json", "claims.json"))
     for name in PAGES:
         path = ROOT / name
-        path.write_text(fill(path.read_text("utf-8"), summary, decode), "utf-8")
+        path.write_text(fill(path.read_text("utf-8"), summary, decode, claims), "utf-8")
         print(path.relative_to(ROOT))
 
 

@@ -33,8 +33,8 @@ def ask(folder: Path, told: Mapping[str, Any], items: Sequence[str]) -> None:
     jsonl.replace(folder / ASKED, json.dumps({**told, "asked": list(items)}, indent=1) + "\n")
 
 
-def write(folder: Path) -> dict[str, Any]:
-    """Writes the folder's summary and returns it.
+def read(folder: Path) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
+    """What the last command asked for with the number of its items, their lines, the teacher's.
 
     Raises:
         ValueError: the folder holds no evaluation.
@@ -49,8 +49,18 @@ def write(folder: Path) -> dict[str, Any]:
         for name in (ITEMS, TEACHER)
     )
     _with_judgements(lines, jsonl.read(folder / JUDGED))
+    return {**told, "items": len(wanted)}, lines, said
+
+
+def write(folder: Path) -> dict[str, Any]:
+    """Writes the folder's summary and returns it.
+
+    Raises:
+        ValueError: the folder holds no evaluation.
+    """
+    told, lines, said = read(folder)
     found = summarise(lines, said, told["policies"], told["margin"])
-    found = {**found, **told, "policies": found["policies"], "items": len(wanted)}
+    found = {**found, **told, "policies": found["policies"]}
     jsonl.replace(folder / SUMMARY, json.dumps(found, indent=1) + "\n")
     jsonl.replace(folder / "items.csv", csv_text(lines))
     rows = [{"policy": name, **_flat(of)} for name, of in found["policies"].items()]
