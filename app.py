@@ -36,7 +36,7 @@ from spark.lending import lends
 from spark.models import load
 from spark.models.base import SpokenLM
 from spark.shelf import Shelf, fitting
-from spark.ui import EXAMPLES, ComparePage, about_page
+from spark.ui import EXAMPLES, ComparePage, ExperimentsPage, about_page
 
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("app.js", "live.js")
@@ -44,6 +44,7 @@ SCRIPTS = ("app.js", "live.js")
 # is emptied at every restart: LISTENING_TEST_COPY names where ratings are copied to.
 DATA_VARIABLE = "SPARK_LAB_DATA"
 MODEL = "embedded"
+EXPERIMENTS = Path("build")  # below which `python -m spark.evaluation` writes by default
 EXAMPLE_REPLAYS = 5
 log = logging.getLogger("app")
 
@@ -78,6 +79,7 @@ def build(
     studies: Studies,
     example: Comparison | None = None,
     others: Sequence[SpokenLM] = (),
+    experiments: Path = EXPERIMENTS,
 ) -> gr.Blocks:
     """The app's pages.
 
@@ -86,6 +88,7 @@ def build(
         studies: of the listening test.
         example: what the Compare page shows before the first press.
         others: models that are loaded already.
+        experiments: folder below which evaluations are found.
     """
     shelf = Shelf(lm)
     for other in others:
@@ -108,6 +111,9 @@ def build(
     with demo.route("Results", "/results"):
         _navbar()
         results_page(studies, demo)
+    with demo.route("Experiments", "/experiments"):
+        _navbar()
+        ExperimentsPage(shelf, experiments, demo)
     with demo.route("About", "/about"):
         _navbar()
         about_page(shelf)
@@ -182,6 +188,11 @@ def main() -> None:
         help="to begin with: a known model, a folder with its files, or OWNER/NAME of the hub; "
         "default: embedded",
     )  # fmt: skip
+    parser.add_argument(
+        "--experiments", type=Path, default=EXPERIMENTS, metavar="DIR",
+        help="where the Experiments page finds folders of python -m spark.evaluation; "
+        "default: %(default)s",
+    )  # fmt: skip
     options = parser.parse_args()
     addresses.trust_platform(os.environ)
     try:
@@ -199,7 +210,7 @@ def main() -> None:
     # embedded model, whatever the page begins with: others can take minutes for it.
     example = finished_example(own)
     ensure_ready_study(Path(data), studies)
-    demo = build(lm, studies, example, others=[own])
+    demo = build(lm, studies, example, others=[own], experiments=options.experiments)
     _, address = launch(demo, studies, options.host, options.port)
     root = addresses.root_of(os.environ, address)
     print(f"SPAR-K Lab: {root}")

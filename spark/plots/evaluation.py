@@ -7,6 +7,7 @@ a summary and Plotly; knows no page and no files.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
@@ -18,27 +19,62 @@ _MARK, _INK, _GRID = "#2a7fd4", "#7c8593", "rgba(127, 133, 147, 0.25)"
 _ROW_PX, _HEAD_PX = 46, 120
 
 
-def tradeoff_figure(summary: Summary) -> go.Figure:
-    """Share of the weights read against points, a mark a policy with its 95 % interval."""
-    placed = [
-        (name, of["traffic_ratio"], of["sets"])
-        for name, of in summary["policies"].items()
-        if of["traffic_ratio"] is not None and of["sets"]
-    ]
+@dataclass(frozen=True)
+class Measure:
+    """A measure of quality beside its cost.
+
+    Attributes:
+        title: of the axis.
+        scale: of its values as they are shown.
+        better: 1 where more is better, -1 where less is.
+    """
+
+    title: str
+    scale: float
+    better: int
+
+
+MEASURES = {
+    "sets": Measure("mean of sets, %", 100.0, 1),
+    "correct_heard": Measure("right as heard, %", 100.0, 1),
+    "wer": Measure("WER of speech against own text, %", 100.0, -1),
+    "mos_predicted": Measure("predicted MOS (DNSMOS)", 1.0, 1),
+}
+
+
+def placed(summary: Summary, measure: str = "sets") -> dict[str, tuple[float, float]]:
+    """(share of the weights read, the measure's value) of each policy that has both."""
+    found = {}
+    for name, of in summary["policies"].items():
+        value, traffic = of.get(measure), of.get("traffic_ratio")
+        if traffic is not None and value is not None:
+            found[name] = (traffic, value["value"] if isinstance(value, Mapping) else value)
+    return found
+
+
+def tradeoff_figure(summary: Summary, measure: str = "sets") -> go.Figure:
+    """Share of the weights read against a measure, a mark a policy with its 95 % interval.
+
+    A mean without an interval, as of predicted MOS, stands without.
+    """
+    shown, at = MEASURES[measure], placed(summary, measure)
+    values = [summary["policies"][name][measure] for name in at]
+    spread = all(isinstance(value, Mapping) for value in values)
     figure = go.Figure(
         go.Scatter(
-            x=[100 * traffic for _, traffic, _ in placed],
-            y=[100 * sets["value"] for _, _, sets in placed],
-            error_y=_spread([sets for _, _, sets in placed]),
-            text=[name for name, _, _ in placed],
-            textposition="top right",
+            x=[100 * traffic for traffic, _ in at.values()],
+            y=[shown.scale * value for _, value in at.values()],
+            error_y=_spread(values) if spread else None,
+            text=list(at),
+            textposition="top center",
+            cliponaxis=False,
             mode="markers+text",
             marker={"color": _MARK, "size": 9},
-            hovertemplate="%{text}<br>%{x:.1f} % of the weights, %{y:.1f} points<extra></extra>",
+            hovertemplate="%{text}<br>%{x:.1f} % of the weights, %{y:.2f}<extra></extra>",
         )
     )
     figure.update_xaxes(title_text="weights read, % of full depth")
-    figure.update_yaxes(title_text="mean of sets, %")
+    figure.update_yaxes(title_text=shown.title)
     return _dress(figure, 380)
 
 
