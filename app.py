@@ -36,7 +36,7 @@ from spark.lending import lends
 from spark.models import available, load
 from spark.models.base import SpokenLM
 from spark.shelf import Shelf, fitting
-from spark.ui import EXAMPLES, ComparePage, about_page, evidence_page
+from spark.ui import EXAMPLES, ComparePage, ExperimentsPage, about_page, evidence_page
 
 ASSETS = Path(__file__).parent / "assets"
 SCRIPTS = ("app.js", "live.js")
@@ -44,6 +44,7 @@ SCRIPTS = ("app.js", "live.js")
 # is emptied at every restart: LISTENING_TEST_COPY names where ratings are copied to.
 DATA_VARIABLE = "SPARK_LAB_DATA"
 MODEL = "embedded"
+EXPERIMENTS = Path("build")  # below which `python -m spark.evaluation` writes by default
 EXAMPLE_REPLAYS = 5
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 log = logging.getLogger("app")
@@ -80,6 +81,7 @@ def build(
     example: Comparison | None = None,
     others: Sequence[SpokenLM] = (),
     shelf: Shelf | None = None,
+    experiments: Path = EXPERIMENTS,
 ) -> gr.Blocks:
     """The app's pages.
 
@@ -89,6 +91,7 @@ def build(
         example: what the Compare page shows before the first press.
         others: models that are loaded already.
         shelf: that holds `lm`; None for one that keeps it.
+        experiments: folder below which evaluations are found.
     """
     shelf = shelf or Shelf(lm)
     for other in others:
@@ -114,6 +117,9 @@ def build(
     with demo.route("Evidence", "/evidence"):
         _navbar()
         evidence_page()
+    with demo.route("Experiments", "/experiments"):
+        _navbar()
+        ExperimentsPage(shelf, experiments, demo)
     with demo.route("About", "/about"):
         _navbar()
         about_page(shelf)
@@ -192,6 +198,11 @@ def main() -> None:
     parser.add_argument("--bits", type=int, choices=(8, 16),
                         help="of large models: 8 for layers as 8-bit integers; default: 8 where "
                         "16 do not fit")  # fmt: skip
+    parser.add_argument(
+        "--experiments", type=Path, default=EXPERIMENTS, metavar="DIR",
+        help="where the Experiments page finds folders of python -m spark.evaluation; "
+        "default: %(default)s",
+    )  # fmt: skip
     options = parser.parse_args()
     asked = {name: value for name in ("device", "bits") if (value := getattr(options, name))}
     # Only whoever sits at this machine may have tens of gigabytes fetched by a press on the page.
@@ -219,7 +230,10 @@ def main() -> None:
     # embedded model, whatever the page begins with: others can take minutes for it.
     example = finished_example(own)
     ensure_ready_study(Path(data), studies)
-    demo = build(shelf.get(shelf.default), studies, example, others=[own], shelf=shelf)
+    demo = build(
+        shelf.get(shelf.default), studies, example, others=[own], shelf=shelf,
+        experiments=options.experiments,
+    )  # fmt: skip
     _, address = launch(demo, studies, options.host, options.port)
     root = addresses.root_of(os.environ, address)
     print(f"SPAR-K Lab: {root}")

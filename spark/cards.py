@@ -19,7 +19,7 @@ from spark.modality import Modality
 from spark.models.base import SpokenLM
 from spark.models.fits import parameters
 from spark.named import at_dial
-from spark.speech.audio import wav_bytes
+from spark.speech.audio import Pcm, wav_bytes
 from spark.trace import Step, Trace
 
 LETTERS = "ABC"
@@ -59,10 +59,14 @@ def player(reply: Reply, label: str = "") -> str:
         mute = "the model has no vocoder here; its facts, under Settings, say what is missing"
         why = mute if reply.trace.codes() else "the reply holds no speech"
         return f"<p class='sk-note'>No sound: {why}.</p>"
-    name = escape(label or title(reply.policy))
+    return sound(reply.pcm, reply.sample_rate, reply.policy, label or title(reply.policy))
+
+
+def sound(pcm: Pcm, rate: int, policy: str, label: str) -> str:
+    """A player of int16 samples (n,) at a rate in Hz."""
     return (
-        f"<audio controls preload='auto' data-policy='{escape(reply.policy)}' "
-        f"aria-label='{name}' src='{_wav_url(reply)}'></audio>"
+        f"<audio controls preload='auto' data-policy='{escape(policy)}' "
+        f"aria-label='{escape(label)}' src='{_url(pcm, rate)}'></audio>"
     )
 
 
@@ -85,8 +89,11 @@ def blind_player(reply: Reply, place: int) -> str:
 def _wav_url(reply: Reply) -> str:
     assert reply.pcm is not None
     assert reply.sample_rate is not None
-    data = base64.b64encode(wav_bytes(reply.pcm, reply.sample_rate)).decode()
-    return f"data:audio/wav;base64,{data}"
+    return _url(reply.pcm, reply.sample_rate)
+
+
+def _url(pcm: Pcm, rate: int) -> str:
+    return f"data:audio/wav;base64,{base64.b64encode(wav_bytes(pcm, rate)).decode()}"
 
 
 def figures(reply: Reply, complete: bool) -> str:

@@ -16,11 +16,22 @@ def read(path: Path) -> list[Any]:
     """The records of a file; none where there is no file. A torn last line is cut off."""
     if not path.exists():
         return []
-    lines = path.read_bytes().splitlines(keepends=True)
-    if lines and not lines[-1].endswith(b"\n"):
-        lines = lines[:-1]
-        path.write_bytes(b"".join(lines))
+    held = path.read_bytes()
+    lines = _whole(held)
+    if len(whole := b"".join(lines)) < len(held):
+        path.write_bytes(whole)
     return [json.loads(line) for line in lines]
+
+
+def look(path: Path) -> list[Any]:
+    """The whole records of a file that somebody else may be writing: nothing is cut off."""
+    return [json.loads(line) for line in _whole(path.read_bytes())]
+
+
+def _whole(held: bytes) -> list[bytes]:
+    """Its lines, without a torn last one."""
+    lines = held.splitlines(keepends=True)
+    return lines[:-1] if lines and not lines[-1].endswith(b"\n") else lines
 
 
 def append(path: Path, records: Sequence[Any]) -> None:

@@ -17,10 +17,11 @@ from spark.calibrate import front, prompts, search
 from spark.calibrate.calibration import costs_of, triple
 from spark.calibrate.front import Limits, Loss, Tried
 from spark.calibrate.search import Costs
-from spark.calibrate.sweep import Cell, Masses, Sweep, Sweeper, compared, slots
+from spark.calibrate.sweep import Cell, Masses, Sweep, Sweeper, compared
 from spark.calibrate.trials import Setting
 from spark.engine import Engine
 from spark.evaluation.suite import builtin
+from spark.lens import slots
 from spark.modality import Interleave, Slot
 from spark.positions import parse
 from spark.sampling import SamplingSettings

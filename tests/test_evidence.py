@@ -16,7 +16,8 @@ import app
 from listening_test.hosting import Studies
 from spark.evaluation import claims, claims_text, evidence
 from spark.evaluation import summary as summaries
-from spark.plots.evaluation import MEASURES, Measure, front, pareto_figure
+from spark.evaluation.tradeoff import MEASURES, SOUND, front
+from spark.plots.evaluation import pareto_figure
 from spark.ui import evidence_page
 from tests.browser import local_page
 from tests.test_claims import COST, reply
@@ -60,14 +61,14 @@ def test_without_files_it_says_not_measured_and_the_command(tmp_path: Path) -> N
 
 def test_the_front_is_that_of_a_plain_loop(folder: Path) -> None:
     summary = json.loads((folder / "summary.json").read_text())
-    for measure in MEASURES:
+    for place, measure in enumerate(SOUND):
         values = {
             name: (of["traffic_ratio"],
-                   of[measure.name]["value"] if measure.name != "mos_predicted"
+                   of[measure]["value"] if measure != "mos_predicted"
                    else of["mos_predicted"])
             for name, of in summary["policies"].items()
         }  # fmt: skip
-        sign = 1 if measure.up else -1
+        sign = 1 if MEASURES[measure].up else -1
         unbeaten = {
             name for name, (x, y) in values.items()
             if not any(
@@ -77,9 +78,9 @@ def test_the_front_is_that_of_a_plain_loop(folder: Path) -> None:
         }  # fmt: skip
         assert set(front(summary, measure)) == unbeaten
         marks = [t for t in pareto_figure(summary).data if t.mode == "markers+text"]
-        assert set(marks[MEASURES.index(measure)].text) == set(values)
+        assert set(marks[place].text) == set(values)
     one = {"policies": {"a": {"traffic_ratio": 1.0, "wer": None}}}
-    assert front(one, Measure("wer", "WER", 100, False)) == []
+    assert front(one, "wer") == []
     assert evidence.told({"policies": {}}) == "<p>Not measured yet.</p>"
 
 

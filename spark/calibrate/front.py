@@ -20,6 +20,7 @@ from spark.evaluation.statistics import (
     paired_wer,
     share,
 )
+from spark.pareto import unbeaten
 
 # A limit counts as kept where the loss lies below it with this confidence, one-sided: enough not
 # to run after luck. It is no claim; that is what the confirmation on fresh prompts is for.
@@ -165,15 +166,11 @@ def finalists(
 
 def front(rows: Sequence[Tried]) -> list[Tried]:
     """Those that no other undercuts: none has as little traffic and as small losses, one less."""
-
-    def figures(row: Tried) -> tuple[float, ...]:
-        return (row.traffic, *(row.losses[name].value for name in sorted(row.losses)))
-
-    def beats(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-        return a != b and all(x <= y for x, y in zip(a, b, strict=True))
-
-    kept = [r for r in rows if not any(beats(figures(other), figures(r)) for other in rows)]
-    return sorted(kept, key=lambda row: row.traffic)
+    costs = {
+        place: (row.traffic, *(row.losses[name].value for name in sorted(row.losses)))
+        for place, row in enumerate(rows)
+    }
+    return [rows[place] for place in unbeaten(costs)]
 
 
 def choice(rows: Sequence[Tried], limits: Limits) -> tuple[Tried | None, bool]:

@@ -17,12 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spark.heads import Head, HeadBank, HeadKind, base_head, shared_columns
+from spark.heads import HeadBank, HeadKind, base_head
+from spark.lens import Key, aligned, overlaps, slots, states_after
 from spark.modality import Slot
 from spark.models.base import SpokenLM
-from spark.sampling import SamplingSettings, filtered
-
-Key = tuple[Slot, int]  # of a position: its modality and its place among that modality's slots
+from spark.sampling import SamplingSettings
 
 
 @dataclass(frozen=True)
@@ -104,20 +103,6 @@ class Sweep:
         return cls(cells, masses)
 
 
-def slots(lm: SpokenLM, prompt: Sequence[int], reply: Sequence[int]) -> list[Key | None]:
-    """Where each token of a reply stands; None after one that left the layout.
-
-    Positions are counted as a schedule counts them: a chunk that is longer begins again.
-    """
-    layout, found = lm.layout.start(lm.vocabulary, prompt[-1]), list[Key | None]()
-    lengths = {Slot.TEXT: lm.layout.n_text, Slot.SPEECH: lm.layout.n_speech}
-    for token in reply:
-        place = layout.position_in_chunk % lengths[layout.slot]
-        found.append(None if layout.disagreed else (layout.slot, place))
-        layout.advance(token)
-    return found
-
-
 class Sweeper:
     """Adds up replies.
 
@@ -138,21 +123,10 @@ class Sweeper:
     def add(self, prompt: Sequence[int], reply: Sequence[int]) -> None:
         """Run a reply through the model once, teacher-forced, and ask every exit."""
         places = slots(self._lm, prompt, reply)
-        after = self._states([*prompt, *reply][:-1], len(reply))
+        after = states_after(self._lm, [*prompt, *reply][:-1], len(reply))
         for key in dict.fromkeys(place for place in places if place is not None):
             rows = torch.tensor([place == key for place in places])
             self._add(key, [states[rows] for states in after])
-
-    def _states(self, ids: Sequence[int], last: int) -> list[Tensor]:
-        """States (last, D) after each layer, of the last ids."""
-        body = self._lm.transformer
-        tokens = torch.tensor([list(ids)], device=body.device)
-        positions = torch.arange(len(ids), device=body.device)
-        cache, states, found = body.new_cache(len(ids)), body.embed(tokens), []
-        for layer in range(body.num_layers):
-            states = body.run_layers(layer, layer + 1, states, positions, cache)
-            found.append(states[0, len(ids) - last :])
-        return found
 
     def _add(self, key: Key, after: Sequence[Tensor]) -> None:
         speech = key[0] is Slot.SPEECH
@@ -160,7 +134,7 @@ class Sweeper:
         full = self._bank.heads[self._bank.name(None, speech)]
         for layer in self._lm.candidate_exits:
             head = self._bank.heads[self._bank.name(layer, speech)]
-            ours, theirs = _aligned(head, after[layer - 1], full, after[-1])
+            ours, theirs = aligned(head, after[layer - 1], full, after[-1])
             self._sums[key, layer] += compared(ours, theirs, self._sampling)
         masses = torch.stack([self._mass(states) for states in after])
         self._masses[key] = self._masses.get(key, 0.0) + masses
@@ -187,12 +161,6 @@ class Sweeper:
         return Sweep(cells, {key: Masses(tuple(s), tuple(t)) for key, (s, t) in masses.items()})
 
 
-def _aligned(head: Head, states: Tensor, full: Head, top: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits of two heads over the rows that both have, (n, R) float32."""
-    ours, theirs = shared_columns(head, full)
-    return head.logits(states).float()[:, ours], full.logits(top).float()[:, theirs]
-
-
 def compared(ours: Tensor, theirs: Tensor, sampling: SamplingSettings) -> Tensor:
     """Sums (4,) over rows of overlap, KL(theirs || ours), and the entropies of both.
 
@@ -205,16 +173,7 @@ def compared(ours: Tensor, theirs: Tensor, sampling: SamplingSettings) -> Tensor
     warm = sampling if sampling.temperature else replace(sampling, temperature=1.0)
     log_q, log_p = ((x / warm.temperature).log_softmax(-1) for x in (ours, theirs))
     kl = (log_p.exp() * (log_p - log_q)).sum(-1)
-    overlap = torch.minimum(_drawn(ours, sampling), _drawn(theirs, sampling)).sum(-1)
+    overlap = overlaps(ours, theirs, sampling)
     entropies = [-(x.exp() * x).sum(-1) for x in (log_q, log_p)]
     sums = torch.stack([part.double().sum() for part in (overlap, kl, *entropies)])
     return sums.cpu()
-
-
-def _drawn(logits: Tensor, sampling: SamplingSettings) -> Tensor:
-    """Probabilities (n, R) that tokens are drawn with."""
-    if not sampling.temperature:
-        return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).float()
-    log_p, columns = filtered(logits, sampling)
-    p = log_p.softmax(-1)
-    return torch.zeros_like(logits).scatter_(-1, columns, p)

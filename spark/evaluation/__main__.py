@@ -138,7 +138,7 @@ def _told(given: argparse.Namespace, job: Job, lm: SpokenLM) -> dict[str, Any]:
         "layers": lm.transformer.num_layers, "suite": given.suite, "limit": given.limit,
         "settings": asdict(job.settings), "fixed_exit": given.fixed_exit,
         "policies": job.policies, "margin": given.margin / 100, "torch": version("torch"),
-        "recogniser": job.recogniser, "spoken": given.spoken,
+        "recogniser": job.recogniser, "spoken": given.spoken, "threads": job.threads,
     }  # fmt: skip
 
 

@@ -156,7 +156,7 @@ def answer(
     begun: list[tuple[Item, Prefill, SamplingSettings]] = []
     for item in items:
         try:
-            begun.append((item, _prefill(engine, job, item), _sampling(job, item)))
+            begun.append((item, prefill_of(engine, job, item), sampling_of(job, item)))
         except ValueError as error:  # too long, silent, in letters that the model does not know
             lines[item.item_id] = [_refusal(item, policy.name, str(error)) for policy in chosen]
     for policy in (FullDepth(), *(one for one in chosen if one.name != "full")):
@@ -174,11 +174,12 @@ def answer(
     return [line for own in lines.values() for line in own]
 
 
-def _sampling(job: Job, item: Item) -> SamplingSettings:
+def sampling_of(job: Job, item: Item) -> SamplingSettings:
+    """How all policies of an item draw their tokens."""
     return replace(job.settings, seed=seed_of(job, item)).sampling()
 
 
-def _prefill(engine: Engine, job: Job, item: Item) -> Prefill:
+def prefill_of(engine: Engine, job: Job, item: Item) -> Prefill:
     """The item's question, typed or spoken, run once for all policies.
 
     Raises:

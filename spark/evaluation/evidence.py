@@ -16,7 +16,7 @@ from typing import Any
 from spark.evaluation import claims_text, report
 from spark.evaluation.claims import CLAIMS, CONTRADICTED, NOT_DECIDED, NOT_SUPPORTED, SUPPORTED
 from spark.evaluation.summary import SUMMARY
-from spark.plots.evaluation import MEASURES, front
+from spark.evaluation.tradeoff import MEASURES, SOUND, front
 
 FOLDER = Path(__file__).resolve().parents[2] / "assets" / "evidence"
 MAKE = "make results"
@@ -64,11 +64,11 @@ def cards(found: Evidence) -> str:
 def told(summary: Mapping[str, Any]) -> str:
     """What the plot shows, in sentences."""
     parts = []
-    for measure in MEASURES:
+    for measure in SOUND:
         names = front(summary, measure)
         if names:
             listed = ", ".join(map(escape, names))
-            parts.append(f"{measure.title}: {listed}.")
+            parts.append(f"{MEASURES[measure].title}: {listed}.")
     if not parts:
         return "<p>Not measured yet.</p>"
     return (

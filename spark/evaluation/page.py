@@ -82,7 +82,7 @@ def _goals(summary: Mapping[str, Any]) -> str:
 
 def _figures(summary: Mapping[str, Any]) -> str:
     drawn = (
-        ("tradeoff", plots.tradeoff_figure(summary),
+        ("tradeoff", plots.pareto_figure(summary, ("sets",)),
          "What accuracy costs: mean of sets over the share of full depth's weights that was read."),
         ("errors", plots.errors_figure(summary),
          "Word errors of the speech against the model's own text."),

@@ -6,104 +6,61 @@ a summary and Plotly; knows no page and no files.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-Summary = Mapping[str, Any]
+from spark.evaluation.tradeoff import MEASURES, SOUND, Summary, front, placed
+
 # Told apart from a light and a dark ground alike, at 3:1 or more.
 _MARK, _INK, _GRID = "#2a7fd4", "#7c8593", "rgba(127, 133, 147, 0.25)"
-_ROW_PX, _HEAD_PX = 46, 120
+_ROW_PX, _HEAD_PX, _PANEL_PX = 46, 120, 230
 # Kinds of policies by shape, beside their names; hollow where text exits too.
 _SHAPES = {"full": "star", "spark": "circle", "schedule": "circle", "confidence": "square",
            "fixed": "diamond"}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Measure:
-    """A figure of a policy that stands over the weights it read.
+def pareto_figure(summary: Summary, names: Sequence[str] = SOUND) -> go.Figure:
+    """Weights read against each measure, a mark a policy, and a line along the front.
 
-    Attributes:
-        name: in the summary.
-        title: for people.
-        scale: from the summary's unit to the axis's.
-        up: whether more is better.
+    Args:
+        names: of `MEASURES`, a panel each from top to bottom.
     """
-
-    name: str
-    title: str
-    scale: float
-    up: bool
-
-
-MEASURES = (
-    Measure("correct_heard", "Right as heard, %", 100, True),
-    Measure("wer", "WER of speech against own text, %", 100, False),
-    Measure("mos_predicted", "Predicted MOS", 1, True),
-)
-
-
-def front(summary: Summary, measure: Measure) -> list[str]:
-    """Policies that none beats which reads no more weights, from fewest weights to most."""
-    kept: list[str] = []
-    best, sign = -math.inf, 1 if measure.up else -1
-    placed = _placed(summary, measure)
-    for name in sorted(placed, key=lambda one: (placed[one][0], -sign * placed[one][1])):
-        if sign * placed[name][1] > best:
-            kept.append(name)
-            best = sign * placed[name][1]
-    return kept
-
-
-def pareto_figure(summary: Summary) -> go.Figure:
-    """Weights read against accuracy, word errors and predicted MOS; a mark a policy."""
-    titles = [measure.title for measure in MEASURES]
-    figure = make_subplots(3, 1, shared_xaxes=True, subplot_titles=titles, vertical_spacing=0.08)
-    for row, measure in enumerate(MEASURES, 1):
-        placed = _placed(summary, measure)
-        line = [placed[name] for name in front(summary, measure)]
+    titles = [MEASURES[name].title for name in names]
+    figure = make_subplots(
+        len(names), 1, shared_xaxes=True, subplot_titles=titles, vertical_spacing=0.08
+    )
+    for row, name in enumerate(names, 1):
+        scale, at = MEASURES[name].scale, placed(summary, name)
+        line = [at[policy] for policy in front(summary, name)]
         figure.add_scatter(
-            x=[100 * at[0] for at in line], y=[measure.scale * at[1] for at in line], mode="lines",
+            x=[100 * x for x, _ in line], y=[scale * y for _, y in line], mode="lines",
             line={"color": _INK, "width": 1, "dash": "dot"}, hoverinfo="skip", row=row, col=1,
         )  # fmt: skip
-        figure.add_trace(_marks(placed, measure), row, 1)
-    figure.update_xaxes(title_text="weights read, % of full depth", row=3, col=1)
-    figure = _dress(figure, 780)
+        figure.add_trace(_marks(summary, name), row, 1)
+    figure.update_xaxes(title_text="weights read, % of full depth", row=len(names), col=1)
+    figure = _dress(figure, _HEAD_PX + _PANEL_PX * len(names))
     return figure.update_layout(margin={"l": 60, "r": 60, "t": 40, "b": 56})
 
 
-def _placed(
-    summary: Summary, measure: Measure
-) -> dict[str, tuple[float, float, Mapping[str, Any] | None]]:
-    """Traffic, value and, where it has an interval, the whole figure of each measured policy."""
-    found = {}
-    for name, of in summary["policies"].items():
-        figure, traffic = of.get(measure.name), of["traffic_ratio"]
-        if figure is not None and traffic is not None:
-            whole = figure if isinstance(figure, Mapping) else None
-            found[name] = (traffic, whole["value"] if whole else figure, whole)
-    return found
+def _marks(summary: Summary, name: str) -> go.Scatter:
+    """A mark a policy with its name, by turns above and below, so that neighbours do not meet.
 
-
-def _marks(
-    placed: Mapping[str, tuple[float, float, Mapping[str, Any] | None]], measure: Measure
-) -> go.Scatter:
-    """A mark a policy with its name, by turns above and below, so that neighbours do not meet."""
-    order = sorted(placed, key=lambda name: placed[name][0])
-    wholes = [placed[name][2] for name in order]
-    known = [whole for whole in wholes if whole is not None]
+    Whiskers are 95 % intervals; a mean without them, as of predicted MOS, stands without.
+    """
+    at = placed(summary, name)
+    order = sorted(at, key=lambda policy: at[policy][0])
+    values = [summary["policies"][policy][name] for policy in order]
     return go.Scatter(
-        x=[100 * placed[name][0] for name in order],
-        y=[measure.scale * placed[name][1] for name in order],
-        error_y=_spread(known) if len(known) == len(order) else None,
+        x=[100 * at[policy][0] for policy in order],
+        y=[MEASURES[name].scale * at[policy][1] for policy in order],
+        error_y=_spread(values) if all(isinstance(v, Mapping) for v in values) else None,
         text=order,
         textposition=["top center" if i % 2 else "bottom center" for i in range(len(order))],
         mode="markers+text",
-        marker={"color": _MARK, "size": 10, "symbol": [_shape(name) for name in order],
+        marker={"color": _MARK, "size": 10, "symbol": [_shape(policy) for policy in order],
                 "line": {"color": _MARK, "width": 2}},
         cliponaxis=False,
         hovertemplate="%{text}<br>%{x:.1f} % of the weights, %{y:.2f}<extra></extra>",
@@ -113,30 +70,6 @@ def _marks(
 def _shape(name: str) -> str:
     shape = _SHAPES.get(name.split(":")[0], "circle")
     return f"{shape}-open" if name.endswith(":text") else shape
-
-
-def tradeoff_figure(summary: Summary) -> go.Figure:
-    """Share of the weights read against points, a mark a policy with its 95 % interval."""
-    placed = [
-        (name, of["traffic_ratio"], of["sets"])
-        for name, of in summary["policies"].items()
-        if of["traffic_ratio"] is not None and of["sets"]
-    ]
-    figure = go.Figure(
-        go.Scatter(
-            x=[100 * traffic for _, traffic, _ in placed],
-            y=[100 * sets["value"] for _, _, sets in placed],
-            error_y=_spread([sets for _, _, sets in placed]),
-            text=[name for name, _, _ in placed],
-            textposition="top right",
-            mode="markers+text",
-            marker={"color": _MARK, "size": 9},
-            hovertemplate="%{text}<br>%{x:.1f} % of the weights, %{y:.1f} points<extra></extra>",
-        )
-    )
-    figure.update_xaxes(title_text="weights read, % of full depth")
-    figure.update_yaxes(title_text="mean of sets, %")
-    return _dress(figure, 380)
 
 
 def errors_figure(summary: Summary) -> go.Figure:
