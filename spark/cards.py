@@ -211,7 +211,7 @@ def summary_table(comparison: Comparison) -> str:
     summaries = [reply.summary() for reply in comparison.replies]
     if not summaries:
         return ""
-    names = "".join(f"<th scope='col'>{escape(title(s['name']))}</th>" for s in summaries)
+    names = [title(s["name"]) for s in summaries]
     keys = [key for key in summaries[0] if key != "name"]
     body = "".join(
         f"<tr><th scope='row'>{escape(key)}</th>"
@@ -220,12 +220,27 @@ def summary_table(comparison: Comparison) -> str:
         for key in keys
     )
     return (
-        "<div class='sk-scroll' tabindex='0' role='region' aria-label='All figures'>"
-        f"<table class='sk-table'><thead><tr><th scope='col'>figure</th>{names}</tr></thead>"
-        f"<tbody>{body}</tbody></table></div>"
-        "<p class='sk-note'>The names are those of summary.json; – means not measured. "
+        scrolling_table("All figures", ["figure", *names], f"<tbody>{body}</tbody>")
+        + "<p class='sk-note'>The names are those of summary.json; – means not measured. "
         "first_audio_ms and ms_per_token are of one run each: their differences between policies "
         "mean nothing; those of replays stand on the cards.</p>"
+    )
+
+
+def scrolling_table(name: str, header: Sequence[str], bodies: str, kind: str = "") -> str:
+    """A table that scrolls inside itself on a narrow page.
+
+    Args:
+        name: for who does not see it: what scrolls must be reachable by keyboard, and named.
+        header: of the columns, plain text.
+        bodies: its tbody elements, HTML.
+        kind: one more class of the table's.
+    """
+    head = "".join(f"<th scope='col'>{escape(title)}</th>" for title in header)
+    return (
+        f"<div class='sk-scroll' tabindex='0' role='region' aria-label='{escape(name)}'>"
+        f"<table class='{f'sk-table {kind}'.strip()}'><thead><tr>{head}</tr></thead>"
+        f"{bodies}</table></div>"
     )
 
 

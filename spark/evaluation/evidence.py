@@ -13,6 +13,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from spark.cards import scrolling_table
 from spark.evaluation import claims_text, report
 from spark.evaluation.claims import CLAIMS, CONTRADICTED, NOT_DECIDED, NOT_SUPPORTED, SUPPORTED
 from spark.evaluation.summary import SUMMARY
@@ -81,18 +82,13 @@ def told(summary: Mapping[str, Any]) -> str:
 
 def table(summary: Mapping[str, Any]) -> str:
     """The plot's figures as a table that scrolls inside itself."""
-    header, rows = report.POLICY_HEADER, report.policy_rows(summary)
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
     body = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>'
         + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
         + "</tr>"
-        for row in rows
+        for row in report.policy_rows(summary)
     )
-    return (
-        '<div class="sk-scroll" role="region" tabindex="0" aria-label="All policies">'
-        f'<table class="sk-table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
+    return scrolling_table("All policies", report.POLICY_HEADER, f"<tbody>{body}</tbody>")
 
 
 def _card(claim: Mapping[str, Any]) -> str:

@@ -21,22 +21,15 @@ def items_table(rows: Sequence[Row], policy: str | None = None) -> str:
     """A body of rows an item, a row a policy, or only that policy's."""
     if not rows:
         return "<p class='sk-note'>No item passes these filters.</p>"
-    return _table("Items", _HEADER, "".join(_item(row, policy, None) for row in rows))
+    bodies = "".join(_item(row, policy, None) for row in rows)
+    return cards.scrolling_table("Items", _HEADER, bodies, "sk-items")
 
 
 def item_table(row: Row, again: Sequence[Again]) -> str:
     """One item with a player beside each reply."""
     sounds = {reply.policy: reply for reply in again}
-    return _table("Item", (*_HEADER[:2], "sound", *_HEADER[2:]), _item(row, None, sounds))
-
-
-def _table(name: str, header: Sequence[str], bodies: str) -> str:
-    head = "".join(f"<th scope='col'>{title}</th>" for title in header)
-    # What scrolls must be reachable by keyboard, and so needs a name.
-    return (
-        f"<div class='sk-scroll' tabindex='0' role='region' aria-label='{name}'>"
-        f"<table class='sk-table sk-items'><thead><tr>{head}</tr></thead>{bodies}</table></div>"
-    )
+    header = (*_HEADER[:2], "sound", *_HEADER[2:])
+    return cards.scrolling_table("Item", header, _item(row, None, sounds), "sk-items")
 
 
 def _item(row: Row, policy: str | None, sounds: Mapping[str, Again] | None) -> str:
