@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import ray
 
+from spark import pool
 from spark.comparison import CompareSettings
 from spark.evaluation import executors, fingerprint, on_ray, runner, summary
 from spark.evaluation.answering import Job, Task
@@ -88,7 +89,7 @@ def test_the_model_is_let_go_where_workers_load_their_own(
         alive.append(watched() is not None)
         yield from ()
 
-    monkeypatch.setattr(executors, "_in_processes", elsewhere)
+    monkeypatch.setattr(pool, "results", elsewhere)
     monkeypatch.setattr(executors, "_on_ray", elsewhere)
     steps = runner.run(job, items(2), 2, executor, lm)
     del lm

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 
 import torch
 
-from spark import pool
+from spark import hardware, pool
 from spark.evaluation.answering import Job, Line, Task, work
 from spark.models.base import SpokenLM
 
@@ -45,8 +45,7 @@ def run(
         yield from _here(lm, job, tasks)
         return
     del lm  # the workers load their own, and may need its memory
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    hardware.give_back()
     if name == "ray":
         yield from _on_ray(job, tasks, workers)
     else:
