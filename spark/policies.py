@@ -30,8 +30,6 @@ FORMS = (
 )
 DEFAULT = ("full", "spark", "confidence", "fixed")
 CLAIMS, TEXT = "claims", "text"
-# The second reads about as much as SPAR-K on the embedded model; on others the nearest counts.
-_THRESHOLDS = ("confidence", "confidence:0.9")
 _NEAR = 0.1  # layers: a fixed exit this near to SPAR-K's mean depth needs no second one
 
 
@@ -54,7 +52,11 @@ def words(text: str) -> tuple[str, ...]:
 
 
 def expanded(
-    listed: Sequence[str], lm: SpokenLM, settings: CompareSettings, fixed_exit: int | None = None
+    listed: Sequence[str],
+    lm: SpokenLM,
+    settings: CompareSettings,
+    fixed_exit: int | None,
+    matched: Callable[[], float],
 ) -> tuple[str, ...]:
     """The same words with those replaced that stand for others: schedules' files and `claims`.
 
@@ -63,6 +65,7 @@ def expanded(
         lm: the model.
         settings: what holds where a word does not say.
         fixed_exit: layer of a plain `fixed`; None is half the model.
+        matched: threshold at which confidence exit reads as much as SPAR-K; asked for `claims`.
 
     Raises:
         ValueError: a schedule's file that cannot be used with this model, or a word that `named`
@@ -72,7 +75,7 @@ def expanded(
     for word in listed:
         kind, _, value = word.partition(":")
         if word == CLAIMS:
-            found += claims(lm, settings)
+            found += claims(lm, settings, matched())
         elif kind == "schedule" and value and positions.parse(value) is None:
             found.append(f"schedule:{schedule_file.read(Path(value)).schedule(lm).notation}")
         else:
@@ -82,18 +85,19 @@ def expanded(
     return tuple(dict.fromkeys(found))
 
 
-def claims(lm: SpokenLM, settings: CompareSettings) -> tuple[str, ...]:
+def claims(lm: SpokenLM, settings: CompareSettings, matched: float) -> tuple[str, ...]:
     """The policies that test the paper's claims on a model, seven at most.
 
-    SPAR-K; confidence exits that read more and less, one of them also with text exits; fixed exits
-    of SPAR-K's mean speech depth, or one on either side of it where that is no whole layer.
+    SPAR-K; confidence exit as it is set, alone and with text exits, and at the threshold `matched`
+    at which it reads as much as SPAR-K; fixed exits of SPAR-K's mean speech depth, or one on either
+    side of it where that is no whole layer.
     """
     depth = chunk_depth(named("spark", lm, settings), lm)
     near = round(depth)
     layers = (near,) if abs(depth - near) <= _NEAR else (floor(depth), ceil(depth))
     deepest = lm.transformer.num_layers - 1
     fixed = dict.fromkeys(f"fixed:{min(layer, deepest)}" for layer in layers)
-    return ("full", "spark", *_THRESHOLDS, *fixed, f"confidence:{TEXT}")
+    return ("full", "spark", "confidence", f"confidence:{matched:g}", *fixed, f"confidence:{TEXT}")
 
 
 def chunk_depth(policy: Policy, lm: SpokenLM) -> float:
@@ -212,9 +216,7 @@ def _number(kind: Callable[[str], Any], value: str, what: str) -> Any:
 
 
 # How each is made, how many values it takes, and whether text may exit too.
-_KINDS: dict[
-    str, tuple[Callable[[SpokenLM, CompareSettings, Sequence[str]], Any], int, bool]
-] = {
+_KINDS: dict[str, tuple[Callable[[SpokenLM, CompareSettings, Sequence[str]], Any], int, bool]] = {
     "full": (_full, 0, False),
     "spark": (_spark, 2, True),
     "confidence": (_confidence, 2, True),

@@ -20,6 +20,10 @@ LM = tiny_lm(layers=6, exits=(2, 4, 5))
 SETTINGS = CompareSettings(schedule="even", threshold=0.7, measure="margin")
 
 
+def unasked() -> float:
+    raise AssertionError("a threshold is matched for `claims` only")
+
+
 @pytest.mark.parametrize(
     ("word", "policy"),
     [
@@ -43,8 +47,9 @@ SETTINGS = CompareSettings(schedule="even", threshold=0.7, measure="margin")
         ("spark:4:4:text", Spark(4, k=4, name="spark:4:4:text", text=True)),
         (
             "confidence:text",
-            ConfidenceExit("margin", 0.7, (2, 4, 5), None, ("speech", "text"), 8,
-                           "confidence:text"),
+            ConfidenceExit(
+                "margin", 0.7, (2, 4, 5), None, ("speech", "text"), 8, "confidence:text"
+            ),
         ),
         (
             "schedule:f-5-4/f-2",
@@ -116,9 +121,14 @@ def test_the_claims_are_tested_at_the_speech_depth_of_spark(
     schedule: str, fixed: tuple[str, ...]
 ) -> None:
     settings = CompareSettings(schedule=schedule)
-    found = policies.expanded(policies.words("claims"), LM, settings)
-    assert found == ("full", "spark", "confidence", "confidence:0.9", *fixed, "confidence:text")
-    again = policies.expanded(policies.words("claims,spark,fixed"), LM, settings)
+    def matched() -> float:
+        return 0.875
+
+    found = policies.expanded(policies.words("claims"), LM, settings, None, matched)
+    assert found == ("full", "spark", "confidence", "confidence:0.875", *fixed, "confidence:text")
+    again = policies.expanded(
+        policies.words("claims,spark,fixed"), LM, settings, None, lambda: 0.875
+    )
     assert again == (*found, "fixed")
 
 
@@ -126,15 +136,15 @@ def test_a_schedule_of_a_file_becomes_its_positions(tmp_path: Path) -> None:
     path = tmp_path / "a:b.json"
     ScheduleFile.of(LM, PositionSchedule((None, 5, 4, 4))).write(path)
     words = policies.words(f"schedule:{path},full")
-    assert policies.expanded(words, LM, SETTINGS) == ("full", "schedule:f-5-4-4")
+    assert policies.expanded(words, LM, SETTINGS, None, unasked) == ("full", "schedule:f-5-4-4")
     with pytest.raises(ValueError, match="cannot be read"):
-        policies.expanded(("schedule:nowhere.json",), LM, SETTINGS)
+        policies.expanded(("schedule:nowhere.json",), LM, SETTINGS, None, unasked)
     other = tiny_lm(layers=6, exits=(2, 4, 5))
     other.name = "another"
     with pytest.raises(ValueError, match="made for the model"):
-        policies.expanded(words, other, SETTINGS)
+        policies.expanded(words, other, SETTINGS, None, unasked)
     with pytest.raises(ValueError, match="no exit at layer 3"):
-        policies.expanded(("spark:3",), LM, SETTINGS)
+        policies.expanded(("spark:3",), LM, SETTINGS, None, unasked)
 
 
 def test_text_exits_only_where_it_is_asked_for() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,15 @@ from tqdm import tqdm
 
 from spark import policies
 from spark.compare import CompareSettings
-from spark.evaluation import datasets, executors, report, runner, summary, tables
+from spark.evaluation import (
+    datasets,
+    executors,
+    matching,
+    report,
+    runner,
+    summary,
+    tables,
+)
 from spark.evaluation.answering import Job
 from spark.evaluation.figures import MARGIN
 from spark.evaluation.suite import Item, builtin, limited
@@ -111,7 +119,7 @@ def _items(given: argparse.Namespace) -> list[Item]:
     return builtin()
 
 
-def _job(given: argparse.Namespace) -> tuple[Job, SpokenLM]:
+def _job(given: argparse.Namespace, items: Sequence[Item]) -> tuple[Job, SpokenLM]:
     """What is asked for, and its model; raises ValueError for what cannot be."""
     words = policies.words(given.policies)
     options = {name: getattr(given, name) for name in ("device", "bits")}
@@ -122,9 +130,13 @@ def _job(given: argparse.Namespace) -> tuple[Job, SpokenLM]:
     asked = ("seed", "temperature", "top_p", "repetition_penalty", "max_tokens", "exit_layer",
              "head")  # fmt: skip
     settings = CompareSettings.of(lm, **{name: getattr(given, name) for name in asked})
-    words = policies.expanded(words, lm, settings, given.fixed_exit)
     job = Job(given.model, settings, given.fixed_exit, given.out, given.batch, words,
               tuple(options.items()), given.threads, given.recogniser, given.utmos)  # fmt: skip
+    words = policies.expanded(
+        words, lm, settings, given.fixed_exit,
+        lambda: matching.kept(given.out, lambda: matching.threshold(lm, job, items)),
+    )  # fmt: skip
+    job = replace(job, policies=words)
     if job.utmos and (reason := utmos.unavailable()):
         raise ValueError(reason)
     recogniser(job.recogniser)  # here, where a refusal has a reader
@@ -155,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _arguments().parse_args(arguments)
     try:
         items = limited(_items(given), given.limit)
-        job, lm = _job(given)
+        job, lm = _job(given, items)
         told = _told(given, job, lm)
         steps = runner.run(job, items, given.workers, given.executor, lm)
         del lm  # workers load their own, and may need its memory
