@@ -49,6 +49,7 @@ $(RUN_STAMP): $(VENV_STAMP) requirements.txt
 	@echo "Installing run-time packages into $(VENV) (a CPU build of torch takes about 1.5 GB; the build that Linux gets by default brings CUDA, several GB more)"
 	@$(PIP) "$(TORCH)"
 	@$(PIP) "$(TORCH)" -r requirements.txt
+	@$(PY) -m spark.compiled
 	@touch $@
 
 $(DEV_STAMP): $(RUN_STAMP) requirements-dev.txt requirements-evaluation.txt

@@ -32,6 +32,7 @@ from listening_test.targets import BadTarget, target_from
 from listening_test.ui import admin_page, listen_page, results_page
 from spark.compare import compare
 from spark.comparison import Comparison
+from spark.compiled import prepare
 from spark.lending import lends
 from spark.models import available, load
 from spark.models.base import SpokenLM
@@ -217,6 +218,7 @@ def main() -> None:
     try:
         on_offer = available(options.device)  # with all memory free: models can make way
         own = load(MODEL)
+        prepare(own.transformer)
         if options.model == MODEL:
             shelf = Shelf(own, on_offer, options=asked, fetches=fetches)
         else:

@@ -109,6 +109,19 @@ def matrices(lm: SpokenLM) -> list[Tensor]:
 
 
 @torch.inference_mode()
+def reading_ms(nbytes: int, device: torch.device, rounds: int = 20) -> float:
+    """Milliseconds to read so many bytes once, from one end to the other, adding them up."""
+    stretch = torch.ones(nbytes // 8, dtype=torch.int64, device=device)
+    stretch.sum()
+    begun = time.perf_counter()
+    for _ in range(rounds):
+        stretch.sum()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return 1e3 * (time.perf_counter() - begun) / rounds
+
+
+@torch.inference_mode()
 def floor_ms(weights: list[Tensor], rounds: int = 20) -> float:
     """Milliseconds to multiply every matrix with one vector, once."""
     vectors = {w.shape[1]: w.new_ones(w.shape[1]) for w in weights}

@@ -24,9 +24,9 @@ from typing import Any
 
 import torch
 
-from benchmarks import random_model, true_shape
-from benchmarks.baseline import floor_ms, generate_ms, matrices, reference_model
-from spark import models, schedule_file
+from benchmarks import conditions, true_shape
+from benchmarks.baseline import floor_ms, generate_ms, matrices, reading_ms, reference_model
+from spark import schedule_file
 from spark.comparison import CompareSettings
 from spark.engine import Engine
 from spark.metrics.cost import traffic_bytes
@@ -36,9 +36,11 @@ from spark.sampling import SamplingSettings
 from spark.schedule import FixedExit, FullDepth, Policy
 from spark.trace import Trace
 
+READING = "reading weights"
 PROMPTS = ("What is nineteen minus eight?", "Hello, who are you?", "Say: the tide turns at noon.")
 COMPILED = "generate, compiled"
 WHOLE_HEAD = "full, whole head"  # what `generate` computes: every row at every step
+PLAIN = "full, plain step"  # the speech-row head, without the compiled step
 
 
 def endless(engine: Engine) -> Engine:
@@ -74,6 +76,8 @@ def contenders(
 ) -> list[Contender]:
     """Full depth with and without the speech-row head, and three exits, as the lab sets them.
 
+    Where the model has a compiled step, full depth without it comes last.
+
     Args:
         lm: the model.
         sliced: its engine with the speech-row head.
@@ -83,7 +87,11 @@ def contenders(
     policies = CompareSettings(schedule=schedule).policies(lm)
     exits = [*policies, FixedExit(lm.default_exit)]
     runs = [Contender(policy.name, sliced, policy) for policy in exits]
-    return [Contender(WHOLE_HEAD, whole, FullDepth()), *runs]
+    plain = []
+    if lm.transformer.compiled is not None:
+        uncompiled = endless(Engine(lm, outside_mass=False, compiled=False))
+        plain = [Contender(PLAIN, uncompiled, FullDepth())]
+    return [Contender(WHOLE_HEAD, whole, FullDepth()), *runs, *plain]
 
 
 @dataclass(frozen=True)
@@ -184,10 +192,7 @@ def report(lm: SpokenLM, got: Measured) -> dict[str, Any]:
     spark = next(row for row in table if row["policy"] == "spark")
     compiled = COMPILED in got.ms
     return {
-        "model": lm.name,
-        "device": str(lm.transformer.device),
-        "dtype": str(lm.transformer.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
+        **conditions.told(lm),
         "repeats": len(got.ms["full"]),
         "rows": table,
         "generate_ms_per_token": median(got.ms["generate"]),
@@ -196,6 +201,8 @@ def report(lm: SpokenLM, got: Measured) -> dict[str, Any]:
         "speedup_over_compiled_generate": (ratio(got, COMPILED, WHOLE_HEAD) if compiled else None),
         "floor_ms_per_token": median(got.ms["floor"]),
         "floor_ratio": ratio(got, "floor", WHOLE_HEAD),
+        "reading_ms_per_token": median(got.ms[READING]),
+        "reading_ratio": ratio(got, READING, WHOLE_HEAD),
         "depth_cut_realised": realised(spark),
     }
 
@@ -203,7 +210,8 @@ def report(lm: SpokenLM, got: Measured) -> dict[str, Any]:
 def show(result: dict[str, Any]) -> None:
     """The table for people."""
     print(
-        f"{result['model']}, {result['dtype']}, {result['threads']} thread(s), "
+        f"{result['model']}, {result['dtype']} with weights in {result['weights']}, "
+        f"{result['threads']} thread(s), "
         f"medians of {result['repeats']} interleaved repetitions, prefill apart"
     )
     heads = ("policy", "ms/token", "tokens/s", "GB/s", "depth", "traffic", "time")
@@ -217,7 +225,8 @@ def show(result: dict[str, Any]) -> None:
     for name, key in (
         ("generate", "generate_ms_per_token"),
         (COMPILED, "generate_compiled_ms_per_token"),
-        ("reading weights", "floor_ms_per_token"),
+        ("matrix-vector", "floor_ms_per_token"),
+        (READING, "reading_ms_per_token"),
     ):
         value = result[key]
         print(f"{name:<20}" + ("  not measured" if value is None else f"{value:>10.2f}"))
@@ -228,7 +237,10 @@ def show(result: dict[str, Any]) -> None:
     cut = result["depth_cut_realised"]
     print(f"{WHOLE_HEAD} is {result['speedup_over_generate']:.2f} times as fast as generate; "
           f"as generate, compiled: {compiled}")  # fmt: skip
-    print(f"the floor of reading weights takes {result['floor_ratio']:.2f} of {WHOLE_HEAD}'s time")
+    print(
+        f"of {WHOLE_HEAD}'s time, torch's matrix-vector products of the same weights take "
+        f"{result['floor_ratio']:.2f}, and reading as many bytes {result['reading_ratio']:.2f}"
+    )
     print("SPAR-K's cut in traffic that became time: "
           + ("not measured" if cut is None else f"{cut:.2f}"))  # fmt: skip
     if "load_s" in result:
@@ -273,10 +285,7 @@ def _loaded(wanted: argparse.Namespace) -> tuple[SpokenLM, tuple[Engine, Engine]
     other = [f"--{name}" for name in own if getattr(wanted, name) is not None]
     if other:
         raise ValueError(f"{' and '.join(other)}: for --random only")
-    if wanted.model == "random":
-        lm = random_model.load()
-    else:
-        lm = models.load(wanted.model, **({"device": wanted.device} if wanted.device else {}))
+    lm = conditions.loaded(wanted.model, wanted.device)
     return lm, engines(lm), {}
 
 
@@ -293,9 +302,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     model, weights = reference_model(lm), matrices(lm)
+    held = runs[0].engine.weight_bytes()
+    read = sum(held.layers) + held.heads["full"]
     extra: dict[str, Callable[[list[int]], float]] = {
         "generate": lambda ids: generate_ms(model, ids, wanted.tokens),
         "floor": lambda ids: floor_ms(weights),
+        READING: lambda ids: reading_ms(read, lm.transformer.device),
     }
     if not wanted.no_compile and shutil.which("c++"):
         compiled, prompt = reference_model(lm), lm.encode_prompt(PROMPTS[0])
@@ -305,8 +317,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = {**report(lm, got), "schedule": schedule}
     if wanted.random:
         prefills = [run.trace.prefill_ms for run in got.runs["full"]]
-        held = true_shape.peak_gb(lm.transformer.device)
-        result |= told | {"prefill_ms": median(prefills), "peak_gb": held}
+        peak = true_shape.peak_gb(lm.transformer.device)
+        result |= told | {"prefill_ms": median(prefills), "peak_gb": peak}
     show(result)
     if wanted.out:
         wanted.out.parent.mkdir(parents=True, exist_ok=True)

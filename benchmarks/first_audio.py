@@ -21,9 +21,8 @@ from typing import Any
 
 import torch
 
-from benchmarks import random_model
+from benchmarks import conditions
 from benchmarks.decode import PROMPTS, endless
-from spark import models
 from spark.comparison import CompareSettings
 from spark.engine import Engine
 from spark.metrics.cost import traffic_bytes
@@ -170,12 +169,9 @@ def main() -> None:
     wanted = parser.parse_args()
     if wanted.threads:
         torch.set_num_threads(wanted.threads)
-    lm = random_model.load() if wanted.model == "random" else models.load(wanted.model)
+    lm = conditions.loaded(wanted.model)
     result = {
-        "model": lm.name,
-        "device": str(lm.transformer.device),
-        "dtype": str(lm.transformer.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
+        **conditions.told(lm),
         "repeats": wanted.repeats,
         "rows": rows(measure(lm, wanted.repeats, wanted.tokens)),
     }

@@ -22,9 +22,8 @@ from typing import Any
 
 import torch
 
-from benchmarks import random_model
+from benchmarks import conditions
 from benchmarks.decode import PROMPTS, endless
-from spark import models
 from spark.comparison import CompareSettings
 from spark.engine import Engine, Prefill, decode_batch
 from spark.models.base import SpokenLM
@@ -128,10 +127,7 @@ def measure(
         return timed(engine, short[:size], policy, turn, tokens)
 
     return {
-        "model": lm.name,
-        "device": str(lm.transformer.device),
-        "dtype": str(lm.transformer.dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
+        **conditions.told(lm),
         "torch": torch.__version__,
         "repeats": repeats,
         "tokens": tokens,
@@ -161,7 +157,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
-    lm = random_model.load() if given.model == "random" else models.load(given.model)
+    lm = conditions.loaded(given.model)
     result = measure(lm, repeats=given.repeats, tokens=given.tokens)
     show(result)
     print(json.dumps(result))

@@ -62,6 +62,7 @@ def _details(reply: Reply) -> dict[str, Any]:
         "heard": reply.heard,
         "vocoder_ms": reply.vocoder_ms,
         "sample_rate": reply.sample_rate,
+        "compiled_step": reply.trace.compiled,
         "outside_mass": asdict(outside_mass(reply.trace)),
         "replayed_ms_per_token": reply.replayed_ms,
         "timing_against_full": asdict(reply.timing) if reply.timing else None,

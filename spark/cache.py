@@ -61,8 +61,7 @@ class KVCache:
         Raises:
             ValueError: a layer is full.
         """
-        if hi > lo and max(self.lengths[lo:hi]) + count > self.capacity:
-            raise ValueError(f"the cache holds {self.capacity} tokens and is full")
+        self._check_room(lo, hi, count)
         views: list[tuple[Tensor, Tensor, Tensor]] = []
         while lo < hi:  # layers of one length are sliced together
             start = self.lengths[lo]
@@ -75,6 +74,24 @@ class KVCache:
             self.lengths[lo:same] = [end] * (same - lo)
             lo = same
         return views
+
+    def reserve(self, lo: int, hi: int, count: int) -> Tensor:
+        """Count `count` more rows as held by layers lo..hi-1, for a caller that fills them itself.
+
+        Returns:
+            The whole buffer (layers, B, 2 KV, capacity, head_dim), keys first. A layer's new rows
+            follow those that `lengths` gave before the call.
+
+        Raises:
+            ValueError: a layer is full.
+        """
+        self._check_room(lo, hi, count)
+        self.lengths[lo:hi] = [held + count for held in self.lengths[lo:hi]]
+        return self._buffer
+
+    def _check_room(self, lo: int, hi: int, count: int) -> None:
+        if hi > lo and max(self.lengths[lo:hi]) + count > self.capacity:
+            raise ValueError(f"the cache holds {self.capacity} tokens and is full")
 
     def rows(self, layer: int) -> Tensor:
         """Keys and values of one layer, (B, 2 KV, length, head_dim), a view; keys come first."""

@@ -23,6 +23,7 @@ from spark import findings, schedule_file
 from spark.acceptance import Acceptance
 from spark.bundle import write_comparison
 from spark.comparison import CompareSettings, Comparison, Exchange, Recording, Reply
+from spark.compiled import prepare
 from spark.engine import Engine, Generation, Prefill
 from spark.heads import HeadKind
 from spark.metrics import mos, wer
@@ -377,6 +378,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         recording = Recording(*read_recording(spoken)) if spoken else None
         lm = load(model, told=said.say, **options)
+        prepare(lm.transformer)
         given["schedule"] = schedule_file.named(given["schedule"], lm)
         settings = CompareSettings.of(lm, **{**given, "candidates": tuple(given["candidates"])})
         for note in (*lm.notes, lm.licence, lm.silence):

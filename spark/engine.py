@@ -16,6 +16,7 @@ from torch import Tensor
 
 from spark.acceptance import ALWAYS, Acceptance
 from spark.cache import KVCache, Rows
+from spark.compiled.step import head_bytes
 from spark.decoding import Decoding
 from spark.heads import HeadBank, HeadKind
 from spark.models.base import SpokenLM
@@ -53,6 +54,7 @@ class Engine:
         drift_meter: whether to measure, at each refresh, how far exits lay from full depth. Where
             no acceptance asks full depth anyway that takes its speech rows once more a refresh,
             outside the clock; inside it, and among the bytes read, where K follows the drift.
+        compiled: whether to run the model's compiled step, where it has one by now.
     """
 
     def __init__(
@@ -62,21 +64,24 @@ class Engine:
         head: HeadKind = "fitted",
         outside_mass: bool = True,
         drift_meter: bool = False,
+        compiled: bool = True,
     ) -> None:
         self.lm = lm
         self.bank = HeadBank(lm, speech_row_head, head)
         self.outside_mass = outside_mass and speech_row_head
         self.drift_meter = drift_meter
-        self._worker = Worker(lm.transformer, self.bank)
+        self._worker = Worker(lm.transformer, self.bank, compiled)
 
     def weight_bytes(self) -> WeightBytes:
         """Bytes that one evaluation of each part reads."""
-        body = self.lm.transformer
-        layers = range(body.num_layers)
+        body, layers = self.lm.transformer, range(self.lm.transformer.num_layers)
+        projections = tuple(body.projection_bytes(i) for i in layers)
+        if step := self._worker.step:
+            read = tuple(step.layer_bytes(body, i) for i in layers)
+            heads = {name: head_bytes(head) for name, head in self.bank.heads.items()}
+            return WeightBytes(read, projections, heads)
         return WeightBytes(
-            layers=tuple(body.layer_bytes(i) for i in layers),
-            projections=tuple(body.projection_bytes(i) for i in layers),
-            heads=self.bank.nbytes(),
+            tuple(body.layer_bytes(i) for i in layers), projections, self.bank.nbytes()
         )
 
     @torch.inference_mode()
@@ -159,6 +164,7 @@ class Engine:
             prefill_ms=prefill.ms,
             frame_rate=lm.vocoder.frame_rate if lm.vocoder else lm.speech_rate,
             acceptance=acceptance.mode,
+            compiled=self._worker.step is not None,
         )
         metered = self.drift_meter and kept == "deferred"  # else nothing is ever caught up
         decoding = Decoding(lm, self.bank, prefill.ids, prefill.cache.fork(capacity), policy,

@@ -16,6 +16,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from spark import hardware, models
+from spark.compiled import prepare
 from spark.lending import lends
 from spark.models.base import SpokenLM
 from spark.models.fits import TooLarge
@@ -238,10 +239,12 @@ def fitting(
         ValueError: there is none, or it cannot run here.
     """
     try:
-        return models.load(name, watch=watch, **options)
+        lm = models.load(name, watch=watch, **options)
     except TooLarge:
         if make_room():
             return fitting(name, watch=watch, **options)
         if "bits" in options:
             raise
         return models.load(name, watch=watch, **options, bits=8)
+    prepare(lm.transformer)
+    return lm

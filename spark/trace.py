@@ -125,6 +125,7 @@ class Trace:
         ahead_ms: wall-clock of steps drawn ahead of an interrupt.
         batch: the most replies that were decoded together, this one included. Above 1 the times
             are wall-clock that all of them shared.
+        compiled: whether steps were run by the model's compiled step.
     """
 
     steps: list[Step]
@@ -146,6 +147,7 @@ class Trace:
     flush_ms: float = 0.0
     ahead_ms: float = 0.0
     batch: int = 1
+    compiled: bool = False
 
     def frame(self) -> pd.DataFrame:
         """One row a token, exactly the contract's columns; refresh as 0 or 1."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,9 @@ from torch import Tensor
 from spark.cache import KVCache
 from spark.quantised import Int8Layer
 from spark.weights import Layer, StateReader, TransformerConfig, read_layer, unfused, wide
+
+if TYPE_CHECKING:
+    from spark.compiled.step import CompiledStep
 
 
 class Transformer:
@@ -46,6 +49,7 @@ class Transformer:
         self.final_gain = final_gain
         self.unembedding = unembedding
         self.rotary = rotary_table(config, embedding.dtype).to(embedding.device)
+        self.compiled: CompiledStep | None = None  # of `spark.compiled.prepare`
 
     @classmethod
     def from_state_dict(

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from spark.cache import KVCache, Rows
+from spark.compiled.step import MOST_ROWS, CompiledHeads
 from spark.confidence import confidence
 from spark.heads import HeadBank
 from spark.sampling import SamplingSettings, draw
@@ -80,10 +81,14 @@ class Worker:
     Args:
         body: the transformer.
         bank: its heads; looked up at each call.
+        compiled: whether to use the compiled step that the transformer has now; one that it gets
+            later is for later workers, so that a reply is decoded in one way.
     """
 
-    def __init__(self, body: Transformer, bank: HeadBank) -> None:
+    def __init__(self, body: Transformer, bank: HeadBank, compiled: bool = True) -> None:
         self._body, self._bank = body, bank
+        self.step = body.compiled if compiled else None
+        self._compiled_heads = CompiledHeads(self.step.library) if self.step else None
         self._positions = torch.arange(body.config.max_position_embeddings, device=body.device)
 
     @torch.inference_mode()
@@ -125,6 +130,8 @@ class Worker:
     def run(self, work: Run) -> Tensor:
         """Layers over rows, whose keys and values join the cache."""
         rows = work.rows
+        if self.step and rows.end - rows.start <= MOST_ROWS:
+            return self.step.run_layers(work.low, work.high, rows.states, rows.start, work.cache)
         positions = self._positions[rows.start : rows.end]
         return self._body.run_layers(work.low, work.high, rows.states, positions, work.cache)
 
@@ -146,8 +153,11 @@ class Worker:
         match work:
             case Run():
                 return self.run(work)
-            case Ask(head, states):
-                return self._bank.heads[head].logits(states)
+            case Ask(name, states):
+                head = self._bank.heads[name]
+                if self._compiled_heads and len(states) <= MOST_ROWS:
+                    return self._compiled_heads.logits(name, head, states)
+                return head.logits(states)
             case Sure(measure, logits):
                 return confidence(measure, logits)
             case Draw(logits, ids, sampling, positions, seen, seeds):

@@ -18,6 +18,7 @@ import torch
 
 from spark import jsonl, pool, positions
 from spark.calibrate.stages import Line
+from spark.compiled import prepare
 from spark.engine import Engine, decode_batch
 from spark.evaluation import answering
 from spark.evaluation.suite import Item
@@ -100,6 +101,7 @@ def _start(setting: Setting) -> None:
     torch.set_num_threads(1)
     others: dict[str, Any] = {"heads": Path(setting.heads)} if setting.heads else {}
     _lm = load(setting.model, **others)
+    prepare(_lm.transformer, wait=True)
 
 
 def _work(setting: Setting, task: tuple[str, Sequence[Item]]) -> list[Line]:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from spark import policies
 from spark.compare import CompareSettings
+from spark.compiled import prepare
 from spark.evaluation import (
     datasets,
     executors,
@@ -125,6 +126,7 @@ def _job(given: argparse.Namespace, items: Sequence[Item]) -> tuple[Job, SpokenL
     options = {name: getattr(given, name) for name in ("device", "bits")}
     options = {name: value for name, value in options.items() if value is not None}
     lm = load(given.model, **options)
+    prepare(lm.transformer, wait=True)
     if given.spoken and lm.listener is None:
         raise ValueError(f"{lm.title} takes no spoken prompt: {lm.deafness}. Leave out --spoken")
     asked = ("seed", "temperature", "top_p", "repetition_penalty", "max_tokens", "exit_layer",

@@ -15,6 +15,7 @@ from typing import Any
 
 from spark import policies
 from spark.comparison import CompareSettings, Recording
+from spark.compiled import prepare
 from spark.engine import Engine, Prefill, decode_batch
 from spark.evaluation import alias
 from spark.evaluation.scoring import correct, word_errors
@@ -65,8 +66,10 @@ class Job:
     utmos: bool = False
 
     def load(self) -> SpokenLM:
-        """The model; errors as of `models.load`."""
-        return load(self.model, **dict(self.options))
+        """The model, ready to decode; errors as of `models.load`."""
+        lm = load(self.model, **dict(self.options))
+        prepare(lm.transformer, wait=True)
+        return lm
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import torch
 
 import spark
 from spark import jsonl, models
+from spark.compiled import library
 from spark.evaluation.answering import Job
 from spark.evaluation.suite import Item
 
@@ -28,7 +29,7 @@ _DECIDING = (
     "engine.py", "hardware.py", "heads.py", "modality.py", "named.py", "norm.py", "policies.py",
     "positions.py", "quantised.py", "sampling.py", "schedule.py", "schedule_file.py", "text.py",
     "trace.py", "transformer.py", "verification.py", "watch.py", "weights.py", "work.py",
-    "metrics/*.py", "models/*.py", "speech/*.py", "evaluation/alias.py",
+    "compiled/step.*", "metrics/*.py", "models/*.py", "speech/*.py", "evaluation/alias.py",
     "evaluation/answering.py", "evaluation/scoring.py", "training/pitch.py", "training/teacher.py",
 )  # fmt: skip
 
@@ -72,7 +73,9 @@ def conditions(job: Job, items: Sequence[Item]) -> dict[str, Any]:
             **{name: str(value) for name, value in job.options},
         },
         "weights": _weights(job.model),
-        "software": {"torch": torch.__version__, "code": _code()},
+        "software": {
+            "torch": torch.__version__, "code": _code(), "the compiled step": library.version(),
+        },
         "items": {item.item_id: _asked(item) for item in items},
     }
 

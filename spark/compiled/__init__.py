@@ -1,0 +1,14 @@
+"""The decoding step of a small model on a CPU, compiled from C: the same numbers in less time.
+
+    step.c    the arithmetic
+    library   building and loading it
+    step      a transformer's and its heads' weights, laid out for it, and the calls
+
+Where there is no compiler, and for models it is not made for, everything runs as it does without.
+"""
+
+from __future__ import annotations
+
+from spark.compiled.step import CompiledStep, prepare, unsuited
+
+__all__ = ["CompiledStep", "prepare", "unsuited"]

@@ -1,0 +1,267 @@
+/* One step of a decoder on a CPU: a few rows of one sequence through layers low..high-1, in float32.
+ *
+ * The arithmetic is that of `transformer.py`, in one call: there, a step of a small model is some
+ * two hundred calls and its time is mostly theirs. Every row is computed in one fixed order of
+ * operations, however many rows come along and however many threads share the work, so a row's
+ * result is the same to the bit. Knows no Python, no policies and no token ids.
+ *
+ * Matrices lie in tiles: (outputs / TILE, inputs, TILE), float32, or bfloat16 where `narrow`.
+ */
+#include <float.h>
+#include <math.h>
+#include <omp.h>
+#include <stdint.h>
+#include <string.h>
+
+#define LANES 8
+#define TILE 32
+#define INLINE static inline __attribute__((always_inline))
+
+typedef float lanes __attribute__((vector_size(4 * LANES)));
+typedef uint32_t words __attribute__((vector_size(4 * LANES)));
+typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
+
+struct shape {
+    int width, inner, heads, kv_heads, head_dim, narrow, threads;
+    float eps;
+};
+
+struct layer {
+    const void *qkv, *output, *gate_up, *down;
+    const float *bias; /* of qkv, or NULL */
+    const float *attention_gain, *mlp_gain;
+};
+
+struct step {
+    int low, high, rows, capacity;
+    const int64_t *lengths; /* rows that each layer's cache holds */
+    float *states;          /* (rows, width), updated in place */
+    const float *rotary;    /* (rows, head_dim / 2, 2): cosine and sine */
+    float *cache;           /* (layers, 2 kv_heads, capacity, head_dim), keys first */
+    float *scratch;         /* `spark_scratch` floats */
+};
+
+struct head {
+    const void *lens, *logits; /* (width, width) or NULL; (outputs, width) */
+    const float *lens_bias, *gain;
+    int width, outputs, narrow, threads;
+    float eps;
+};
+
+/* A thread's part of the work: the `me`-th of `of`. */
+struct part {
+    int me, of;
+};
+
+INLINE lanes load(const float *from) {
+    lanes v;
+    memcpy(&v, from, sizeof v);
+    return v;
+}
+
+INLINE void store(float *to, lanes v) { memcpy(to, &v, sizeof v); }
+
+INLINE float total(lanes v) {
+    return ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7]));
+}
+
+/* LANES weights as float32: a bfloat16 is the upper half of one. */
+INLINE lanes weights(const void *matrix, int narrow, int64_t at) {
+    if (!narrow) return load((const float *)matrix + at);
+    halves h;
+    memcpy(&h, (const uint16_t *)matrix + at, sizeof h);
+    words w = __builtin_convertvector(h, words) << 16;
+    lanes v;
+    memcpy(&v, &w, sizeof v);
+    return v;
+}
+
+/* TILE outputs of one row. Even and odd inputs add up apart, for more sums in flight. */
+INLINE void tile(const void *matrix, int narrow, int64_t at, int inputs, const float *x, float *out) {
+    lanes even[TILE / LANES] = {{0}}, odd[TILE / LANES] = {{0}};
+    for (int i = 0; i < inputs; i += 2, at += 2 * TILE) {
+#pragma GCC unroll 4
+        for (int k = 0; k < TILE / LANES; k++) {
+            even[k] += weights(matrix, narrow, at + k * LANES) * x[i];
+            odd[k] += weights(matrix, narrow, at + TILE + k * LANES) * x[i + 1];
+        }
+    }
+#pragma GCC unroll 4
+    for (int k = 0; k < TILE / LANES; k++) store(out + k * LANES, even[k] + odd[k]);
+}
+
+/* Outputs from..to-1, whole tiles, of rows that lie `x_step` and `out_step` apart. A tile is small
+ * enough to stay in the nearest cache while all rows use it. */
+static void product(const void *matrix, int narrow, int from, int to, int inputs, int rows,
+                    const float *x, int x_step, float *out, int out_step) {
+    for (int r = from; r < to; r += TILE)
+        for (int t = 0; t < rows; t++) {
+            const float *row = x + t * x_step;
+            float *to_row = out + t * out_step + r;
+            if (narrow) tile(matrix, 1, (int64_t)r * inputs, inputs, row, to_row);
+            else tile(matrix, 0, (int64_t)r * inputs, inputs, row, to_row);
+        }
+}
+
+static void norm(const float *x, const float *gain, int width, float eps, float *out) {
+    lanes sum = {0};
+    for (int i = 0; i < width; i += LANES) sum += load(x + i) * load(x + i);
+    float scale = 1.0f / sqrtf(total(sum) / width + eps);
+    for (int i = 0; i < width; i++) out[i] = x[i] * scale * gain[i];
+}
+
+/* Where a thread's tiles of `outputs` begin; they end where the next one's begin. */
+static int share(int outputs, int me, int of) {
+    return (int)((int64_t)(outputs / TILE) * me / of) * TILE;
+}
+
+static void rotate(float *head, const float *turn, int size) {
+    for (int i = 0; i < size; i += 2) {
+        float a = head[i], b = head[i + 1], cosine = turn[i], sine = turn[i + 1];
+        head[i] = a * cosine - b * sine;
+        head[i + 1] = a * sine + b * cosine;
+    }
+}
+
+/* Softmax attention of one query over `count` rows of keys and values. */
+static void attend(const float *query, const float *keys, const float *values, int count, int size,
+                   float *scores, float *out) {
+    float most = -FLT_MAX, scale = 1.0f / sqrtf((float)size), sum = 0;
+    for (int j = 0; j < count; j++) {
+        lanes dot = {0};
+        for (int i = 0; i < size; i += LANES)
+            dot += load(query + i) * load(keys + (int64_t)j * size + i);
+        scores[j] = total(dot) * scale;
+        if (scores[j] > most) most = scores[j];
+    }
+    for (int j = 0; j < count; j++) scores[j] = expf(scores[j] - most);
+    for (int j = 0; j < count; j++) sum += scores[j];
+    for (int i = 0; i < size; i += LANES) {
+        lanes mixed = {0};
+        for (int j = 0; j < count; j++) mixed += scores[j] * load(values + (int64_t)j * size + i);
+        store(out + i, mixed / sum);
+    }
+}
+
+/* One key head and the queries that share it: rotated, appended to the cache, attended. */
+static void attend_group(const struct shape *s, const struct step *c, int layer, int group,
+                         float *qkv, float *scores, float *mixed) {
+    const int size = s->head_dim, heads = s->heads, keys_n = s->kv_heads;
+    const int wide = (heads + 2 * keys_n) * size, shared = heads / keys_n;
+    const int64_t old = c->lengths[layer], block = (int64_t)c->capacity * size;
+    float *keys = c->cache + ((int64_t)layer * 2 * keys_n + group) * block;
+    float *values = keys + keys_n * block;
+    for (int t = 0; t < c->rows; t++) {
+        float *row = qkv + t * wide;
+        const float *turn = c->rotary + t * size;
+        rotate(row + (heads + group) * size, turn, size);
+        memcpy(keys + (old + t) * size, row + (heads + group) * size, size * sizeof *row);
+        memcpy(values + (old + t) * size, row + (heads + keys_n + group) * size, size * sizeof *row);
+        for (int h = group * shared; h < (group + 1) * shared; h++) {
+            rotate(row + h * size, turn, size);
+            attend(row + h * size, keys, values, (int)old + t + 1, size, scores,
+                   mixed + (t * heads + h) * size);
+        }
+    }
+}
+
+/* states += rows of x times a matrix, the thread's outputs of it. */
+static void add_product(const struct shape *s, const struct step *c, struct part p,
+                        const void *matrix, int inputs, const float *x, float *sums) {
+    const int width = s->width, from = share(width, p.me, p.of), to = share(width, p.me + 1, p.of);
+    product(matrix, s->narrow, from, to, inputs, c->rows, x, inputs, sums, width);
+    for (int t = 0; t < c->rows; t++)
+        for (int r = from; r < to; r++) c->states[t * width + r] += sums[t * width + r];
+}
+
+static void project(const struct shape *s, const struct step *c, struct part p,
+                    const struct layer *w, float *normed, float *qkv) {
+    const int width = s->width, wide = (s->heads + 2 * s->kv_heads) * s->head_dim;
+    const int from = share(wide, p.me, p.of), to = share(wide, p.me + 1, p.of);
+    for (int t = 0; t < c->rows; t++)
+        norm(c->states + t * width, w->attention_gain, width, s->eps, normed + t * width);
+    product(w->qkv, s->narrow, from, to, width, c->rows, normed, width, qkv, wide);
+    for (int t = 0; w->bias && t < c->rows; t++)
+        for (int r = from; r < to; r++) qkv[t * wide + r] += w->bias[r];
+}
+
+/* silu(gate) * up, of the thread's outputs. */
+static void gate(const struct shape *s, const struct step *c, struct part p, const struct layer *w,
+                 float *normed, float *pair, float *active) {
+    const int width = s->width, inner = s->inner;
+    const int from = share(inner, p.me, p.of), to = share(inner, p.me + 1, p.of);
+    for (int t = 0; t < c->rows; t++)
+        norm(c->states + t * width, w->mlp_gain, width, s->eps, normed + t * width);
+    product(w->gate_up, s->narrow, from, to, width, c->rows, normed, width, pair, 2 * inner);
+    product(w->gate_up, s->narrow, inner + from, inner + to, width, c->rows, normed, width, pair,
+            2 * inner);
+    for (int t = 0; t < c->rows; t++) {
+        const float *z = pair + t * 2 * inner;
+        for (int r = from; r < to; r++)
+            active[t * inner + r] = z[r] / (1.0f + expf(-z[r])) * z[inner + r];
+    }
+}
+
+/* What one thread needs for itself, in floats. */
+static int64_t own_scratch(const struct shape *s, int rows, int capacity) {
+    return (int64_t)rows * 2 * (s->width + s->inner) + capacity;
+}
+
+/* Floats of `scratch` that a step needs. */
+int64_t spark_scratch(const struct shape *s, int rows, int capacity) {
+    int64_t heads = (2 * s->heads + 2 * s->kv_heads) * (int64_t)s->head_dim;
+    return rows * (heads + s->inner) + s->threads * own_scratch(s, rows, capacity);
+}
+
+void spark_step(const struct shape *s, const struct layer *layers, const struct step *c) {
+    const int width = s->width, rows = c->rows, groups = s->kv_heads;
+    float *qkv = c->scratch;
+    float *mixed = qkv + rows * (s->heads + 2 * s->kv_heads) * s->head_dim;
+    float *active = mixed + rows * s->heads * s->head_dim;
+#pragma omp parallel num_threads(s->threads)
+    {
+        const struct part p = {omp_get_thread_num(), omp_get_num_threads()};
+        float *own = active + rows * s->inner + p.me * own_scratch(s, rows, c->capacity);
+        float *normed = own, *sums = normed + rows * width;
+        float *pair = sums + rows * width, *scores = pair + rows * 2 * s->inner;
+        for (int l = c->low; l < c->high; l++) {
+            const struct layer *w = layers + l;
+            project(s, c, p, w, normed, qkv);
+#pragma omp barrier
+            for (int g = groups * p.me / p.of; g < groups * (p.me + 1) / p.of; g++)
+                attend_group(s, c, l, g, qkv, scores, mixed);
+#pragma omp barrier
+            add_product(s, c, p, w->output, s->heads * s->head_dim, mixed, sums);
+#pragma omp barrier
+            gate(s, c, p, w, normed, pair, active);
+#pragma omp barrier
+            add_product(s, c, p, w->down, s->inner, active, sums);
+#pragma omp barrier
+        }
+    }
+}
+
+/* Logits (rows, outputs) of states (rows, width); scratch: 2 rows width floats. */
+void spark_head(const struct head *h, int rows, const float *states, float *scratch, float *out) {
+    const int width = h->width;
+    float *lensed = scratch, *normed = scratch + rows * width;
+#pragma omp parallel num_threads(h->threads)
+    {
+        const struct part p = {omp_get_thread_num(), omp_get_num_threads()};
+        int from = share(width, p.me, p.of), to = share(width, p.me + 1, p.of);
+        if (h->lens)
+            product(h->lens, h->narrow, from, to, width, rows, states, width, lensed, width);
+        for (int t = 0; t < rows; t++)
+            for (int r = from; r < to; r++)
+                lensed[t * width + r] = h->lens
+                    ? lensed[t * width + r] + h->lens_bias[r] + states[t * width + r]
+                    : states[t * width + r];
+#pragma omp barrier
+        if (p.me == 0)
+            for (int t = 0; t < rows; t++)
+                norm(lensed + t * width, h->gain, width, h->eps, normed + t * width);
+#pragma omp barrier
+        from = share(h->outputs, p.me, p.of), to = share(h->outputs, p.me + 1, p.of);
+        product(h->logits, h->narrow, from, to, width, rows, normed, width, out, h->outputs);
+    }
+}

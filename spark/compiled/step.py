@@ -1,0 +1,251 @@
+"""A transformer's weights laid out for the compiled step, and the calls that run it.
+
+Copies the weights: in bfloat16 where every value of them is one anyway, which a model that was
+saved in that type still has after it was widened to float32. Knows tensors; `step.c` computes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spark.cache import KVCache
+from spark.compiled.library import kept, library
+from spark.heads import Head
+from spark.transformer import Transformer
+from spark.weights import Layer
+
+MOST_ROWS = 8  # of one call; with more, torch's products gain on it
+_TILE = 32  # as in step.c
+_MOST_BYTES = 1 << 28  # of weights that are copied; larger models wait for memory, not for calls
+_POINTER, _INT = ctypes.c_void_p, ctypes.c_int
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = [
+        *((name, _INT) for name in ("width", "inner", "heads", "kv_heads", "head_dim")),
+        ("narrow", _INT), ("threads", _INT), ("eps", ctypes.c_float),
+    ]  # fmt: skip
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [
+        (name, _POINTER)
+        for name in ("qkv", "output", "gate_up", "down", "bias", "attention_gain", "mlp_gain")
+    ]
+
+
+class _Step(ctypes.Structure):
+    _fields_ = [
+        *((name, _INT) for name in ("low", "high", "rows", "capacity")),
+        *((name, _POINTER) for name in ("lengths", "states", "rotary", "cache", "scratch")),
+    ]
+
+
+class _Head(ctypes.Structure):
+    _fields_ = [
+        *((name, _POINTER) for name in ("lens", "logits", "lens_bias", "gain")),
+        *((name, _INT) for name in ("width", "outputs", "narrow", "threads")),
+        ("eps", ctypes.c_float),
+    ]
+
+
+def unsuited(body: Transformer) -> str | None:
+    """Why a transformer cannot be run so, None where it can."""
+    shape = body.config
+    heads = shape.num_attention_heads + 2 * shape.num_key_value_heads
+    tiled = (shape.hidden_size, shape.intermediate_size, heads * shape.head_dim)
+    if body.device.type != "cpu" or body.dtype != torch.float32:
+        return "it is for float32 on a CPU"
+    if not all(isinstance(layer, Layer) for layer in body.layers):
+        return "its weights are not kept as they are multiplied"
+    if body.nbytes > _MOST_BYTES:
+        return f"it copies the weights, and these take more than {_MOST_BYTES >> 20} MiB"
+    if any(size % _TILE for size in tiled) or shape.head_dim % 8:
+        return f"its sizes are no multiples of {_TILE}"
+    return None
+
+
+def prepare(body: Transformer, wait: bool = False) -> None:
+    """Give a transformer its compiled step, if it is made for it and can be had.
+
+    Args:
+        body: whose `compiled` is set.
+        wait: for the compiler, a few seconds the first time; else it works in the background and
+            replies that begin before are decoded without.
+    """
+    if body.compiled is not None or unsuited(body) is not None:
+        return
+    if wait or kept():
+        _equip(body)
+    else:
+        threading.Thread(target=_equip, args=(body,), daemon=True).start()
+
+
+def _equip(body: Transformer) -> None:
+    built = library()
+    if built is not None:
+        body.compiled = CompiledStep(body, built)
+
+
+class _Store:
+    """Tensors that structures point to, kept as long as this is."""
+
+    def __init__(self) -> None:
+        self._kept: list[Tensor] = []
+
+    def tiled(self, matrix: Tensor, narrow: bool) -> int:
+        """Address of a matrix (out, in) laid out in tiles."""
+        outputs, inputs = matrix.shape
+        tiles = matrix.reshape(outputs // _TILE, _TILE, inputs).transpose(1, 2)
+        held = self.held((tiles.bfloat16() if narrow else tiles).contiguous())
+        assert held is not None
+        return held
+
+    def held(self, tensor: Tensor | None) -> int | None:
+        """Address of a tensor."""
+        if tensor is None:
+            return None
+        self._kept.append(tensor.contiguous())
+        return self._kept[-1].data_ptr()
+
+
+class CompiledStep:
+    """Runs layers of one transformer over a few rows of one sequence.
+
+    Args:
+        body: one that is not `unsuited`.
+        built: the library.
+    """
+
+    def __init__(self, body: Transformer, built: ctypes.CDLL) -> None:
+        built.spark_scratch.restype = ctypes.c_int64
+        self.library, self._store = built, _Store()
+        shape, layers = body.config, [layer.dense() for layer in body.layers]
+        matrices = [m for w in layers for m in (w.qkv, w.output, w.gate_up, w.down)]
+        narrow = all(_is_narrow(matrix) for matrix in matrices)
+        self._shape = _Shape(
+            shape.hidden_size, shape.intermediate_size, shape.num_attention_heads,
+            shape.num_key_value_heads, shape.head_dim, narrow, 1, shape.rms_norm_eps,
+        )  # fmt: skip
+        self._layers = (_Layer * len(layers))(
+            *(
+                _Layer(
+                    *(
+                        self._store.tiled(m.t(), narrow)
+                        for m in (w.qkv, w.output, w.gate_up, w.down)
+                    ),
+                    self._store.held(w.qkv_bias),
+                    self._store.held(w.attention_norm.gain),
+                    self._store.held(w.mlp_norm.gain),
+                )
+                for w in layers
+            )
+        )
+        self._rotary = torch.view_as_real(body.rotary).contiguous()
+        self._lengths_type = ctypes.c_int64 * len(layers)
+
+    def layer_bytes(self, body: Transformer, index: int) -> int:
+        """Bytes of weights that it reads of one of the transformer's blocks."""
+        layer = body.layers[index]
+        matrices = sum(m.nbytes for m in (layer.qkv, layer.output, layer.gate_up, layer.down))
+        return body.layer_bytes(index) - (matrices // 2 if self._shape.narrow else 0)
+
+    @property
+    def weights(self) -> str:
+        """The type in which the blocks' matrices are kept."""
+        return "bfloat16" if self._shape.narrow else "float32"
+
+    def run_layers(self, lo: int, hi: int, states: Tensor, start: int, cache: KVCache) -> Tensor:
+        """As `Transformer.run_layers`, at most `MOST_ROWS` rows of one sequence.
+
+        Args:
+            lo: first layer.
+            hi: one past the last layer.
+            states: (1, T, D), left untouched.
+            start: position of the first row; the others follow.
+            cache: of batch size 1.
+
+        Returns:
+            States after layer hi-1, (1, T, D); each row the same to the bit, however many others
+            come with it and however many threads torch has.
+
+        Raises:
+            ValueError: the cache is full.
+        """
+        rows, threads = states.shape[1], torch.get_num_threads()
+        states = states.clone(memory_format=torch.contiguous_format)
+        lengths = self._lengths_type(*cache.lengths)
+        buffer = cache.reserve(lo, hi, rows)
+        shape = _Shape.from_buffer_copy(self._shape)
+        shape.threads = threads
+        size = self.library.spark_scratch(ctypes.byref(shape), rows, cache.capacity)
+        scratch = torch.empty(size)
+        step = _Step(
+            lo, hi, rows, cache.capacity, ctypes.addressof(lengths), states.data_ptr(),
+            self._rotary[start].data_ptr(), buffer.data_ptr(), scratch.data_ptr(),
+        )  # fmt: skip
+        self.library.spark_step(ctypes.byref(shape), self._layers, ctypes.byref(step))
+        return states
+
+
+class CompiledHeads:
+    """Runs heads over a few states; each is laid out when it is first asked.
+
+    Args:
+        built: the library.
+    """
+
+    def __init__(self, built: ctypes.CDLL) -> None:
+        self._library, self._store = built, _Store()
+        self._heads: dict[str, _Head] = {}
+
+    def logits(self, name: str, head: Head, states: Tensor) -> Tensor:
+        """As `Head.logits`, of at most `MOST_ROWS` states (n, D): (n, R).
+
+        Args:
+            name: of the head; one name is always the same head.
+            head: float32, of a transformer that is not `unsuited`.
+            states: (n, D).
+        """
+        if name not in self._heads:
+            self._heads[name] = self._laid_out(head)
+        told = _Head.from_buffer_copy(self._heads[name])
+        told.threads = torch.get_num_threads()
+        states = states.contiguous()
+        scratch, out = (
+            states.new_empty(2, *states.shape),
+            states.new_empty(len(states), told.outputs),
+        )
+        self._library.spark_head(
+            ctypes.byref(told), len(states), _POINTER(states.data_ptr()),
+            _POINTER(scratch.data_ptr()), _POINTER(out.data_ptr()),
+        )  # fmt: skip
+        return out[:, : len(head.rows)]
+
+    def _laid_out(self, head: Head) -> _Head:
+        rows = F.pad(head.rows, (0, 0, 0, -len(head.rows) % _TILE))
+        narrow = _narrow_head(head)
+        lens = None if head.lens is None else self._store.tiled(head.lens, narrow)
+        logits = self._store.tiled(rows, narrow)
+        bias, gain = self._store.held(head.lens_bias), self._store.held(head.gain)
+        return _Head(lens, logits, bias, gain, head.gain.shape[0], len(rows), narrow, 1, head.eps)
+
+
+def head_bytes(head: Head) -> int:
+    """Bytes of weights that the compiled step reads to evaluate a head once."""
+    matrices = [m.nbytes for m in (head.rows, head.lens) if m is not None]
+    return head.nbytes - (sum(matrices) // 2 if _narrow_head(head) else 0)
+
+
+def _narrow_head(head: Head) -> bool:
+    return all(_is_narrow(matrix) for matrix in (head.rows, head.lens) if matrix is not None)
+
+
+def _is_narrow(matrix: Tensor) -> bool:
+    """Whether bfloat16 holds every value as it is."""
+    return bool((matrix.bfloat16().float() == matrix).all())

@@ -1,0 +1,245 @@
+"""The compiled step beside the plain one: same numbers, same tokens, and no harm where it fails."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from spark import compiled
+from spark.acceptance import EXACT
+from spark.compiled import library
+from spark.compiled.step import MOST_ROWS, CompiledHeads, CompiledStep, prepare, unsuited
+from spark.engine import Engine
+from spark.heads import Head
+from spark.models import load
+from spark.models.base import SpokenLM
+from spark.sampling import SamplingSettings
+from spark.schedule import ConfidenceExit, FixedExit, FullDepth, Policy, Spark
+from spark.transformer import Transformer
+from tests.tiny import random_state, tiny_config
+
+SIZES = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
+RELATIVE = 2e-5  # float32 sums of some hundred products, added up in another order
+
+needs_compiler = pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler")
+
+
+def tiny_body(family: str, narrow: bool, **changes: Any) -> Transformer:
+    config = tiny_config(family, **{**SIZES, **changes})
+    state = {
+        name: tensor.to(torch.bfloat16 if narrow else torch.float32).float()
+        for name, tensor in random_state(config).items()
+    }
+    return Transformer.from_state_dict(state, config)
+
+
+def step_of(body: Transformer) -> CompiledStep:
+    prepare(body, wait=True)
+    assert body.compiled is not None
+    return body.compiled
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def close(ours: Tensor, theirs: Tensor) -> bool:
+    return bool((ours - theirs).abs().max() <= RELATIVE * theirs.abs().max())
+
+
+@needs_compiler
+@pytest.mark.parametrize("family", ["qwen2", "glm"])
+@pytest.mark.parametrize("narrow", [False, True])
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_any_rows_through_any_layers_as_without_it(family: str, narrow: bool, data: Any) -> None:
+    body = tiny_body(family, narrow)
+    step, caches = step_of(body), [body.new_cache(64), body.new_cache(64)]
+    make = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    for _ in range(data.draw(st.integers(1, 6))):
+        lo = data.draw(st.integers(0, body.num_layers - 1))
+        hi = data.draw(st.integers(lo + 1, body.num_layers))
+        rows, start = data.draw(st.integers(1, MOST_ROWS)), data.draw(st.integers(0, 900))
+        states = torch.randn(1, rows, 64, generator=make)
+        given_states = states.clone()
+        plain = body.run_layers(lo, hi, states, torch.arange(start, start + rows), caches[0])
+        fast = step.run_layers(lo, hi, states, start, caches[1])
+        assert torch.equal(states, given_states)
+        assert close(fast, plain)
+        assert caches[0].lengths == caches[1].lengths
+        for layer in range(lo, hi):
+            assert close(caches[1].rows(layer), caches[0].rows(layer))
+
+
+@needs_compiler
+def test_a_row_is_the_same_to_the_bit_alone_in_company_and_on_more_threads(threads: None) -> None:
+    body = tiny_body("qwen2", True)
+    step, states = step_of(body), torch.randn(1, 7, 64, generator=torch.Generator().manual_seed(1))
+    found = []
+    for count, sizes in ((1, (7,)), (2, (7,)), (1, (1,) * 7), (2, (3, 1, 3))):
+        torch.set_num_threads(count)
+        cache, start, made = body.new_cache(32), 0, []
+        for size in sizes:
+            made.append(step.run_layers(0, 4, states[:, start : start + size], start, cache))
+            start += size
+        found.append(torch.cat(made, dim=1))
+    assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+@needs_compiler
+@pytest.mark.parametrize("rows", [32, 45])
+@pytest.mark.parametrize("lens", [False, True])
+def test_heads_give_the_same_logits(rows: int, lens: bool) -> None:
+    make = torch.Generator().manual_seed(rows)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=make)
+
+    head = Head(
+        normal(64), normal(rows, 64), 1e-6, None, *((normal(64, 64), normal(64)) if lens else ())
+    )
+    heads = CompiledHeads(step_of(tiny_body("qwen2", False)).library)
+    for n in (1, 3, MOST_ROWS):
+        states = normal(n, 64)
+        assert heads.logits("one", head, states).shape == (n, rows)
+        assert close(heads.logits("one", head, states), head.logits(states))
+
+
+@needs_compiler
+def test_a_full_cache_is_refused_before_anything_is_written() -> None:
+    body = tiny_body("qwen2", False)
+    cache = body.new_cache(4)
+    with pytest.raises(ValueError, match="is full"):
+        step_of(body).run_layers(0, 2, torch.zeros(1, 5, 64), 0, cache)
+    assert cache.lengths == [0] * 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"hidden_size": 40}, "multiples of 32"),
+        ({"intermediate_size": 100}, "multiples of 32"),
+        ({"head_dim": 20}, "multiples of 32"),
+    ],
+)
+def test_models_it_is_not_made_for_keep_the_plain_step(changes: dict[str, int], says: str) -> None:
+    body = tiny_body("qwen2", False, **changes)
+    reason = unsuited(body)
+    assert reason is not None
+    assert says in reason
+    prepare(body, wait=True)
+    assert body.compiled is None
+
+
+def test_other_types_and_8_bit_layers_keep_the_plain_step() -> None:
+    config = tiny_config(**SIZES)
+    state = random_state(config)
+    for dtype in (torch.float64, torch.bfloat16):
+        assert unsuited(Transformer.from_state_dict(state, config, dtype)) is not None
+    eight = Transformer.from_state_dict(state, config, torch.float32, bits=8)
+    assert unsuited(eight) == "its weights are not kept as they are multiplied"
+
+
+@pytest.fixture(scope="module")
+def lm() -> SpokenLM:
+    found = load("embedded")
+    prepare(found.transformer, wait=True)
+    return found
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    "policy",
+    [
+        FullDepth(), Spark(11, variant="triple"), Spark(5, k=6), FixedExit(7),
+        ConfidenceExit("max_prob", 0.5, (5, 7, 9, 11, 12)),
+        ConfidenceExit("state_similarity", 0.95, (5, 7, 9, 11, 12)),
+    ],
+    ids=lambda policy: f"{policy.name}-{policy.measure}",
+)  # fmt: skip
+def test_the_embedded_model_says_the_same(lm: SpokenLM, policy: Policy) -> None:
+    replies = []
+    for fast in (False, True):
+        engine = Engine(lm, compiled=fast)
+        start = engine.prefill(lm.encode_prompt("What is nineteen minus eight?"))
+        made = engine.generate(start, policy, SamplingSettings(0.3, seed=3), 160)
+        replies.append([step.token_id for step in made])
+    assert replies[0] == replies[1]
+
+
+@needs_compiler
+@pytest.mark.parametrize("seed", range(3))
+def test_exact_acceptance_is_full_depth_for_a_hot_sampler(lm: SpokenLM, seed: int) -> None:
+    engine = Engine(lm)
+    start = engine.prefill(lm.encode_prompt("Tell me the capital of Peru."))
+    sampling = SamplingSettings(1.5, top_p=1.0, seed=seed)
+    full = engine.generate(start, FullDepth(), sampling, 120)
+    exact = engine.generate(start, Spark(9, k=5), sampling, 120, acceptance=EXACT)
+    ids = [[step.token_id for step in made] for made in (full, exact)]
+    assert ids[0] == ids[1]
+    assert exact.trace.rejected  # so that something was taken back
+
+
+@needs_compiler
+def test_in_the_background_it_is_there_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = tiny_body("qwen2", False)
+    monkeypatch.setattr(compiled.step, "kept", lambda: False)
+    prepare(body)  # in the background
+    for _ in range(1000):
+        if body.compiled is not None:
+            break
+        time.sleep(0.01)
+    assert isinstance(body.compiled, CompiledStep)
+
+
+@pytest.fixture
+def afresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Nothing built, nothing remembered; the folder where builds are kept."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    caches = (library._outcome, library._path)
+    for one in caches:
+        one.cache_clear()
+    yield tmp_path / "spark-k-lab"
+    for one in caches:
+        one.cache_clear()
+
+
+@needs_compiler
+def test_it_is_built_once_for_all_runs(afresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not library.kept()
+    assert library.library() is not None, library.missing()
+    assert library.kept()
+    assert [path.suffix for path in afresh.iterdir()] == [".so"]
+    assert oct(afresh.stat().st_mode & 0o777) == "0o700"
+    library._outcome.cache_clear()
+    monkeypatch.setattr(subprocess, "run", None)  # not asked again
+    assert library.library() is not None
+
+
+@pytest.mark.parametrize(
+    ("compiler", "says"),
+    [(None, "no C compiler"), ("false", "compiler failed"), ("nowhere-gcc", "nowhere-gcc")],
+)
+def test_without_a_working_compiler_everything_runs_as_before(
+    afresh: Path, monkeypatch: pytest.MonkeyPatch, compiler: str | None, says: str
+) -> None:
+    monkeypatch.setattr(library, "_compiler", lambda: compiler)
+    assert not library.kept()
+    body = tiny_body("qwen2", False)
+    prepare(body, wait=True)
+    assert body.compiled is None
+    assert says in library.missing()
+    assert library.version() is None
