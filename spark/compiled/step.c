@@ -76,31 +76,58 @@ INLINE lanes weights(const void *matrix, int narrow, int64_t at) {
     return v;
 }
 
-/* TILE outputs of one row. Even and odd inputs add up apart, for more sums in flight. */
-INLINE void tile(const void *matrix, int narrow, int64_t at, int inputs, const float *x, float *out) {
-    lanes even[TILE / LANES] = {{0}}, odd[TILE / LANES] = {{0}};
-    for (int i = 0; i < inputs; i += 2, at += 2 * TILE) {
+/* TILES tiles of outputs of ROWS rows. A weight is read and widened once for all the rows. TILES x
+ * ROWS x TILE / LANES sums are in flight: some eight keep the processor busy. Each output adds up
+ * its inputs in their order, whatever TILES and ROWS are. */
+INLINE void tiles(const void *matrix, int narrow, int TILES, int ROWS, int64_t at, int inputs,
+                  const float *x, int x_step, float *out, int out_step) {
+    lanes sums[2][4][TILE / LANES] = {{{{0}}}};
+    for (int i = 0; i < inputs; i++, at += TILE) {
+#pragma GCC unroll 2
+        for (int tile = 0; tile < TILES; tile++)
 #pragma GCC unroll 4
-        for (int k = 0; k < TILE / LANES; k++) {
-            even[k] += weights(matrix, narrow, at + k * LANES) * x[i];
-            odd[k] += weights(matrix, narrow, at + TILE + k * LANES) * x[i + 1];
-        }
+            for (int k = 0; k < TILE / LANES; k++) {
+                const int64_t from = at + (int64_t)tile * TILE * inputs + k * LANES;
+                const lanes w = weights(matrix, narrow, from);
+#pragma GCC unroll 4
+                for (int t = 0; t < ROWS; t++) sums[tile][t][k] += w * x[t * x_step + i];
+            }
     }
+#pragma GCC unroll 2
+    for (int tile = 0; tile < TILES; tile++)
 #pragma GCC unroll 4
-    for (int k = 0; k < TILE / LANES; k++) store(out + k * LANES, even[k] + odd[k]);
+        for (int t = 0; t < ROWS; t++)
+#pragma GCC unroll 4
+            for (int k = 0; k < TILE / LANES; k++)
+                store(out + t * out_step + tile * TILE + k * LANES, sums[tile][t][k]);
 }
 
-/* Outputs from..to-1, whole tiles, of rows that lie `x_step` and `out_step` apart. A tile is small
- * enough to stay in the nearest cache while all rows use it. */
+/* Outputs from..to-1, whole tiles, of rows that lie `x_step` and `out_step` apart. */
+INLINE void product_of(const void *matrix, int narrow, int from, int to, int inputs, int rows,
+                       const float *x, int x_step, float *out, int out_step) {
+    int t = 0;
+    for (; t + 3 <= rows; t += 3)
+        for (int r = from; r < to; r += TILE)
+            tiles(matrix, narrow, 1, 3, (int64_t)r * inputs, inputs, x + t * x_step, x_step,
+                  out + t * out_step + r, out_step);
+    for (; t + 2 <= rows; t += 2)
+        for (int r = from; r < to; r += TILE)
+            tiles(matrix, narrow, 1, 2, (int64_t)r * inputs, inputs, x + t * x_step, x_step,
+                  out + t * out_step + r, out_step);
+    if (t == rows) return;
+    int r = from;
+    for (; r + 2 * TILE <= to; r += 2 * TILE)
+        tiles(matrix, narrow, 2, 1, (int64_t)r * inputs, inputs, x + t * x_step, x_step,
+              out + t * out_step + r, out_step);
+    if (r < to)
+        tiles(matrix, narrow, 1, 1, (int64_t)r * inputs, inputs, x + t * x_step, x_step,
+              out + t * out_step + r, out_step);
+}
+
 static void product(const void *matrix, int narrow, int from, int to, int inputs, int rows,
                     const float *x, int x_step, float *out, int out_step) {
-    for (int r = from; r < to; r += TILE)
-        for (int t = 0; t < rows; t++) {
-            const float *row = x + t * x_step;
-            float *to_row = out + t * out_step + r;
-            if (narrow) tile(matrix, 1, (int64_t)r * inputs, inputs, row, to_row);
-            else tile(matrix, 0, (int64_t)r * inputs, inputs, row, to_row);
-        }
+    if (narrow) product_of(matrix, 1, from, to, inputs, rows, x, x_step, out, out_step);
+    else product_of(matrix, 0, from, to, inputs, rows, x, x_step, out, out_step);
 }
 
 static void norm(const float *x, const float *gain, int width, float eps, float *out) {
