@@ -26,7 +26,8 @@ from listening_test import addresses
 from listening_test.gate import Gate
 from listening_test.hosting import Studies
 from listening_test.limit import BadLimit, limit_from
-from listening_test.ready import ensure_ready_study
+from listening_test.prepared import NotPrepared
+from listening_test.ready import STUDY_VARIABLE, ensure_ready_study, offer_study
 from listening_test.server import attach
 from listening_test.targets import BadTarget, target_from
 from listening_test.ui import admin_page, listen_page, results_page
@@ -212,7 +213,9 @@ def main() -> None:
     addresses.trust_platform(os.environ)
     try:
         studies = Studies(target_from(os.environ), limit_from(os.environ))
-    except (BadTarget, BadLimit) as error:
+        if study_dir := os.environ.get(STUDY_VARIABLE):
+            offer_study(Path(study_dir), studies)
+    except (BadTarget, BadLimit, NotPrepared) as error:
         parser.error(str(error))
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=_stop, args=[studies]).start())
     try:
@@ -231,7 +234,8 @@ def main() -> None:
     # Before the study's clips: decoding them beside it would disturb the example's timing. Of the
     # embedded model, whatever the page begins with: others can take minutes for it.
     example = finished_example(own)
-    ensure_ready_study(Path(data), studies)
+    if not study_dir:
+        ensure_ready_study(Path(data), studies)
     demo = build(
         shelf.get(shelf.default), studies, example, others=[own], shelf=shelf,
         experiments=options.experiments,

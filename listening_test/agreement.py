@@ -12,12 +12,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from listening_test.statistics import Estimate
+from listening_test.study_parts import FEWEST_STIMULI
 
 Level = Literal["nominal", "ordinal", "interval"]
 Values = npt.NDArray[np.float64]
 # Scores of one rater that differ less than this do not differ: no correlation is defined.
 _NO_SPREAD = 1e-9
-_FEWEST_STIMULI = 3
 
 
 def krippendorff_alpha(
@@ -86,7 +86,7 @@ def rater_correlations(frame: pd.DataFrame) -> dict[str, float | None]:
 
 def _correlation(rows: pd.DataFrame) -> float | None:
     spread = rows[["own", "others"]].std(ddof=0)
-    if len(rows) < _FEWEST_STIMULI or not (spread > _NO_SPREAD).all():
+    if len(rows) < FEWEST_STIMULI or not (spread > _NO_SPREAD).all():
         return None
     return float(np.corrcoef(rows["own"], rows["others"])[0, 1])
 

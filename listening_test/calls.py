@@ -205,6 +205,8 @@ async def texts(call: Call) -> Json:
         "names": study.layout.names,
         "in_turn": study.layout.in_turn,
         "trials": study.trials_per_session,
+        "clips": study.clips_per_trial,
+        "minutes": study.minutes,
         "practice": len(study.items("practice")),
         "headphones": any(screen.kind != "jnd" for screen in study.screens),
         "room": any(screen.kind == "jnd" for screen in study.screens),

@@ -163,6 +163,9 @@ def _anchor(frame: pd.DataFrame, rules: Exclusion, ends: Ends) -> set[str]:
 def _correlation(frame: pd.DataFrame, rules: Exclusion, ends: Ends) -> set[str]:
     assert rules.correlation_below is not None
     scored = frame[frame["trial_type"].isin(SCORED_TRIALS) & frame["score"].notna()]
+    if "stimulus_b_id" in scored:  # a comparison is of both its clips, in the order heard
+        both = scored["stimulus_id"] + "\0" + scored["stimulus_b_id"].fillna("")
+        scored = scored.assign(stimulus_id=both)
     found = rater_correlations(scored)
     return {rater for rater, r in found.items() if r is not None and r < rules.correlation_below}
 

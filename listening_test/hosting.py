@@ -40,6 +40,8 @@ class StudyState:
     status: Literal["preparing", "open", "failed"]
     message: str = ""
     trials_per_rater: int | None = None
+    clips_per_trial: int | None = None
+    minutes: int | None = None
     planned_sessions: int | None = None
     sessions_started: int | None = None
     sessions_complete: int | None = None
@@ -180,6 +182,8 @@ class Studies:
         return replace(
             state,
             trials_per_rater=study.trials_per_session,
+            clips_per_trial=study.clips_per_trial,
+            minutes=study.minutes,
             planned_sessions=study.planned_sessions,
             sessions_started=counts["started"],
             sessions_complete=counts["complete"],

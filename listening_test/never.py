@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from listening_test.methods import CHOICE_METHODS, SLIDER
-from listening_test.study_parts import FEWEST_ANSWERS
+from listening_test.study_parts import FEWEST_ANSWERS, FEWEST_STIMULI
 from listening_test.study_rules import Breach
 
 if TYPE_CHECKING:
@@ -51,6 +51,11 @@ def _checks(name: str, key: str, there: int, forgiven: int | None) -> str | None
 def _correlation(study: Study) -> str | None:
     if (study.exclusion.correlation_below or 0) <= -1:
         return "no correlation is below -1; give more, or leave the rule out"
+    if (scored := _scored(study)) < FEWEST_STIMULI:
+        return (
+            f"a rater scores {scored}, and {FEWEST_STIMULI} are the fewest that it judges; give a "
+            "rater more trials, or leave the rule out"
+        )
     return _unscored(study)
 
 
@@ -60,9 +65,13 @@ def _unscored(study: Study) -> str | None:
     return None
 
 
+def _scored(study: Study) -> int:
+    """Stimuli, or pairs of them, that a rater scores."""
+    return study.trials * (len(study.names) if study.layout.conditions == "all" else 1)
+
+
 def _same_answer(study: Study) -> str | None:
-    shown = len(study.names) if study.layout.conditions == "all" else 1
-    answers = (study.trials * shown + study.null_pairs) * len(study.questions)
+    answers = (_scored(study) + study.null_pairs) * len(study.questions)
     if answers < FEWEST_ANSWERS:
         return (
             f"a rater gives {answers} answers, and {FEWEST_ANSWERS} are the fewest that it judges; "

@@ -19,6 +19,8 @@ from listening_test.simulation import Scores, design_once, simulated_once, simul
 from listening_test.statistics import Estimate, crossed_mean
 
 MOST_RATERS = 1000
+# With fewer the Wilcoxon test, without which `analyse` calls no gap shown, cannot reach 5 %.
+FEWEST_RATERS = 6
 RUNS = 500
 # Where even without end of raters the texts leave an error this much above what is needed, no
 # simulation is run to see that.
@@ -106,11 +108,11 @@ def raters_for_gap(
     guess = formula_raters(gap, power, texts, per_rater, scores, once)
     if guess is None:
         return out_of_reach
-    low, high = 1, max(2, min(guess, MOST_RATERS))
+    low, high = FEWEST_RATERS - 1, max(FEWEST_RATERS, min(guess, MOST_RATERS))
     if enough(high):
-        while high > 2 and enough(lower := max(2, high * 6 // 7)):
+        while high > FEWEST_RATERS and enough(lower := max(FEWEST_RATERS, high * 6 // 7)):
             high = lower
-        low = max(1, high * 6 // 7)
+        low = max(FEWEST_RATERS - 1, high * 6 // 7)
     while not enough(high):
         low, high = high, high * 7 // 6 + 1
         if high > MOST_RATERS:

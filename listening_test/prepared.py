@@ -19,6 +19,8 @@ from listening_test.methods import LAYOUTS, Layout, Question, Value, conditions
 from listening_test.screening import Kind as ScreenKind
 from listening_test.study_parts import PersonalQuestion, Platform, SameText
 
+# Seconds, to foretell how long a session takes: for an answer, and between two clips.
+_ANSWER_S, _BETWEEN_S = 4.0, 1.0
 # In STUDY_DIR/serve: the same for every rater and of no system.
 VOLUME_FILE = "volume.wav"
 
@@ -136,6 +138,23 @@ class PreparedStudy:
     def conditions(self) -> int:
         """Trials of one text."""
         return conditions(self.layout, self.arms)
+
+    @property
+    def clips_per_trial(self) -> int:
+        """Clips on one page, the reference among them."""
+        kinds = {"each": 1, "reference": 2, "pair": len(self.layout.names), "all": self.arms + 1}
+        return kinds[self.layout.conditions]
+
+    @cached_property
+    def minutes(self) -> int:
+        """How long a session takes, about, where each clip is heard once."""
+        rated = [s.duration_s for s in self.stimuli if s.kind == "rating"]
+        answers = self.arms if self.layout.conditions == "all" else len(self.questions)
+        page = self.clips_per_trial * (sum(rated) / len(rated) + _BETWEEN_S) + answers * _ANSWER_S
+        seconds = page * (self.trials_per_session + len(self.items("practice")))
+        for screen in self.screens:
+            seconds += sum(self.by_id[clip].duration_s + _ANSWER_S for clip, _ in screen.trials)
+        return max(1, round(seconds / 60))
 
     @cached_property
     def by_id(self) -> dict[str, Stimulus]:

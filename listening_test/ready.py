@@ -1,6 +1,9 @@
-"""The study that comes with the app, prepared in the background at its first start.
+"""The study that the app offers: the one that comes with it, or a prepared one of one's own.
 
-studies = ensure_ready_study(data_dir)     # returns at once
+    studies = ensure_ready_study(data_dir)     prepared in the background at its first start
+    offer_study(study_dir, studies)            opened in the background
+
+Both return at once.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from listening_test.stimuli import prepare
 from listening_test.study import Study, load_study
 
 READY_STUDY = Path(__file__).parent / "ready_study.yaml"
+# Folder of a prepared study, to offer in the place of the ready one.
+STUDY_VARIABLE = "LISTENING_TEST_STUDY"
 _AGAIN_S = 60.0
 log = logging.getLogger(__name__)
 
@@ -42,25 +47,46 @@ def ensure_ready_study(data_dir: Path, studies: Studies | None = None) -> Studie
     return studies
 
 
+def offer_study(study_dir: Path, studies: Studies) -> None:
+    """Announce a study that `prepare` made, and open it; ratings go to its own folder.
+
+    Raises:
+        NotPrepared: the folder holds none.
+    """
+    study = load_prepared(study_dir)
+    studies.announce(study.study_id, study.title)
+    arguments = (study.study_id, study.title, study_dir, studies)
+    threading.Thread(target=_offer, args=arguments, name="own-study", daemon=True).start()
+    studies.watch()
+
+
+def _offer(study_id: str, title: str, study_dir: Path, studies: Studies) -> None:
+    try:
+        _open(study_id, title, study_dir, studies)
+    except Exception as error:  # the app lives on without this study, and the page says why
+        log.exception("the study in %s cannot be offered", study_dir)
+        studies.fail(study_id, str(error))
+
+
 def _prepare(study: Study, data_dir: Path, studies: Studies) -> None:
     try:
         version = f"{study.sha256[:8]}-{sources_sha256(study.model)[:8]}"
         study_dir = data_dir / f"{study.id}-{version}"
         if not _is_prepared(study_dir, study):
             log.info("prepared %s", prepare(study, study_dir))
-        _open(study, study_dir, studies)
+        _open(study.id, study.title, study_dir, studies)
     except Exception as error:  # the app lives on without this study, and the page says why
         log.exception("the ready study cannot be offered")
         studies.fail(study.id, str(error))
 
 
-def _open(study: Study, study_dir: Path, studies: Studies) -> None:
+def _open(study_id: str, title: str, study_dir: Path, studies: Studies) -> None:
     """Open it once its ratings can be copied; nobody is there who could start it again."""
     while True:
         try:
             studies.open(study_dir)
         except NotCopied as error:
-            studies.announce(study.id, study.title, str(error))
+            studies.announce(study_id, title, str(error))
             time.sleep(_AGAIN_S)
         else:
             return

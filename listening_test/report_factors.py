@@ -17,10 +17,12 @@ import pandas as pd
 from listening_test.columns import SCORED_TRIALS
 from listening_test.decisions import BY_HAND, INTERNAL, STATUS
 from listening_test.exclusion import rules_of
-from listening_test.methods import CHOICE_METHODS
+from listening_test.methods import CHOICE_METHODS, Question
 from listening_test.report_statistics import told_statistics
 from listening_test.study import Study
 from listening_test.study_parts import Anchor, Reporting
+from listening_test.texts import texts
+from listening_test.wording import bands
 
 _PLATFORMS = {
     "prolific": "Raters were recruited through Prolific.",
@@ -311,24 +313,34 @@ def _time(evidence: Evidence) -> str | None:
 def _instructions(evidence: Evidence) -> str | None:
     if evidence.study is None:
         return None
-    return f"Raters read, word for word: “{evidence.study.instructions}”"
+    read = texts(evidence.study)
+    several = len(read) > 1
+    told = [f"“{one.instructions}”" + f" ({one.language})" * several for one in read]
+    return f"Raters read, word for word: {' '.join(told)}"
 
 
 def _question(evidence: Evidence) -> str | None:
     if evidence.study is None:
         return None
-    told = []
-    for question in evidence.study.questions:
-        if not question.options:
-            scale = "a slider from 0 to 100 in steps of 1, five bands named Excellent to Bad"
-        else:
-            labels = ", ".join(f"{value} {label}" for value, label in question.options)
-            scale = f"labels in the order shown: {labels}"
-            if all(isinstance(value, int) for value, _ in question.options):
-                scale += "; steps of 1"
-        told.append(f"“{question.text}” ({question.dimension}; {scale}; {question.scale_id})")
+    told = [
+        _asked(question, one.language)
+        for one in texts(evidence.study)
+        for question in one.questions
+    ]
     method = "P.835" if evidence.study.method == "p835" else evidence.study.method.upper()
     return f"Method: {method}. Asked: {' '.join(told)}. No answer was chosen beforehand."
+
+
+def _asked(question: Question, language: str) -> str:
+    if not question.options:
+        named = ", ".join(bands(language))
+        scale = f"a slider from 0 to 100 in steps of 1, five bands named {named}"
+    else:
+        labels = ", ".join(f"{value} {label}" for value, label in question.options)
+        scale = f"labels in the order shown: {labels}"
+        if all(isinstance(value, int) for value, _ in question.options):
+            scale += "; steps of 1"
+    return f"“{question.text}” ({question.dimension}; {scale}; {question.scale_id})"
 
 
 def _language(evidence: Evidence) -> str | None:
@@ -388,9 +400,18 @@ def _playback(evidence: Evidence) -> str | None:
     return (
         f"All clips are mono 16 bit PCM at {', '.join(rates)} Hz, at "
         f"{study.loudness_lufs:g} LUFS (ITU-R BS.1770), played whole before the scale opened. "
-        f"Headphones were {headphones}. Before the first clip raters set their volume by a sound "
-        "of no system."
+        f"Headphones were {headphones}. {_volume(evidence)}"
     )
+
+
+def _volume(evidence: Evidence) -> str:
+    offered = "Before the first clip the page offered a sound of no system to set the volume by"
+    sessions = evidence.sessions
+    if sessions is None or "volume_utc" not in sessions:
+        return f"{offered}."
+    own = sessions[sessions["rater_id"].isin(evidence.used["rater_id"])]
+    heard = int((own["volume_utc"].fillna("") != "").sum())
+    return f"{offered}; in {heard} of the {len(own)} sessions that count it was played."
 
 
 def _design(evidence: Evidence) -> str | None:
@@ -451,7 +472,7 @@ def _stop(evidence: Evidence) -> str | None:
     if study is not None and (stop := study.stop_rule) is not None:
         fixed += ["with the last planned session"] * stop.planned
         fixed += [f"at the end of {stop.until}"] if stop.until else []
-    ends = f"The study file closed the test {' or '.join(fixed)}." if fixed else None
+    ends = f"The study file has the test close {' or '.join(fixed)}." if fixed else None
     return _joined(ends, evidence.details.stop_rule)
 
 

@@ -35,9 +35,10 @@ def told_statistics(result: Mapping[str, Any], fixed: bool) -> str:
         )
         told.append(
             "Two-sided Wilcoxon signed-rank tests are over the raters' mean differences, with "
-            f"Holm's correction over {pairs_told}; effect size: Cohen's dz. A "
-            "difference is called shown where its interval leaves nought out and the corrected "
-            "test is below 5 %."
+            f"Holm's correction over {pairs_told}; effect size: Cohen's dz. The test takes the "
+            "texts as given: its p alone is too small to speak of other texts, for which the "
+            "interval allows. A difference is called shown only where its interval leaves nought "
+            "out and the corrected test is below 5 %."
         )
     if result["anchors"]:
         told.append("Anchors have a mean, and take part in no comparison and no correction.")
@@ -58,7 +59,9 @@ def _of_choices(result: Mapping[str, Any]) -> list[str]:
     if "preferences" in result:
         told.append(
             "Shares are of the untied votes, ties are counted apart; exact binomial tests with "
-            "Holm's correction take the votes as independent."
+            "Holm's correction take the votes as independent, the intervals do not. A preference "
+            "is called shown only where its interval leaves one half out and the corrected test "
+            "is below 5 %."
         )
     if result.get("bradley_terry"):
         told.append(
@@ -66,5 +69,8 @@ def _of_choices(result: Mapping[str, Any]) -> list[str]:
             f"bootstrap of {BOOTSTRAP:,} draws of whole raters."
         )
     if "identification" in result:
-        told.append("Whether X was told right is tested by an exact binomial test against 0.5.")
+        told.append(
+            "Whether X was told right is tested by an exact binomial test against 0.5, which takes "
+            "the answers as independent; the interval does not."
+        )
     return told

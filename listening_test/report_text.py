@@ -33,6 +33,7 @@ from listening_test.tables import (
     system_rows,
     verdicts,
 )
+from listening_test.texts import texts
 from spark.plots.standalone import markup
 
 
@@ -80,12 +81,15 @@ def _progress(evidence: Evidence) -> list[Block]:
     done = int(((sessions["state"] == "complete") & counting).sum())
     if done >= study.planned_sessions:
         return []
-    return [
-        Paragraph(
-            f"{done} of {study.planned_sessions} planned sessions are complete. A test that is "
-            "stopped when its results please is no evidence: wait for the end that was planned."
-        )
-    ]
+    told = (
+        f"{done} of {study.planned_sessions} planned sessions are complete. A test that is stopped "
+        "when its results please is no evidence"
+    )
+    if study.stop_rule is not None and (day := study.stop_rule.until) is not None:
+        end = f"the study file has it close at the end of {day} (UTC), however many there are then"
+    else:
+        end = "wait for the end that was planned, or tell why it came before"
+    return [Paragraph(f"{told}: {end}.")]
 
 
 def _methods(found: Sequence[Factor]) -> list[Block]:
@@ -117,7 +121,7 @@ def _questions(evidence: Evidence) -> list[tuple[str, pd.DataFrame, Mapping[str,
     if not each:
         return [("", used, result)]
     # What holds for the whole test, such as exclusions, is told once, with the first.
-    common = {"margin": result["margin"], "excluded": {}}
+    common = {"margin": result["margin"], "raters": result["raters"], "excluded": {}}
     parts = [
         (name, used[used["dimension"].fillna("") == name], {**common, **one})
         for name, one in each.items()
@@ -152,7 +156,10 @@ def _tables(result: Mapping[str, Any]) -> list[Block]:
 def _texts(evidence: Evidence) -> list[Block]:
     if evidence.study is None:
         return [Missing("Texts of the page", "They are in the study file, which is not here.")]
+    read = texts(evidence.study)
+    several = len(read) > 1
     return [
-        Paragraph(f"Consent: {evidence.study.consent}"),
-        Paragraph(f"Instructions: {evidence.study.instructions}"),
+        Paragraph(f"{what}{f' ({one.language})' * several}: {words}")
+        for one in read
+        for what, words in (("Consent", one.consent), ("Instructions", one.instructions))
     ]

@@ -19,7 +19,13 @@ import pandas as pd
 
 from listening_test.analyse import RatingsError
 from listening_test.columns import SESSION_COLUMNS
-from listening_test.export import exported_csv, exported_files, judged_frame, sessions_csv
+from listening_test.export import (
+    ExportError,
+    exported_csv,
+    exported_files,
+    judged_frame,
+    sessions_csv,
+)
 from listening_test.figures import Shown, figures
 from listening_test.hosting import Studies, StudyState
 from listening_test.report import load_evidence, write_report
@@ -33,6 +39,11 @@ from listening_test.tables import (
     strength_rows,
     system_rows,
     verdicts,
+)
+
+_NO_KEY = (
+    "Its ratings cannot be joined with their systems here; the Admin page tells whoever runs the "
+    "study why."
 )
 
 
@@ -103,6 +114,8 @@ def show_results(studies: Studies) -> Results:
         found = _analysed(state.study_dir, _stamp(state))
     except RatingsError:
         return Results(f"**{html.escape(state.title)}** is closed, and no rating counts.{warning}")
+    except ExportError:  # of whose folders its text tells
+        return Results(f"**{html.escape(state.title)}** is closed. {_NO_KEY}{warning}")
     assert state.closed_utc is not None
     note = (
         f"**{html.escape(state.title)}**, closed {_when(state.closed_utc)}: {state.ratings} "
@@ -122,6 +135,8 @@ def public_files(studies: Studies) -> Files | str:
         return _files(state.study_dir, _stamp(state))
     except RatingsError as error:
         return f"No report: {html.escape(str(error))}"
+    except ExportError:
+        return f"No report. {_NO_KEY}"
 
 
 def _write_public(study_dir: Path, folder: Path) -> None:

@@ -39,7 +39,7 @@ from listening_test.enrolment import Refused
 from listening_test.hosting import Hosted, Studies
 from listening_test.store import NotSaved
 
-Endpoint = Callable[[str, Request], Awaitable[Response]]
+Endpoint = Callable[..., Awaitable[Response]]
 
 PAGE = Path(__file__).parent / "page"
 _SCRIPTS = (
@@ -87,14 +87,19 @@ def attach(app: FastAPI, studies: Studies) -> None:
 
 def router(studies: Studies) -> APIRouter:
     """The routes above, for the studies of one process."""
-    routes = APIRouter(prefix="/listen/{study_id}", include_in_schema=False)
-    routes.add_api_route("", _page(studies), methods=["GET", "HEAD"])
+    routes, of_study = APIRouter(include_in_schema=False), "/listen/{study_id}"
+    routes.add_api_route(of_study, _page(studies), methods=["GET", "HEAD"])
     for name, media_type in _PAGE_FILES.items():
-        routes.add_api_route(f"/{name}", _file(name, media_type))
+        routes.add_api_route(f"{of_study}/{name}", _file(name, media_type))
     for keyed, table in ((True, _OF_SESSION), (False, _WITHOUT_KEY)):
         for method, path, asked in table:
-            routes.add_api_route(path, _endpoint(studies, asked, keyed), methods=[method])
-    for path in ("", "/{name}", "/{name}/{rest:path}"):
+            routes.add_api_route(
+                of_study + path, _endpoint(studies, asked, keyed), methods=[method]
+            )
+    for path in (
+        of_study, of_study + "/{name}", of_study + "/{name}/{rest:path}",
+        of_study + "//{rest:path}", "/listen//{rest:path}",  # with a part that is empty
+    ):  # fmt: skip
         routes.add_api_route(path, _endpoint(studies, _nothing, False), methods=_METHODS)
     return routes
 
@@ -126,7 +131,7 @@ def _file(name: str, media_type: str) -> Endpoint:
 def _endpoint(studies: Studies, asked: Asked, keyed: bool) -> Endpoint:
     """A route that answers `asked`, and turns what can go wrong into a status and a sentence."""
 
-    async def endpoint(study_id: str, request: Request) -> Response:
+    async def endpoint(request: Request, study_id: str = "") -> Response:
         if wait := studies.limiter.wait_s(request.client.host if request.client else None):
             return replies.too_many(wait)
         try:

@@ -43,6 +43,8 @@ Passage = Annotated[str, StringConstraints(min_length=1, max_length=4000, strip_
 ScoreAndShare = tuple[Annotated[int, Field(ge=0, le=100)], Annotated[float, Field(ge=0, le=1)]]
 # Fewer answers than this are easily all the same: `same_answer_share` judges nobody by them.
 FEWEST_ANSWERS = 5
+# A correlation over fewer stimuli says nothing: `correlation_below` judges nobody by it.
+FEWEST_STIMULI = 3
 # Stands for every code of a platform in a study that is passed on.
 WITHHELD = "withheld"
 PolicyName = Literal["full", "spark", "confidence"]

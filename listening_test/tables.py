@@ -15,6 +15,8 @@ from listening_test.statistics import CONFIDENCE
 Row = dict[str, Any]
 _SMALLEST_P = 1e-4
 _ALPHA = 1 - CONFIDENCE
+# What a method's standard calls a mean score, where that is not MOS.
+_MEANS = {"mushra": "mean", "dcr": "DMOS"}
 _ANSWERS = {True: "yes", False: "not shown", None: "not measured"}
 
 
@@ -27,12 +29,17 @@ def means(result: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def system_rows(result: Mapping[str, Any]) -> list[Row]:
-    """The systems and anchors of an analysis as rows for a table; quartiles in a MUSHRA test."""
-    slider = result.get("methods") == ["mushra"]
+    """The systems and anchors of an analysis as rows for a table; quartiles in a MUSHRA test.
+
+    A mean is called what the method's standard calls it.
+    """
+    methods = result.get("methods") or []
+    slider = methods == ["mushra"]
+    mean = _MEANS.get(methods[0], "MOS") if len(methods) == 1 else "MOS"
     return [
         {
             "system": name,
-            "MOS": round(values["mos"], 2),
+            mean: round(values["mos"], 2),
             "95 % interval": span(values),
             "naive interval, for comparison": span({**values, "ci95": values["ci95_naive"]}),
             "ratings": values["n"],
@@ -187,7 +194,7 @@ def _against_margin(pair: Mapping[str, Any]) -> str:
             f"; {a} is not worse than {b} by {margin:g} or more (non-inferiority, one-sided "
             f"p {p_text(pair['p_non_inferior'])})"
         )
-    if pair["ci95"][1] < -margin:
+    if pair["ci95"][1] < -margin and is_shown(pair):
         return f"; {a} is worse by more than the margin of {margin:g}"
     return f"; that {a} is not worse by {margin:g} or more is not shown"
 
@@ -210,6 +217,8 @@ def notes(result: Mapping[str, Any]) -> list[str]:
         found.append(f"Agreement: Krippendorff's alpha ({agreement['level']}) {alpha:.2f}.")
     if (r := agreement.get("mean_rater_correlation")) is not None:
         found.append(f"Raters against the mean of the others: mean correlation {r:.2f}.")
+    if told := _too_few(result):
+        found.append(told)
     if told := order_note(result):
         found.append(told)
     found += [
@@ -227,6 +236,22 @@ def notes(result: Mapping[str, Any]) -> list[str]:
     found += [f"Not counted: {n} rows ({rule})." for rule, n in result["excluded"].items()]
     found += _model_notes(result)
     return found + ([note] if (note := spread_note(result)) else [])
+
+
+def _too_few(result: Mapping[str, Any]) -> str:
+    """That so few raters cannot show a difference, however large; empty where they can."""
+    tested = [pair for pair in result["pairs"] if pair["p_holm"] is not None]
+    raters = result["raters"]
+    least = 2.0 ** (1 - raters)  # all raters' differences of one sign
+    if not tested or least * len(tested) < _ALPHA:
+        return ""
+    corrected = min(1.0, least * len(tested))
+    pairs = f", after Holm's correction over {len(tested)} pairs below {corrected:.4f}"
+    return (
+        f"With {raters} raters the Wilcoxon test cannot fall below {least:.4f}"
+        f"{pairs if len(tested) > 1 else ''}: no difference can be shown, however large. More "
+        "raters are needed."
+    )
 
 
 def order_note(result: Mapping[str, Any]) -> str:

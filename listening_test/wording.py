@@ -123,12 +123,13 @@ CONSENT = {
     "يمكنك التوقف في أي وقت بإغلاق هذه الصفحة، "
     "أو الانسحاب: الزر أسفل كل صفحة يحذف كل ما قدمته.",
 }
+# Nothing of headphones: the page asks for them where the study tests for them.
 INSTRUCTIONS = {
-    "en": "Use headphones if you can, in a quiet place. Play each clip to its end, as often as "
-    "you like, then choose the answer that fits best. There are no right answers.",
-    "zh": "请尽量在安静的地方使用耳机。把每段录音听到结尾，可以重复播放，"
+    "en": "Find a quiet place. Play each clip to its end, as often as you like, then give the "
+    "answer that fits best. There are no right answers.",
+    "zh": "请找一个安静的地方。把每段录音听到结尾，可以重复播放，"
     "然后选择最合适的答案。答案没有对错之分。",
-    "ar": "استعمل سماعات الرأس إن أمكن، في مكان هادئ. شغّل كل مقطع حتى نهايته، كما تشاء من المرات، "
+    "ar": "اختر مكانًا هادئًا. شغّل كل مقطع حتى نهايته، كما تشاء من المرات، "
     "ثم اختر الإجابة الأنسب. لا توجد إجابات صحيحة.",
 }
 

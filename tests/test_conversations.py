@@ -216,6 +216,26 @@ def test_the_app_begins_with_the_model_it_was_given_and_offers_its_own(lm, monke
     assert f"Example of {lm.name}" in blocks["status"].value
 
 
+def test_a_study_of_ones_own_takes_the_place_of_the_apps(lm, monkeypatch, tmp_path):
+    offered = []
+    monkeypatch.setattr(sys, "argv", ["app.py"])
+    monkeypatch.setattr(app, "load", {"embedded": lm}.__getitem__)
+    monkeypatch.setattr(app, "finished_example", lambda one: None)
+    monkeypatch.setattr(app, "ensure_ready_study", lambda *_: offered.append("ready"))
+    monkeypatch.setattr(app, "offer_study", lambda folder, studies: offered.append(folder))
+    monkeypatch.setattr(app.signal, "signal", lambda *_: None)
+
+    def launch(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app, "launch", launch)
+    for folder in ("", str(tmp_path)):
+        monkeypatch.setenv("LISTENING_TEST_STUDY", folder)
+        with pytest.raises(KeyboardInterrupt):
+            app.main()
+    assert offered == ["ready", tmp_path]
+
+
 def test_device_and_bits_reach_the_models_that_are_loaded_later(lm, monkeypatch, capsys):
     asked = []
 

@@ -364,6 +364,20 @@ def test_words_say_what_is_shown_and_what_is_not() -> None:
     assert "From the first to the last trial" in told
 
 
+def test_too_few_raters_to_show_anything_are_told() -> None:
+    """Of five raters whose differences all have one sign the exact test's p is 2 / 32."""
+    frame = crossed(np.random.default_rng(2), 5, 6, ("a", "b", "c"))
+    frame["score"] += 3.0 * (frame["system"] == "c")
+    result = analyse(frame)
+    assert min(p["p_wilcoxon"] for p in result["pairs"]) == 2 / 32
+    assert min(p["p_holm"] for p in result["pairs"]) == 3 * 2 / 32
+    told = " ".join(notes(result))
+    assert "With 5 raters the Wilcoxon test cannot fall below 0.0625, after Holm's" in told
+    assert "over 3 pairs below 0.1875: no difference can be shown" in told
+    more = crossed(np.random.default_rng(2), 7, 6, ("a", "b", "c"))
+    assert "cannot fall below" not in " ".join(notes(analyse(more)))
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

@@ -124,7 +124,9 @@ def test_a_study_of_before_keeps_its_hash(tmp_path: Path) -> None:
         "id: old\ntitle: An older study\nmethod: mushra\nreference: a\nanchors: [3500, 7000]\n"
         "systems: [{name: a, folder: a}, {name: b, folder: b}]\nitems: [{id: x}, {id: y}]\n"
         "non_inferiority_margin: 0.2\n"  # the default of that version
-        "consent: You may stop at any time.\n"  # whose standard one was another
+        "consent: You may stop at any time.\n"  # whose standard ones were others
+        "instructions: Use headphones if you can, in a quiet place. Play each clip to its end, as "
+        "often as you like, then choose the answer that fits best. There are no right answers.\n"
     )
     study = load_study(path)
     assert study.sha256 == "d046a4924d5d6054d9993ca5fb8efaefbd05e6bdca3b3ab50c38187fd99275e3"

@@ -115,6 +115,9 @@ def test_a_guest_moves_little() -> None:
     assert guest["ci95"] == pytest.approx(alone["ci95"], abs=0.15)
 
 
+MARGIN = {"margin": 0.2, "equivalent": False, "non_inferior": False}
+
+
 def pair(low: float, high: float, p_holm: float | None, **more: Any) -> dict[str, Any]:
     middle = (low + high) / 2
     known = {"a": "new", "b": "old", "difference": middle, "ci95": [low, high], "p_holm": p_holm}
@@ -130,6 +133,8 @@ def pair(low: float, high: float, p_holm: float | None, **more: Any) -> dict[str
         (pair(-0.1, 0.3, 0.01), "shown for these texts, but none for others"),
         (pair(-0.1, 0.3, 0.5), "which is no proof that there is none."),
         (pair(0.1, 0.3, None), "new is rated above old."),
+        (pair(-0.5, -0.3, 0.01, **MARGIN), "old is rated above new; new is worse by more than"),
+        (pair(-0.5, -0.3, 0.2, **MARGIN), "5 %; that new is not worse by 0.2 or more is not shown"),
     ],
 )
 def test_a_difference_is_shown_by_interval_and_corrected_test_together(

@@ -96,6 +96,32 @@ def test_each_rule_takes_out_whom_it_names_and_nobody_else(
     assert result["raters"] == 7
 
 
+def test_comparisons_are_correlated_with_those_of_the_same_two_clips() -> None:
+    """All raters agree; one heard each pair the other way round, so the same clip first in others.
+
+    On every other text a is the best of three and not the worst.
+    """
+    pairs = {"r9": (("b", "a"), ("c", "a"), ("c", "b"))}
+    rows = [
+        {
+            "rater_id": rater, "session_id": rater, "item_id": f"i{item}", "system": one,
+            "system_b": two, "stimulus_id": f"{one}{item}", "stimulus_b_id": f"{two}{item}",
+            "score": (ord(two) - ord(one)) * (-1) ** item, "method": "ccr",
+            "trial_type": "rating", "status": "use",
+        }
+        for rater in ("r0", "r1", "r2", "r9")
+        for item in range(8)
+        for one, two in pairs.get(rater, (("a", "b"), ("a", "c"), ("b", "c")))
+    ]  # fmt: skip
+    rules = Exclusion(correlation_below=0.2)
+    assert (apply_rules(pd.DataFrame(rows), rules)["status"] == "use").all()
+    for row in rows:
+        if row["rater_id"] == "r1":
+            row["score"] = -row["score"]
+    marked = apply_rules(pd.DataFrame(rows), rules)
+    assert set(marked.loc[marked["status"] == "exclude", "rater_id"]) == {"r1"}
+
+
 def test_no_rule_is_the_default_and_every_rule_is_applied() -> None:
     assert (apply_rules(always_four(ratings()), Exclusion())["status"] == "use").all()
     names = {name for name, _ in RULES} | {"incomplete_sessions"}

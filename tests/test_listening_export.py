@@ -22,9 +22,10 @@ from listening_test.columns import RATING_COLUMNS
 from listening_test.gate import SECRET_VARIABLE
 from listening_test.hosting import Studies, StudyState
 from listening_test.levelling import StimulusError
-from listening_test.prepared import load_prepared
+from listening_test.prepared import NotPrepared, load_prepared
 from listening_test.server import attach
 from listening_test.stimuli import prepare
+from listening_test.store import StoreMismatch
 from listening_test.study import load_study
 from listening_test.ui import admin as admin_page
 from listening_test.ui import public as ui
@@ -206,6 +207,29 @@ def test_a_ready_study_that_fails_says_so_and_harms_nothing(
     assert state.status == "failed"
     assert "there is no model here" in state.message
     assert "Not available" in ui._cards(studies.states())
+
+
+def test_a_prepared_study_of_ones_own_is_offered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study_dir = prepared_study(tmp_path)
+    studies = Studies()
+    ready.offer_study(study_dir, studies)
+    state = wait_until_open(studies)
+    assert (state.status, state.study_dir, state.path) == ("open", study_dir, "/listen/small")
+    studies.close()
+    with pytest.raises(NotPrepared, match="holds no prepared study"):
+        ready.offer_study(tmp_path / "none", Studies())
+
+    def refuse(self: Studies, folder: Path) -> None:
+        raise StoreMismatch("ratings of another study")
+
+    monkeypatch.setattr(Studies, "open", refuse)
+    broken = Studies()
+    ready.offer_study(study_dir, broken)
+    state = wait_until_open(broken)
+    assert (state.status, state.message) == ("failed", "ratings of another study")
+    broken.close()
 
 
 def test_the_listen_page_tells_state_and_escapes(rated: tuple[Path, Studies]) -> None:

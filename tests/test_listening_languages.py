@@ -15,6 +15,7 @@ from playwright.sync_api import expect
 from listening_test import wording
 from listening_test.export import sessions_frame
 from listening_test.methods import Dimension, MethodName, questions
+from listening_test.server import PAGE
 from listening_test.study import StudyError, load_study
 from tests.browser import chromium, local_page
 from tests.listening import SYSTEMS, Rater, prepared_study, serving, write_study
@@ -47,6 +48,14 @@ def test_every_standard_word_is_translated(language: str) -> None:
                 )
     assert all(shown != english for english, shown in wording.screen_words(language).items())
     assert not set(wording.bands(language)) & set(wording.bands("en"))
+
+
+@pytest.mark.parametrize(
+    ("language", "word"), [("en", "headphones"), ("zh", "耳机"), ("ar", "سماعات")]
+)
+def test_standard_instructions_ask_for_no_headphones(language: str, word: str) -> None:
+    assert word not in wording.INSTRUCTIONS[language]
+    assert word in (PAGE / "strings.js").read_text(encoding="utf-8")  # of the headphone check
 
 
 @pytest.mark.browser

@@ -241,6 +241,22 @@ def test_checks_are_judged_by_the_server_alone(
     assert {check.answer for check in design.checks} == {2, 5}
 
 
+@pytest.mark.parametrize(
+    ("method", "clips", "seconds"),
+    [
+        # Clips of a second and one between; 4 s an answer; 6 texts of 3 systems.
+        ("acr", 1, 18 * (2 + 4)), ("p835", 1, 18 * (2 + 3 * 4)), ("dcr", 2, 12 * (2 * 2 + 4)),
+        ("ccr", 2, 18 * (2 * 2 + 4)), ("abx", 3, 18 * (3 * 2 + 4)),
+        ("mushra", 4, 6 * (4 * 2 + 3 * 4)),
+    ],
+)  # fmt: skip
+def test_raters_are_told_a_time_that_counts_every_clip_and_answer(
+    method: str, clips: int, seconds: int
+) -> None:
+    study = made(method, 6, 3, 6, 1)
+    assert (study.clips_per_trial, study.minutes) == (clips, round(seconds / 60))
+
+
 def test_answers_that_do_not_fit_the_method_are_refused(tmp_path: Path) -> None:
     for method, wrong in {
         "p835": [[3], [3, 3, 3, 3], [3, 3, 6]],

@@ -42,7 +42,7 @@ def begin(page: Page, url: str) -> None:
     page.goto(url)
     page.get_by_role("button", name="I agree").click()
     page.get_by_role("button", name="Begin").click()
-    expect(page.get_by_role("heading", name="Practice clip")).to_be_visible()
+    expect(page.get_by_role("heading", name=re.compile("^Practice (clip|page)$"))).to_be_visible()
 
 
 def rate(page: Page, digit: str) -> None:
@@ -431,7 +431,7 @@ def test_every_scale_by_keyboard(
             expect(page.get_by_role("button", name="Next")).to_be_disabled()
             page.keyboard.press(digit)
         page.keyboard.press("Enter")
-        heading(page, "Clip 1 of 4" if method == "p835" else "Clip 1 of 2")
+        heading(page, "Clip 1 of 4" if method == "p835" else "Page 1 of 2")
         rows = stored(study_dir)
         assert [row["choice"] or row["score"] for row in rows] == scores
         heard = [row["listened_fraction"] for row in rows]
@@ -455,7 +455,7 @@ def test_one_press_plays_a_pair_in_turn_and_a_second_press_stops_it(
         expect(page.get_by_role("radio").first).to_be_enabled()
         page.get_by_text("Slightly better").click()
         page.get_by_role("button", name="Next").click()
-        heading(page, "Clip 1 of 2")
+        heading(page, "Page 1 of 2")
 
 
 def test_sliders_count_only_once_they_were_moved_or_pressed(page: Page, tmp_path: Path) -> None:
@@ -478,7 +478,7 @@ def test_sliders_count_only_once_they_were_moved_or_pressed(page: Page, tmp_path
         sliders.nth(2).click(position={"x": 4, "y": 20})
         expect(following).to_be_enabled()
         following.click()
-        heading(page, "Clip 1 of 2")
+        heading(page, "Page 1 of 2")
         scores = [int(row["score"]) for row in stored(study_dir)]
         assert scores[:2] == [51, 50]
         assert scores[2] < 10

@@ -28,6 +28,7 @@ from listening_test.simulation import (
     simulated_test,
     true_mean,
 )
+from listening_test.statistics import wilcoxon
 from tests.test_listening_statistics import crossed, write
 
 LITERATURE = Scores(Spreads())
@@ -103,6 +104,14 @@ def test_power_with_many_texts_is_the_normal_distributions(scores: Scores) -> No
         closed = float(stats.norm.sf(1.98 - gap / error))
         power = simulated_power(gap, raters, texts, texts, scores, 250, 1)
         assert power == pytest.approx(closed, abs=0.1)
+
+
+def test_no_plan_has_so_few_raters_that_the_test_could_show_nothing() -> None:
+    assert simulated_power(1.5, 5, 16, 16, LITERATURE, 100, 1) > 0.9  # by the interval alone
+    found = raters_for_gap(1.5, 0.8, 16, 16, LITERATURE, seed=1)
+    assert found.raters == 6
+    one_sign = [np.arange(1.0, raters + 1) for raters in (5, found.raters)]
+    assert [wilcoxon(gaps) < 0.05 for gaps in one_sign] == [False, True]
 
 
 def test_the_simulated_gap_is_the_wanted_one_in_scores() -> None:

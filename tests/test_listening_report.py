@@ -16,12 +16,23 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from listening_test import admin, analyse, analysis, calls, export, report, report_factors
+from listening_test import (
+    admin,
+    analyse,
+    analysis,
+    calls,
+    export,
+    report,
+    report_factors,
+    report_text,
+    wording,
+)
 from listening_test.document import Heading, Listing, Missing, Paragraph, Table, markdown, page
 from listening_test.hosting import Studies
 from listening_test.server import attach
 from listening_test.study import Study, load_study
 from listening_test.study_parts import Exclusion
+from listening_test.tables import system_rows
 from tests.listening import Clock, Rater, prepared_study, write_study
 from tests.test_listening_statistics import crossed, write
 
@@ -111,7 +122,7 @@ def test_a_study_whose_last_day_is_over_has_a_report_without_a_server(
     record.write_text(json.dumps(content), encoding="utf-8")
     assert report.main([str(open_study), "--out", str(out)]) == 0
     told = (out / "report.md").read_text(encoding="utf-8").replace("\\", "")
-    assert "closed the test at the end of 2020-01-31" in told
+    assert "has the test close at the end of 2020-01-31" in told
     assert export.closed_and_withdrawn(open_study)[0] == "2020-02-01T00:00:00.000+00:00"
 
 
@@ -304,6 +315,72 @@ def test_what_raters_said_of_themselves_is_counted(tmp_path: Path) -> None:
     )
     # Who gave no rating that counts is not told of.
     assert "“How old?” (answered by 2 of 3; young: 2, old: 0)" in told()
+
+
+def recorded(folder: Path, extra: str, sessions: str = "") -> report_factors.Evidence:
+    """Evidence of three raters' ratings beside a study file that ends in `extra`."""
+    write(folder, crossed(np.random.default_rng(1), 3, 4, ("a", "b")))
+    study = load_study(write_study(folder / "s", extra=extra))
+    (folder / "study.json").write_text(
+        json.dumps({"config": study.model_dump(mode="json")}), encoding="utf-8"
+    )
+    (folder / "sessions.csv").write_text(sessions or "session_id,rater_id,state\n")
+    return report.load_evidence(folder)
+
+
+def factor(evidence: report_factors.Evidence, name: str) -> str:
+    return next(f.text for f in report_factors.factors(evidence) if f.name == name) or ""
+
+
+@pytest.mark.parametrize("extra", ["language: zh", "languages: {zh: {title: 测试}}"])
+def test_instructions_and_questions_are_told_in_the_languages_read(
+    tmp_path: Path, extra: str
+) -> None:
+    evidence = recorded(tmp_path, extra)
+    told = factor(evidence, "Instructions")
+    assert wording.INSTRUCTIONS["zh"] in told
+    assert (wording.INSTRUCTIONS["en"] in told) == ("languages" in extra)
+    asked = factor(evidence, "Question, labels and steps")
+    assert "p800-acr-5-zh" in asked
+    assert ("p800-acr-5)" in asked) == ("languages" in extra)
+    printed = markdown(report_text._texts(evidence))
+    assert wording.CONSENT["zh"] in printed
+
+
+def test_who_played_the_sound_to_set_the_volume_by_is_counted(tmp_path: Path) -> None:
+    sessions = (
+        "session_id,rater_id,state,volume_utc\ns0,r0,complete,2026-01-01T00:00:00.000+00:00\n"
+        "s1,r1,complete,\ns2,r2,complete,\ns9,r9,started,2026-01-01T00:00:00.000+00:00\n"
+    )
+    recorded(tmp_path, "", sessions)
+    (tmp_path / "stimuli.csv").write_text("sample_rate,trial_type,system\n16000,rating,a\n")
+    evidence = report.load_evidence(tmp_path)
+    told = factor(evidence, "Playback")
+    assert "in 1 of the 3 sessions that count it was played" in told
+
+
+def test_a_test_below_its_planned_size_is_told_by_its_own_stop_rule(tmp_path: Path) -> None:
+    open_end = markdown(report_text._progress(recorded(tmp_path / "a", "")))
+    assert "0 of 8 planned sessions" in open_end
+    assert "or tell why it came before" in open_end
+    day = recorded(tmp_path / "b", "stop_rule: {until: 2020-01-31}")
+    told = markdown(report_text._progress(day)).replace("\\", "")
+    assert "close at the end of 2020-01-31 (UTC), however many" in told
+    assert "wait" not in told
+
+
+@pytest.mark.parametrize(
+    ("method", "mean"), [("acr", "MOS"), ("dcr", "DMOS"), ("mushra", "mean"), ("p835", "MOS")]
+)
+def test_a_mean_is_called_what_its_standard_calls_it(method: str, mean: str) -> None:
+    frame = crossed(np.random.default_rng(1), 3, 4, ("a", "b")).assign(method=method)
+    rows = system_rows(analysis.analyse(frame))
+    assert [list(row)[1] for row in rows] == [mean, mean]
+
+
+def test_a_test_over_raters_alone_is_not_said_to_speak_of_other_texts(tmp_path: Path) -> None:
+    told = factor(recorded(tmp_path, ""), "Intervals, tests, correction, effect size")
+    assert "its p alone is too small to speak of other texts" in told
 
 
 def test_a_document_says_the_same_in_both_forms() -> None:

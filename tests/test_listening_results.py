@@ -19,7 +19,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, expect
 
 import app
-from listening_test import enrolment, export
+from listening_test import enrolment, export, results
 from listening_test.analysis import analyse
 from listening_test.figures import figures
 from listening_test.hosting import Studies
@@ -87,6 +87,24 @@ def test_results_open_when_the_study_is_closed(closed: tuple[Path, Studies]) -> 
     raters = found.figures["raters"].figure
     assert sum(len(trace.x) for trace in raters.data) == 9  # three raters, three systems
     assert "quokka has the highest mean, 5.00" in found.figures["means"].sentence
+
+
+def test_results_without_their_key_are_told_so_and_no_path_is(
+    closed: tuple[Path, Studies], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a public machine has the clips alone, and the key is kept elsewhere."""
+
+    def absent(folder: Path) -> None:
+        raise export.ExportError(f"{folder} has no key/stimuli.csv")
+
+    for cached in (results._analysed, results._files):
+        cached.cache_clear()
+    monkeypatch.setattr(results, "exported_files", absent)
+    found, files = show_results(closed[1]), public_files(closed[1])
+    assert "cannot be joined with their systems" in found.note
+    assert isinstance(files, str)
+    assert "cannot be joined with their systems" in files
+    assert str(closed[0]) not in found.note + files
 
 
 def test_the_text_is_the_reports_methods_and_results(

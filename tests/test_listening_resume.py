@@ -82,7 +82,7 @@ def test_half_filled_sliders_and_half_a_comment_are_still_there(tmp_path: Path, 
     with visiting(study_dir, tmp_path) as visit:
         visit.page.get_by_role("button", name="I agree").click()
         visit.page.get_by_role("button", name="Begin").click()
-        heading(visit.page, "Practice clip")
+        heading(visit.page, "Practice page")
         hear_all(visit.page, 4)
         slider = visit.page.get_by_role("slider")
         slider.nth(0).focus()
@@ -93,7 +93,7 @@ def test_half_filled_sliders_and_half_a_comment_are_still_there(tmp_path: Path, 
         visit.page.locator("#comment").press_sequentially("the third one cra")
         visit.interrupt(how)
         page = visit.page
-        heading(page, "Practice clip")
+        heading(page, "Practice page")
         slider = page.get_by_role("slider")
         expect(slider.first).to_be_disabled()  # first it is heard again
         expect(page.get_by_label("What did you notice?")).to_have_value("the third one cra")
@@ -103,7 +103,7 @@ def test_half_filled_sliders_and_half_a_comment_are_still_there(tmp_path: Path, 
         slider.nth(1).focus()
         page.keyboard.press("Enter")
         page.get_by_role("button", name="Next").click()
-        heading(page, "Clip 1 of 2")
+        heading(page, "Page 1 of 2")
         expect(page.get_by_text("not rated")).to_have_count(3)  # the next trial begins empty
         rows = stored(study_dir)
         assert [row["score"] for row in rows] == ["51", "50", "49"]

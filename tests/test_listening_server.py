@@ -214,6 +214,15 @@ def test_nothing_a_rater_gets_tells_the_system(client: TestClient, study_dir: Pa
     assert [secret for secret in secrets if secret.lower() in text] == []
 
 
+@pytest.mark.parametrize("path", ["small//trial", "small//", "small//clip/x", "/trial", "/"])
+def test_an_address_with_an_empty_part_is_refused_and_logged(
+    client: TestClient, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    reply = client.get(f"/listen/{path}", headers={"X-Session": "k" * 24})
+    assert (reply.status_code, reply.headers["cache-control"]) == (404, "no-store")
+    assert "refused GET" in caplog.text
+
+
 def test_a_study_that_is_not_open_says_so_and_tells_no_more(client: TestClient) -> None:
     assert client.get("/listen/soon").status_code == 200  # the page waits by itself
     reply = client.get("/listen/soon/study")

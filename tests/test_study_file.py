@@ -242,6 +242,8 @@ def test_rules_that_can_fit_are_taken_and_a_study_on_record_keeps_its_own(tmp_pa
     short = GOOD.replace("rater: 4", "rater: 2\nsame_text: once")
     with pytest.raises(StudyError, match="a rater gives 2 answers, and 5 are the fewest"):
         load_study(written(tmp_path, short + "exclusion: {same_answer_share: 0.9}\n"))
+    with pytest.raises(StudyError, match="a rater scores 2, and 3 are the fewest"):
+        load_study(written(tmp_path, short + "exclusion: {correlation_below: 0.2}\n"))
 
 
 def test_the_usual_margin_is_the_same_share_of_every_scale(tmp_path: Path) -> None:

@@ -51,6 +51,8 @@ function trouble(text) {
 const LABELS = {
   screen: "screen_of", environment: "room_of", one: "practice", practice: "practice_of", trial: "clip_of",
 };
+// Where a page has several clips, it is not one of them.
+const OF_PAGES = { one: "page_practice", practice: "page_practice_of", trial: "page_of" };
 let trial = null;
 let clips = null;
 let questions = null;
@@ -64,7 +66,8 @@ function showTrial(state) {
   const practice = state.state === "practice";
   const room = state.state === "environment";
   const screen = room || state.state === "screen";
-  const label = say(LABELS[practice && state.total === 1 ? "one" : state.state], state);
+  const kind = practice && state.total === 1 ? "one" : state.state;
+  const label = say((study.clips > 1 && OF_PAGES[kind]) || LABELS[kind], state);
   $("heading").textContent = label;
   document.title = `${label} – ${study.title}`;
   $("practice-note").hidden = !practice;
@@ -327,9 +330,9 @@ function fill() {
   for (const element of document.querySelectorAll("[data-text]")) {
     element.textContent = study[element.dataset.text] ?? "";
   }
-  const minutes = Math.max(1, Math.round(study.trials / 6));
-  $("length").textContent = say(minutes === 1 ? "length_one" : "length",
-    { n: study.trials, minutes });
+  const { trials, clips: each, minutes } = study;
+  const long = `${each > 1 ? "length_pages" : "length"}${minutes === 1 ? "_one" : ""}`;
+  $("length").textContent = say(long, { n: trials, each, minutes });
   const checked = study.headphones ? (study.room ? "volume_both" : "volume_screen") : study.room
     && "volume_room";
   $("first-step").textContent = say(checked || (study.practice ? "volume_practice" : "volume"));

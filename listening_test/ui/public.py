@@ -43,8 +43,8 @@ def listen_page(studies: Studies) -> None:
     """Components of the Listen page: what the study is, how far it is, the way in."""
     gr.Markdown(
         "# Listen\n"
-        "How natural does the speech of each decoding policy sound to people? You hear short "
-        "clips, blind and in random order, and rate each from 5 (Excellent) to 1 (Bad). "
+        "How does the speech of each system sound to people? You hear short clips, blind and in "
+        "random order, and say how they sound to you. "
         "Each rating is on disk before the page says “saved”; you may stop at any "
         "time and go on later in the same browser."
     )
@@ -54,7 +54,7 @@ def listen_page(studies: Studies) -> None:
     gr.Markdown(
         "Kept: your scores and comments, when and how long you listened, what kind of device and "
         "browser you use, under a random number. Not kept: your name or network address. The key "
-        "that tells which clip came from which policy lies apart from the ratings."
+        "that tells which clip came from which system lies apart from the ratings."
     )
 
 
@@ -78,9 +78,11 @@ def _card(state: StudyState) -> str:
             '<a href="/results">results</a> are open.</p>'
         )
     else:
-        minutes = max(1, round((state.trials_per_rater or 0) * 10 / 60))
+        clips = state.clips_per_trial or 1
+        what = "clips" if clips == 1 else f"pages of {clips} clips"
+        minutes = "a minute" if state.minutes == 1 else f"{state.minutes} minutes"
         body = (
-            f"<p>{state.trials_per_rater} clips, about {minutes} minutes. "
+            f"<p>{state.trials_per_rater} {what}, about {minutes}. "
             f"{state.sessions_complete} of {state.planned_sessions} planned sessions complete, "
             f"{state.ratings} ratings so far.</p>"
             f'<p><a class="lt-start" href="{html.escape(state.path)}" target="_blank" '
