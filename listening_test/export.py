@@ -233,8 +233,13 @@ def incomplete_sessions(study_dir: Path) -> frozenset[str]:
     return frozenset(sessions.loc[sessions["state"] != "complete", "session_id"])
 
 
-def exported_csv(ratings: pd.DataFrame) -> str:
-    """The frame of `exported_frame` or `judged_frame` as CSV text."""
+def exported_csv(ratings: pd.DataFrame, blinded: bool = False) -> str:
+    """The frame of `exported_frame` or `judged_frame` as CSV text.
+
+    Blinded, without the systems, and without the scores whose sign speaks for one of them.
+    """
+    if blinded:
+        return _csv(ratings.assign(score_signed=None), RATING_COLUMNS)
     return _csv(ratings, RATING_COLUMNS + KEY_COLUMNS)
 
 
@@ -249,17 +254,20 @@ def sessions_csv(study_dir: Path, columns: tuple[str, ...] | None = None) -> str
     return _csv(sessions, columns or tuple(sessions))
 
 
-def exported_files(study_dir: Path) -> tuple[dict[str, bytes], int]:
-    """The unblinded bundle by file name, and its number of ratings."""
+def exported_files(study_dir: Path, blinded: bool = False) -> tuple[dict[str, bytes], int]:
+    """The bundle by file name, and its number of ratings.
+
+    Blinded, it has neither systems nor the key: a copy of what was gathered that gives no result.
+    """
     ratings = judged_frame(study_dir)
     sessions = sessions_frame(study_dir)
     raters = raters_frame(sessions, ratings)
     files = {
-        "ratings.csv": exported_csv(ratings).encode(),
+        "ratings.csv": exported_csv(ratings, blinded).encode(),
         "sessions.csv": _csv(sessions, tuple(sessions)).encode(),
         "raters.csv": _csv(raters, tuple(raters)).encode(),
     }
-    for name in ("stimuli.csv", "study.json"):
+    for name in () if blinded else ("stimuli.csv", "study.json"):
         files[name] = (study_dir / "key" / name).read_bytes()
     return files, len(ratings)
 
@@ -273,9 +281,9 @@ def export(study_dir: Path, out: Path) -> int:
     return n
 
 
-def export_zip(study_dir: Path) -> tuple[bytes, int]:
-    """The unblinded bundle as one zip, and its number of ratings."""
-    files, n = exported_files(study_dir)
+def export_zip(study_dir: Path, blinded: bool = False) -> tuple[bytes, int]:
+    """The files of `exported_files` as one zip, and the number of ratings."""
+    files, n = exported_files(study_dir, blinded)
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in files.items():

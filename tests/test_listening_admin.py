@@ -339,12 +339,20 @@ def test_the_overview_and_the_bundle_open_with_it(running: Any, gate: Gate) -> N
     assert excluded.empty  # the file has no rule
     note, data = admin_page.bundle(studies, gate, SECRET, ASKER)
     assert "10 rows" in note
-    with zipfile.ZipFile(io.BytesIO(base64.b64decode(data))) as archive:
-        assert sorted(archive.namelist()) == [
-            "raters.csv", "ratings.csv", "sessions.csv", "stimuli.csv", "study.json",
-        ]  # fmt: skip
-        rows = list(csv.DictReader(archive.read("ratings.csv").decode().splitlines()))
+    assert "when you have closed the study" in note
+    names, rows = _unpacked(data)
+    assert names == ["raters.csv", "ratings.csv", "sessions.csv"]
     assert len(rows) == len(exported_frame(study_dir)[0]) == 10
+    assert {row["score"] for row in rows} - {""}
+    assert not {"system", "system_b"} & set(rows[0])
+    assert {row["score_signed"] for row in rows} == {""}
+
+
+def _unpacked(data: str) -> tuple[list[str], list[dict[str, str]]]:
+    """The names in an export's zip, and the rows of its ratings."""
+    with zipfile.ZipFile(io.BytesIO(base64.b64decode(data))) as archive:
+        rows = list(csv.DictReader(archive.read("ratings.csv").decode().splitlines()))
+        return sorted(archive.namelist()), rows
 
 
 def test_results_are_shut_to_everyone_until_the_study_is_closed(running: Any, gate: Gate) -> None:
@@ -438,6 +446,11 @@ def test_closing_in_the_browser_opens_the_results(site: Any, browser: Browser) -
         page.get_by_label("I want to close it for good").check()
         page.get_by_role("button", name="Close the study").last.click()
         expect(page.locator("#admin-note")).to_contain_text("The study is closed")
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download the export").click()
+        names, rows = _unpacked(base64.b64encode(Path(download.value.path()).read_bytes()).decode())
+        assert {"stimuli.csv", "study.json"} <= set(names)
+        assert {row["system"] for row in rows} == set(SYSTEMS[:2])
         page.goto(f"{address}/results")
         # The first to look waits for the analysis.
         expect(page.get_by_text("2 of 8 sessions complete")).to_be_visible(timeout=30_000)

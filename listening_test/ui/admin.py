@@ -257,16 +257,23 @@ def close_study(studies: Studies, gate: Gate, given: str, meant: bool, asker: As
 
 
 def bundle(studies: Studies, gate: Gate, given: str, asker: Asker) -> tuple[str, str]:
-    """A note, and the unblinded export as a zip in base64; empty without the secret."""
+    """A note, and the export as a zip in base64, blinded while the study is open.
+
+    Empty without the secret.
+    """
     state = _opened(studies, gate, given, asker)
     if isinstance(state, str):
         return state, ""
     assert state.study_dir is not None
     try:
-        data, n = export_zip(state.study_dir)
+        data, n = export_zip(state.study_dir, blinded=state.closed_utc is None)
     except ExportError as error:
         return html.escape(str(error)), ""
-    note = f"{n} rows of **{html.escape(state.title)}** with their systems and comments."
+    note = f"{n} rows of **{html.escape(state.title)}** "
+    if state.closed_utc is None:
+        note += "with their comments. Their systems are told when you have closed the study."
+    else:
+        note += "with their systems and comments."
     return note, base64.b64encode(data).decode()
 
 
