@@ -16,7 +16,6 @@ from torch import Tensor
 
 from spark.acceptance import ALWAYS, Acceptance
 from spark.cache import KVCache, Rows
-from spark.compiled.step import head_bytes
 from spark.decoding import Decoding
 from spark.heads import HeadBank, HeadKind
 from spark.models.base import SpokenLM
@@ -74,14 +73,14 @@ class Engine:
 
     def weight_bytes(self) -> WeightBytes:
         """Bytes that one evaluation of each part reads."""
-        body, layers = self.lm.transformer, range(self.lm.transformer.num_layers)
-        projections = tuple(body.projection_bytes(i) for i in layers)
-        if step := self._worker.step:
-            read = tuple(step.layer_bytes(body, i) for i in layers)
-            heads = {name: head_bytes(head) for name, head in self.bank.heads.items()}
-            return WeightBytes(read, projections, heads)
+        body, step = self.lm.transformer, self._worker.step
+        layers = range(body.num_layers)
         return WeightBytes(
-            tuple(body.layer_bytes(i) for i in layers), projections, self.bank.nbytes()
+            layers=tuple(
+                step.layer_bytes(body, i) if step else body.layer_bytes(i) for i in layers
+            ),
+            projections=tuple(body.projection_bytes(i) for i in layers),
+            heads=self._worker.head_bytes(),
         )
 
     @torch.inference_mode()

@@ -127,6 +127,13 @@ class Worker:
                 answers |= zip(members, done, strict=True)
         return [results[number] for number in range(len(tasks))]
 
+    def head_bytes(self) -> dict[str, int]:
+        """Bytes read by one evaluation of each head."""
+        compiled = self._compiled_heads
+        if compiled is None:
+            return self._bank.nbytes()
+        return {name: compiled.nbytes(name, head) for name, head in self._bank.heads.items()}
+
     def run(self, work: Run) -> Tensor:
         """Layers over rows, whose keys and values join the cache."""
         rows = work.rows

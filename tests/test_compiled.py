@@ -181,6 +181,20 @@ def test_the_embedded_model_says_the_same(lm: SpokenLM, policy: Policy) -> None:
 
 
 @needs_compiler
+def test_bytes_are_those_that_are_read(lm: SpokenLM) -> None:
+    plain, fast = (Engine(lm, compiled=used).weight_bytes() for used in (False, True))
+    layer = lm.transformer.layers[0]
+    small = layer.attention_norm.gain.nbytes + layer.mlp_norm.gain.nbytes
+    assert layer.qkv_bias is not None
+    small += layer.qkv_bias.nbytes
+    assert fast.layers[0] - small == (plain.layers[0] - small) // 2
+    head = lm.exit_heads[11]
+    assert head.lens is not None
+    saved = plain.heads["exit11"] - fast.heads["exit11"]
+    assert saved == head.lens.nbytes // 2 + plain.heads["speech"] // 2 - head.gain.nbytes // 2
+
+
+@needs_compiler
 @pytest.mark.parametrize("seed", range(3))
 def test_exact_acceptance_is_full_depth_for_a_hot_sampler(lm: SpokenLM, seed: int) -> None:
     engine = Engine(lm)

@@ -203,6 +203,7 @@ class CompiledHeads:
     def __init__(self, built: ctypes.CDLL) -> None:
         self._library, self._store = built, _Store()
         self._heads: dict[str, _Head] = {}
+        self._narrow: dict[str, bool] = {}
 
     def logits(self, name: str, head: Head, states: Tensor) -> Tensor:
         """As `Head.logits`, of at most `MOST_ROWS` states (n, D): (n, R).
@@ -213,7 +214,7 @@ class CompiledHeads:
             states: (n, D).
         """
         if name not in self._heads:
-            self._heads[name] = self._laid_out(head)
+            self._heads[name] = self._laid_out(head, self._is_narrow(name, head))
         told = _Head.from_buffer_copy(self._heads[name])
         told.threads = torch.get_num_threads()
         states = states.contiguous()
@@ -227,23 +228,23 @@ class CompiledHeads:
         )  # fmt: skip
         return out[:, : len(head.rows)]
 
-    def _laid_out(self, head: Head) -> _Head:
+    def nbytes(self, name: str, head: Head) -> int:
+        """Bytes of weights read to evaluate a head once."""
+        matrices = sum(m.nbytes for m in (head.rows, head.lens) if m is not None)
+        return head.nbytes - (matrices // 2 if self._is_narrow(name, head) else 0)
+
+    def _is_narrow(self, name: str, head: Head) -> bool:
+        if name not in self._narrow:
+            parts = [part for part in (head.rows, head.lens) if part is not None]
+            self._narrow[name] = all(_is_narrow(part) for part in parts)
+        return self._narrow[name]
+
+    def _laid_out(self, head: Head, narrow: bool) -> _Head:
         rows = F.pad(head.rows, (0, 0, 0, -len(head.rows) % _TILE))
-        narrow = _narrow_head(head)
         lens = None if head.lens is None else self._store.tiled(head.lens, narrow)
         logits = self._store.tiled(rows, narrow)
         bias, gain = self._store.held(head.lens_bias), self._store.held(head.gain)
         return _Head(lens, logits, bias, gain, head.gain.shape[0], len(rows), narrow, 1, head.eps)
-
-
-def head_bytes(head: Head) -> int:
-    """Bytes of weights that the compiled step reads to evaluate a head once."""
-    matrices = [m.nbytes for m in (head.rows, head.lens) if m is not None]
-    return head.nbytes - (sum(matrices) // 2 if _narrow_head(head) else 0)
-
-
-def _narrow_head(head: Head) -> bool:
-    return all(_is_narrow(matrix) for matrix in (head.rows, head.lens) if matrix is not None)
 
 
 def _is_narrow(matrix: Tensor) -> bool:
