@@ -100,7 +100,8 @@ results: $(DEV_STAMP) $(TOOLS_STAMP)
 	@$(PY) -m spark.evaluation --model embedded --suite builtin \
 		--policies claims,fixed,spark:text --out "$(RESULTS)"
 	@$(PY) -m spark.evaluation.claims "$(RESULTS)"
-	@$(PY) -m benchmarks.decode --model embedded --out "$(RESULTS)/decode.json"
+	@for name in decode growth first_audio; do \
+		$(PY) -m benchmarks.$$name --model embedded --out "$(RESULTS)/$$name.json"; done
 	@mkdir -p assets/evidence
 	@cp "$(RESULTS)/claims.json" "$(RESULTS)/summary.json" assets/evidence/
 	@$(PY) -m spark.evaluation.readme "$(RESULTS)"

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +32,7 @@ def loaded(name: str, device: str | None = None) -> SpokenLM:
 
 
 def told(lm: SpokenLM) -> dict[str, Any]:
-    """Model, device, types and threads, for a benchmark's JSON object."""
+    """Model, device, types, threads and machine, for a benchmark's JSON object."""
     body, step = lm.transformer, lm.transformer.compiled
     dtype = str(body.dtype).removeprefix("torch.")
     return {
@@ -37,4 +42,25 @@ def told(lm: SpokenLM) -> dict[str, Any]:
         "weights": step.weights if step else dtype,
         "compiled_step": step is not None,
         "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "processor": _processor(),
+        "cores": os.cpu_count(),
     }
+
+
+def finish(result: Mapping[str, Any], out: Path | None) -> None:
+    """Print a benchmark's last line, and write it to a file where one is wanted."""
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(result) + "\n")
+    print(json.dumps(result))
+
+
+def _processor() -> str:
+    """The processor's name, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()

@@ -12,7 +12,6 @@ wall-clock around the whole loop, per token, prefill apart. The last line is one
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import time
@@ -320,10 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         peak = true_shape.peak_gb(lm.transformer.device)
         result |= told | {"prefill_ms": median(prefills), "peak_gb": peak}
     show(result)
-    if wanted.out:
-        wanted.out.parent.mkdir(parents=True, exist_ok=True)
-        wanted.out.write_text(json.dumps(result) + "\n")
-    print(json.dumps(result))
+    conditions.finish(result, wanted.out)
     return 0
 
 

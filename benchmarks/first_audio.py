@@ -13,9 +13,9 @@ time around the whole loop, without prefill and vocoder. The last line is one JS
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
@@ -166,6 +166,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=80, help="of every reply")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, help="torch's own choice where not given")
+    parser.add_argument("--out", type=Path, help="file for the JSON too, as DIR/first_audio.json")
     wanted = parser.parse_args()
     if wanted.threads:
         torch.set_num_threads(wanted.threads)
@@ -176,7 +177,7 @@ def main() -> None:
         "rows": rows(measure(lm, wanted.repeats, wanted.tokens)),
     }
     show(result)
-    print(json.dumps(result))
+    conditions.finish(result, wanted.out)
 
 
 if __name__ == "__main__":

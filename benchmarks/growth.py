@@ -12,11 +12,11 @@ words are not. The last line is one JSON object.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -25,6 +25,7 @@ import torch
 from benchmarks import conditions
 from benchmarks.decode import PROMPTS, endless
 from spark.comparison import CompareSettings
+from spark.compiled import prepare
 from spark.engine import Engine, Prefill, decode_batch
 from spark.models.base import SpokenLM
 from spark.sampling import SamplingSettings
@@ -42,7 +43,9 @@ def roomy(lm: SpokenLM, positions: int) -> SpokenLM:
         return lm
     config = replace(body.config, max_position_embeddings=positions)
     parts = (body.embedding, body.layers, body.final_gain, body.unembedding)
-    return replace(lm, transformer=Transformer(config, *parts))
+    longer = Transformer(config, *parts)
+    prepare(longer, wait=True)
+    return replace(lm, transformer=longer)
 
 
 def prompt_of(lm: SpokenLM, length: int) -> list[int]:
@@ -128,7 +131,6 @@ def measure(
 
     return {
         **conditions.told(lm),
-        "torch": torch.__version__,
         "repeats": repeats,
         "tokens": tokens,
         "context": curve(contexts, policies, in_context, repeats),
@@ -154,13 +156,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=60, help="of every reply")
     parser.add_argument("--threads", type=int, help="torch's own choice where not given")
+    parser.add_argument("--out", type=Path, help="file for the JSON too, as DIR/growth.json")
     given = parser.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
     lm = conditions.loaded(given.model)
     result = measure(lm, repeats=given.repeats, tokens=given.tokens)
     show(result)
-    print(json.dumps(result))
+    conditions.finish(result, given.out)
 
 
 if __name__ == "__main__":

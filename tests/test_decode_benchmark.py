@@ -14,6 +14,7 @@ import torch
 from benchmarks import decode, random_model
 from benchmarks.baseline import reference_model
 from spark.engine import Engine, Generation
+from spark.evaluation import speed
 from spark.modality import Slot
 from spark.sampling import SamplingSettings
 from spark.schedule import FullDepth, Spark
@@ -43,6 +44,13 @@ def test_the_last_line_is_the_contracts_json(
     cut = (1 - spark["time_ratio"]) / (1 - spark["traffic_ratio"])
     assert result["depth_cut_realised"] == pytest.approx(cut)
     assert result["floor_ratio"] > 0
+    assert result["reading_ratio"] > 0
+    told = speed.tables({"decode": result})
+    line = next(text for text in told.splitlines() if text.startswith("| spark |"))
+    assert f"| {spark['ms_per_token']:.2f} | {spark['tokens_per_s']:.0f} |" in line
+    assert f"| {100 * spark['traffic_ratio']:.1f} % | {100 * spark['time_ratio']:.1f} % |" in line
+    assert f"is {result['speedup_over_generate']:.1f} times as fast" in told
+    assert "(not measured where that is compiled)" in told
 
 
 def test_every_policy_is_timed_over_as_many_tokens(monkeypatch: pytest.MonkeyPatch) -> None:

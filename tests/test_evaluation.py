@@ -394,9 +394,9 @@ def test_figures_get_into_a_page_and_nothing_else_changes() -> None:
         "<!-- ours: time -->SPAR-K takes 93.1 % of full depth's time a token and reads 90.0 % of "
         "its weights; full depth is 2.0 times as fast as transformers' generate, "
         "compiled not measured (cpu, float32, threads: 1) |"
-    ) in readme.fill(filled, summary, decode)
+    ) in readme.fill(filled, summary, {"decode": decode})
     decode["speedup_over_compiled_generate"] = 1.5
-    assert "compiled 1.5 times (cpu" in readme.fill(filled, summary, decode)
+    assert "compiled 1.5 times (cpu" in readme.fill(filled, summary, {"decode": decode})
 
 
 def test_a_fixed_exit_is_called_by_its_measured_depth() -> None:

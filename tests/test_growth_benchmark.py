@@ -7,6 +7,7 @@ from itertools import count
 import pytest
 
 from benchmarks import growth
+from spark.evaluation import speed
 from spark.schedule import FullDepth, Spark
 from tests.tiny import tiny_lm
 
@@ -47,6 +48,14 @@ def test_both_curves_are_measured_beyond_the_models_positions(
     assert all(row["ms_per_token"] > 0 for row in got["context"] + got["batch"])
     assert {length for length, size in batches if size == 1} >= {20, beyond}
     assert 3 in {size for _, size in batches}
+    told = speed.tables({"growth": got})
+    for size, policy in ((beyond, "full"), (3, "spark")):
+        kind = "batch" if size == 3 else "context"
+        row = next(r for r in got[kind] if (r["size"], r["policy"]) == (size, policy))
+        line = next(text for text in told.splitlines() if text.startswith(f"| {size:,} |"))
+        assert f"{row['ms_per_token']:.2f} ({row['lowest']:.2f} to {row['highest']:.2f})" in line
+    assert f"torch {got['torch']}" in told
+    assert told.count("not measured.") == 2
 
 
 def test_a_prompt_has_the_length_asked_and_the_models_own_end(

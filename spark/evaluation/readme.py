@@ -1,9 +1,9 @@
 """Writes an evaluation's tables into README.md and the model card, between their marks.
 
-`python -m spark.evaluation.readme DIR` reads DIR/summary.json and, where they are there, the
-DIR/decode.json that `python -m benchmarks.decode --out DIR/decode.json` writes and the
-DIR/claims.json of `python -m spark.evaluation.claims DIR`; figures get into those pages no other
-way. Knows these two files only.
+`python -m spark.evaluation.readme DIR` reads DIR/summary.json and, where they are there, what the
+benchmarks wrote (decode.json, growth.json, first_audio.json) and the claims.json of
+`python -m spark.evaluation.claims DIR`; figures get into those pages no other way. Knows these
+files only.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from spark.evaluation import claims_text, report
+from spark.evaluation import claims_text, report, speed
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", "assets/embedded/README.md")
 _BLOCK = re.compile(r"(<!-- measured: begin[^>]*-->\n).*?(<!-- measured: end -->)", re.DOTALL)
+_SPEED = re.compile(r"(<!-- speed: begin[^>]*-->\n).*?(<!-- speed: end -->)", re.DOTALL)
 _CLAIMS = re.compile(r"(<!-- claims: begin[^>]*-->\n).*?(<!-- claims: end -->)", re.DOTALL)
 
 
@@ -79,14 +81,25 @@ def time_saved(decode: dict[str, Any]) -> str:
 def fill(
     page: str,
     summary: dict[str, Any],
-    decode: dict[str, Any] | None = None,
+    benchmarks: Mapping[str, dict[str, Any]] | None = None,
     claims: dict[str, Any] | None = None,
 ) -> str:
-    """The page with its measured blocks and its cells replaced; other text untouched."""
+    """The page with its measured blocks and its cells replaced; other text untouched.
+
+    Args:
+        page: Markdown with marks.
+        summary: of the evaluation.
+        benchmarks: objects by benchmark's name; without any, what stands there stays.
+        claims: as tested; without them, what stands there stays.
+    """
     page = _BLOCK.sub(lambda m: f"{m[1]}{tables(summary)}{m[2]}", page)
     if claims:
         page = _CLAIMS.sub(lambda m: f"{m[1]}{claims_text.table(claims)}\n{m[2]}", page)
-    cells = beside_the_paper(summary) | ({"time": time_saved(decode)} if decode else {})
+    cells = beside_the_paper(summary)
+    if benchmarks:
+        page = _SPEED.sub(lambda m: f"{m[1]}{speed.tables(benchmarks)}{m[2]}", page)
+    if benchmarks and "decode" in benchmarks:
+        cells["time"] = time_saved(benchmarks["decode"])
     for name, text in cells.items():
         mark = f"<!-- ours: {name} -->"
         page = re.sub(rf"{mark}[^|\n]*", f"{mark}{text} ", page)
@@ -104,10 +117,12 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="of an evaluation")
     given = parser.parse_args()
     summary = json.loads((given.folder / "summary.json").read_text())
-    decode, claims = (_held(given.folder / name) for name in ("decode.json", "claims.json"))
+    claims = _held(given.folder / "claims.json")
+    held = {name: _held(given.folder / f"{name}.json") for name in speed.COMMANDS}
+    benchmarks = {name: found for name, found in held.items() if found}
     for name in PAGES:
         path = ROOT / name
-        path.write_text(fill(path.read_text("utf-8"), summary, decode, claims), "utf-8")
+        path.write_text(fill(path.read_text("utf-8"), summary, benchmarks, claims), "utf-8")
         print(path.relative_to(ROOT))
 
 

@@ -1,0 +1,104 @@
+"""Tables of what the benchmarks measured, in Markdown, from the JSON objects that they write.
+
+Knows those objects' keys; measures nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from spark.evaluation.report import table
+
+Result = Mapping[str, Any]
+COMMANDS = {
+    name: f"python -m benchmarks.{name} --model embedded --out DIR/{name}.json"
+    for name in ("decode", "growth", "first_audio")
+}
+
+
+def tables(results: Mapping[str, Result]) -> str:
+    """The tables of those benchmarks that were run, by name; the others are called not measured."""
+    makers = {"decode": _decode, "growth": _growth, "first_audio": _first_audio}
+    parts = []
+    for name, make in makers.items():
+        told = f"`{COMMANDS[name]}`"
+        if name in results:
+            parts.append(f"{told}: {_conditions(results[name])}\n\n{make(results[name])}")
+        else:
+            parts.append(f"{told}: not measured.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _conditions(found: Result) -> str:
+    step = "compiled step" if found["compiled_step"] else "plain step"
+    return (
+        f"{found['processor']}, {found['cores']} cores, {found['threads']} threads, torch "
+        f"{found['torch']}, {found['dtype']} with weights in {found['weights']}, {step}; medians "
+        f"of {found['repeats']} interleaved repetitions."
+    )
+
+
+def _decode(found: Result) -> str:
+    rows = [
+        [
+            row["policy"], f"{row['ms_per_token']:.2f}", f"{row['tokens_per_s']:.0f}",
+            f"{row['gb_per_s']:.1f}", _number(row["mean_depth_speech"], ".2f"),
+            f"{100 * row['traffic_ratio']:.1f} %", f"{100 * row['time_ratio']:.1f} %",
+        ]
+        for row in found["rows"]
+    ]  # fmt: skip
+    beside = (
+        ("transformers' generate", "generate_ms_per_token"),
+        ("transformers' generate, compiled", "generate_compiled_ms_per_token"),
+        ("matrix-vector products of all weights", "floor_ms_per_token"),
+        ("reading as many bytes", "reading_ms_per_token"),
+    )
+    rows += [[name, _number(found[key], ".2f"), *["-"] * 5] for name, key in beside]
+    heads = ("policy", "ms a token", "tokens/s", "GB/s", "speech depth", "weights read", "time")
+    over, cut = found["speedup_over_compiled_generate"], found["depth_cut_realised"]
+    return (
+        f"{table(rows, heads)}\n\nFull depth on every row of the head is "
+        f"{found['speedup_over_generate']:.1f} times as fast as transformers' generate on the same "
+        f"weights ({'not measured' if over is None else f'{over:.1f} times'} where that is "
+        f"compiled) and takes {1 / found['floor_ratio']:.2f} of the time of torch's matrix-vector "
+        f"products. SPAR-K's cut in weights became time to {_share(cut)}."
+    )
+
+
+def _growth(found: Result) -> str:
+    parts = []
+    for kind, what in (("context", "tokens of context"), ("batch", "replies at once")):
+        sizes = list(dict.fromkeys(row["size"] for row in found[kind]))
+        names = list(dict.fromkeys(row["policy"] for row in found[kind]))
+        cells = {(row["size"], row["policy"]): row for row in found[kind]}
+        rows = [[f"{size:,}", *(_spread(cells[size, name]) for name in names)] for size in sizes]
+        parts.append(table(rows, (what, *(f"{name}, ms a token" for name in names))))
+    return "\n\n".join(parts)
+
+
+def _spread(row: Mapping[str, Any]) -> str:
+    return f"{row['ms_per_token']:.2f} ({row['lowest']:.2f} to {row['highest']:.2f})"
+
+
+def _first_audio(found: Result) -> str:
+    rows = [
+        [
+            row["variant"], _number(row["tokens_ms"], ".0f"), _number(row["audio_ms"], ".0f"),
+            f"{row['ms_per_token']:.2f}", f"{100 * row['traffic_ratio']:.1f} %",
+            f"{100 * row['time_ratio']:.1f} %", _share(row["acceptance_rate"]),
+            _number(row["drift"], ".3f"),
+        ]
+        for row in found["rows"]
+    ]  # fmt: skip
+    heads = ("variant", "ms to the first sound's tokens", "with the vocoder", "ms a token",
+             "weights read", "time", "tokens kept", "drift")  # fmt: skip
+    return table(rows, heads)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.0f} %"
