@@ -65,7 +65,8 @@ def _test(name: str, told: Mapping[str, Any], limits: Mapping[str, float]) -> st
         f"speech depth, on either side where none has it (equal: within {layers:.2f} layers), in "
         f"{_HEARD}",
         "text": "a policy whose text exits too against the same one on speech only, in answers "
-        "right in text and word errors of text read aloud",
+        "right in text and word errors of text read aloud; the model's own head decides exits of "
+        "text, since fitted exit heads know speech only",
         "sound": "each SPAR-K policy against full depth: share of speech tokens that are the same "
         f"at the same place, beside margins of {margin:g} points of right answers and of word "
         f"errors and {limits['mos']:g} of predicted MOS",
