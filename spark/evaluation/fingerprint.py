@@ -30,7 +30,8 @@ _DECIDING = (
     "positions.py", "quantised.py", "sampling.py", "schedule.py", "schedule_file.py", "text.py",
     "trace.py", "transformer.py", "verification.py", "watch.py", "weights.py", "work.py",
     "compiled/*.c", "compiled/*.py", "metrics/*.py", "models/*.py", "speech/*.py",
-    "evaluation/alias.py", "evaluation/answering.py", "evaluation/scoring.py", "training/pitch.py", "training/teacher.py",
+    "evaluation/alias.py", "evaluation/answering.py", "evaluation/scoring.py",
+    "training/pitch.py", "training/teacher.py",
 )  # fmt: skip
 
 
