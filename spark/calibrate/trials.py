@@ -89,7 +89,8 @@ def judged(lm: SpokenLM, schedule: str, item: Item, trace: Trace) -> Line:
     rate = lm.vocoder.sample_rate if lm.vocoder else 0
     ears, text = recogniser(POCKETSPHINX), lm.decode_text(trace.text_ids())
     kept = ("mean_depth_speech", "traffic_ratio", "audio_s", "finish")
-    line = answering.judged(ears, item, schedule, text, pcm, rate)
+    sound = answering.impression(ears, pcm, rate)
+    line = answering.judged(ears, item, schedule, text, sound)
     return line | {name: figures[name] for name in kept}
 
 

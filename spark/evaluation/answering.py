@@ -92,21 +92,42 @@ def policies_of(job: Job, lm: SpokenLM, wanted: Sequence[str] | None = None) -> 
     return tuple(policies.named(word, lm, job.settings, job.fixed_exit) for word in asked)
 
 
-def heard_line(job: Job, item: Item, policy: str, text: str, pcm: Pcm | None, rate: int) -> Line:
+@dataclass(frozen=True)
+class Impression:
+    """What a sound is to a listener who does not know what it should say.
+
+    Attributes:
+        heard: its words, none where there is no sound.
+        mos: predicted by DNSMOS, None where there is nothing to judge.
+        utmos: predicted by UTMOSv2; None where it was not asked for, too.
+    """
+
+    heard: str
+    mos: float | None
+    utmos: float | None = None
+
+
+def impression(
+    ears: Recogniser, pcm: Pcm | None, rate: int, with_utmos: bool = False
+) -> Impression:
+    """What is heard of a sound, and how natural it is predicted to be."""
+    if pcm is None or not len(pcm):
+        return Impression("", None)
+    natural = utmos.predict(pcm, rate) if with_utmos else None
+    return Impression(ears.transcribe(pcm, rate), mos.predict(pcm, rate), natural)
+
+
+def heard_line(job: Job, item: Item, policy: str, text: str, sound: Impression) -> Line:
     """The judged part of a line, with what the job and the item ask for besides."""
-    line = judged(recogniser(job.recogniser), item, policy, text, pcm, rate)
+    line = judged(recogniser(job.recogniser), item, policy, text, sound)
     if job.utmos:
-        heard = pcm is not None and len(pcm) > 0
-        line["mos_utmosv2"] = utmos.predict(pcm, rate) if heard and pcm is not None else None
-    return line | _with_numbers(item, text, line["heard"])
+        line["mos_utmosv2"] = sound.utmos
+    return line | _with_numbers(item, text, sound.heard)
 
 
-def judged(
-    ears: Recogniser, item: Item, policy: str, text: str, pcm: Pcm | None, rate: int
-) -> Line:
+def judged(ears: Recogniser, item: Item, policy: str, text: str, sound: Impression) -> Line:
     """What is judged of a reply to an item: its words, what is heard of it, predicted MOS."""
-    sound = pcm if pcm is not None and len(pcm) > 0 else None
-    heard = "" if sound is None else ears.transcribe(sound, rate)
+    heard = sound.heard
     errors, own = word_errors(text, heard, ears.normalise), word_errors(item.expected, text)
     return {
         "item_id": item.item_id,
@@ -124,7 +145,7 @@ def judged(
         "words": errors.words,
         "text_edits": own.edits,
         "text_words": own.words,
-        "mos_predicted": None if sound is None else mos.predict(sound, rate),
+        "mos_predicted": sound.mos,
     }
 
 
@@ -155,6 +176,7 @@ def answer(
     """
     engine, chosen = Engine(lm, head=job.settings.head), policies_of(job, lm, wanted)
     full: dict[str, Trace] = {}
+    heard: dict[tuple[int, ...], Impression] = {}
     lines: dict[str, list[Line]] = {item.item_id: [] for item in items}
     begun: list[tuple[Item, Prefill, SamplingSettings]] = []
     for item in items:
@@ -173,7 +195,7 @@ def answer(
             full.setdefault(item.item_id, reply.trace)
             if policy in chosen:
                 beside = _beside(reply.trace, full[item.item_id])
-                lines[item.item_id].append(_line(job, lm, item, reply.trace) | beside)
+                lines[item.item_id].append(_line(job, lm, item, reply.trace, heard) | beside)
     return [line for own in lines.values() for line in own]
 
 
@@ -206,14 +228,19 @@ def _refusal(item: Item, policy: str, reason: str) -> Line:
     return line | {"policy": policy, "refused": reason}
 
 
-def _line(job: Job, lm: SpokenLM, item: Item, trace: Trace) -> Line:
-    """What is kept of a reply."""
-    codes, figures, outside = trace.codes(), trace.summary(), outside_mass(trace)
-    pcm = lm.vocoder.decode(codes) if lm.vocoder and codes else None
-    rate = lm.vocoder.sample_rate if lm.vocoder else 0
+def _line(
+    job: Job, lm: SpokenLM, item: Item, trace: Trace, known: dict[tuple[int, ...], Impression]
+) -> Line:
+    """What is kept of a reply; the same codes, under whichever policy, are listened to once."""
+    codes, figures, outside = tuple(trace.codes()), trace.summary(), outside_mass(trace)
+    if codes not in known:
+        pcm = lm.vocoder.decode(codes) if lm.vocoder and codes else None
+        rate = lm.vocoder.sample_rate if lm.vocoder else 0
+        known[codes] = impression(recogniser(job.recogniser), pcm, rate, job.utmos)
     if trace.batch > 1:
         figures["ms_per_token"] = None  # the clock was shared
-    line = heard_line(job, item, trace.policy, lm.decode_text(trace.text_ids()), pcm, rate)
+    text = lm.decode_text(trace.text_ids())
+    line = heard_line(job, item, trace.policy, text, known[codes])
     kept = ("mean_depth_text", "mean_depth_speech", "traffic_ratio", "ms_per_token", "audio_s")
     return line | {name: figures[name] for name in kept} | _by_modality(trace) | {
         "outside_mass_n": outside.n,
@@ -265,12 +292,16 @@ def taught(job: Job) -> set[str]:
 def teach(lm: SpokenLM, job: Job, item: Item) -> list[Line]:
     """The teacher says the expected reply, straight and through the embedded codec."""
     said = teacher.speak(item.expected).samples
-    lines = [heard_line(job, item, "teacher", item.expected, said, teacher.SAMPLE_RATE)]
+    sounds = {"teacher": said}
     if "codec" in taught(job):
         assert isinstance(lm.vocoder, Codec)
-        again = lm.vocoder.decode(lm.vocoder.encode(said, pitch.pitch(said)))[: len(said)]
-        lines.append(heard_line(job, item, "codec", item.expected, again, teacher.SAMPLE_RATE))
-    return lines
+        again = lm.vocoder.decode(lm.vocoder.encode(said, pitch.pitch(said)))
+        sounds["codec"] = again[: len(said)]
+    ears, rate = recogniser(job.recogniser), teacher.SAMPLE_RATE
+    return [
+        heard_line(job, item, name, item.expected, impression(ears, pcm, rate, job.utmos))
+        for name, pcm in sounds.items()
+    ]
 
 
 def work(lm: SpokenLM, job: Job, task: Task) -> list[Line]:
