@@ -79,11 +79,11 @@ def gumbel(seed: int, position: int, ids: Tensor) -> Tensor:
         float32, finite, the shape of `ids`; the same arguments always give the same noise, and
         one id has the same noise in whichever slice it comes.
     """
-    return _noise(ids * _signed(_GOLDEN) + _key(seed, position))
+    return _noise(ids * _signed(_GOLDEN) + noise_key(seed, position))
 
 
-def _key(seed: int, position: int) -> int:
-    """What SplitMix64's state starts from, as an int64."""
+def noise_key(seed: int, position: int) -> int:
+    """What SplitMix64's state starts from for a seed and a position, as an int64."""
     return _signed(_mix(_mix((seed + _GOLDEN) & _MASK64) + position * _GOLDEN & _MASK64))
 
 
@@ -185,6 +185,6 @@ def draw(
     tokens = columns if ids is None else ids[columns]
     places = [positions] * len(tokens) if isinstance(positions, int) else positions
     pairs = zip(seeds or [settings.seed] * len(tokens), places, strict=True)
-    keys = torch.tensor([[_key(*pair)] for pair in pairs], device=tokens.device)
+    keys = torch.tensor([[noise_key(*pair)] for pair in pairs], device=tokens.device)
     scores = log_p + _noise(tokens * _signed(_GOLDEN) + keys)
     return tokens.gather(-1, scores.argmax(dim=-1, keepdim=True)).squeeze(-1)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from spark.cache import KVCache, Rows
+from spark.compiled.draw import draw as compiled_draw
 from spark.compiled.step import MOST_ROWS, CompiledHeads
 from spark.confidence import confidence
 from spark.heads import HeadBank
@@ -168,6 +169,9 @@ class Worker:
             case Sure(measure, logits):
                 return confidence(measure, logits)
             case Draw(logits, ids, sampling, positions, seen, seeds):
+                if self.step and seen is None:
+                    library = self.step.library
+                    return compiled_draw(library, logits, ids, sampling, positions, seeds)
                 return draw(logits, ids, sampling, positions, seen, seeds)
 
     def _do_together(self, alike: Sequence[Work]) -> list[Tensor]:

@@ -18,12 +18,13 @@ from torch import Tensor
 from spark import compiled
 from spark.acceptance import EXACT
 from spark.compiled import library
+from spark.compiled.draw import draw as compiled_draw
 from spark.compiled.step import MOST_ROWS, CompiledHeads, CompiledStep, prepare, unsuited
 from spark.engine import Engine
 from spark.heads import Head
 from spark.models import load
 from spark.models.base import SpokenLM
-from spark.sampling import SamplingSettings
+from spark.sampling import SamplingSettings, draw
 from spark.schedule import ConfidenceExit, FixedExit, FullDepth, Policy, Spark
 from spark.transformer import Transformer
 from tests.tiny import random_state, tiny_config
@@ -116,6 +117,33 @@ def test_heads_give_the_same_logits(rows: int, lens: bool) -> None:
         states = normal(n, 64)
         assert heads.logits("one", head, states).shape == (n, rows)
         assert close(heads.logits("one", head, states), head.logits(states))
+
+
+@needs_compiler
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    columns=st.integers(1, 300),
+    rows=st.integers(1, 3),
+    spread=st.sampled_from([0.1, 1.0, 8.0]),
+    temperature=st.sampled_from([0.0, 0.3, 0.7, 1.0, 3.0]),
+    top_p=st.sampled_from([0.05, 0.5, 0.9, 0.999, 1.0]),
+    top_k=st.sampled_from([0, 1, 5, 200, 1000]),
+    some_ids=st.booleans(),
+)
+def test_the_same_tokens_are_drawn(
+    seed: int, columns: int, rows: int, spread: float, temperature: float, top_p: float,
+    top_k: int, some_ids: bool,
+) -> None:  # fmt: skip
+    built = library.library()
+    assert built is not None
+    make = torch.Generator().manual_seed(seed)
+    logits = spread * torch.randn(rows, columns + 3, generator=make)[:, :columns]
+    ids = torch.randperm(4000, generator=make)[:columns] if some_ids else None
+    settings = SamplingSettings(temperature, top_p, top_k, seed=seed)
+    places, seeds = list(range(seed, seed + rows)), [seed + 7 * row for row in range(rows)]
+    ours = compiled_draw(built, logits, ids, settings, places, seeds)
+    assert ours.tolist() == draw(logits, ids, settings, places, None, seeds).tolist()
 
 
 @needs_compiler

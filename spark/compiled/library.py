@@ -1,8 +1,8 @@
-"""The step in C, built with the machine's compiler and loaded; None where that cannot be.
+"""The step and the sampler in C, built with the machine's compiler and loaded.
 
-What is built is kept for later runs under a name that says from what: source, compiler, flags and
-processor, since it uses whatever instructions this processor has. Knows files and a compiler; what
-the step does is `step.c`'s.
+None where that cannot be. What is built is kept for later runs under a name that says from what:
+sources, compiler, flags and processor, since it uses whatever instructions this processor has.
+Knows files and a compiler; what is computed is `step.c`'s and `draw.c`'s.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-_SOURCE = Path(__file__).with_name("step.c")
+_SOURCES = tuple(sorted(Path(__file__).parent.glob("*.c")))
 # Fast mathematics for the vector version of exp. It is left out when linking, where it would also
 # have the whole process flush small numbers to zero.
 _FLAGS = ("-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC")
@@ -74,10 +74,14 @@ def _path(compiler: str) -> Path:
     told = subprocess.run(
         [compiler, "--version"], capture_output=True, check=True, timeout=_PATIENCE_S
     ).stdout
-    parts = (_SOURCE.read_bytes(), told, " ".join(_FLAGS).encode(), _processor().encode())
+    sources = b"\0".join(source.read_bytes() for source in _SOURCES)
+    parts = (sources, told, " ".join(_FLAGS).encode(), _processor().encode())
     name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:24]
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "spark-k-lab" / f"step-{name}.so"
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError as error:  # a user without a home
+        raise OSError(str(error)) from error
+    return base / "spark-k-lab" / f"step-{name}.so"
 
 
 def _processor() -> str:
@@ -97,14 +101,15 @@ def _built() -> Path:
         return path
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        made = Path(folder) / path.name
-        unlinked = made.with_suffix(".o")
         for command in (
-            [compiler, *_FLAGS, "-c", str(_SOURCE), "-o", str(unlinked)],
-            [compiler, "-shared", str(unlinked), "-o", str(made), "-lm"],
-        ):
-            subprocess.run(command, capture_output=True, check=True, timeout=_PATIENCE_S)
-        made.replace(path)  # at once: another process may look for it
+            [compiler, *_FLAGS, "-c", *map(str, _SOURCES)],
+            [compiler, "-shared", *(f"{source.stem}.o" for source in _SOURCES),
+             "-o", path.name, "-lm"],
+        ):  # fmt: skip
+            subprocess.run(
+                command, capture_output=True, check=True, timeout=_PATIENCE_S, cwd=folder
+            )
+        (Path(folder) / path.name).replace(path)  # at once: another process may look for it
     return path
 
 
