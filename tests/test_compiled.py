@@ -271,6 +271,25 @@ def test_it_is_built_once_for_all_runs(afresh: Path, monkeypatch: pytest.MonkeyP
     assert library.library() is not None
 
 
+@needs_compiler
+def test_a_folder_that_others_write_to_is_not_trusted(afresh: Path) -> None:
+    afresh.mkdir(parents=True)
+    afresh.chmod(0o777)
+    assert library.library() is None
+    assert "others can write" in library.missing()
+    assert list(afresh.iterdir()) == []
+
+
+@needs_compiler
+def test_logits_that_are_no_numbers_give_some_token() -> None:
+    built = library.library()
+    assert built is not None
+    logits = torch.full((1, 40), float("nan"))
+    for top_p in (0.9, 1.0):
+        got = compiled_draw(built, logits, None, SamplingSettings(0.7, top_p), [0], [0])
+        assert 0 <= int(got) < 40
+
+
 @pytest.mark.parametrize(
     ("compiler", "says"),
     [(None, "no C compiler"), ("false", "compiler failed"), ("nowhere-gcc", "nowhere-gcc")],

@@ -88,6 +88,7 @@ static int drawn(const struct draw *d, const float *logits, int64_t key, float *
         float whole = 0;
         for (int i = 0; few && i < count; i++) whole += kept[i].p;
         for (int i = 0; few && i < count; i++) kept[i].p /= whole;
+        if (count < 1) return top; /* logits that are no numbers */
         if (d->top_p < 1) count = within(kept, count, d->top_p);
     } else {
         for (int i = 0; i < n; i++) kept[i] = (struct column){p[i], i};

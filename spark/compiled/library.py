@@ -97,9 +97,12 @@ def _built() -> Path:
     if compiler is None:
         raise OSError("no C compiler on Linux")
     path = _path(compiler)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder_of = path.parent.stat()
+    if folder_of.st_uid != os.getuid() or folder_of.st_mode & 0o022:
+        raise OSError(f"others can write to {path.parent}, and what lies there would be run")
     if path.is_file():
         return path
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         for command in (
             [compiler, *_FLAGS, "-c", *map(str, _SOURCES)],
