@@ -19,6 +19,7 @@ import pandas as pd
 
 from listening_test.columns import csv_text, uncell
 from listening_test.formats import FORMATS, MADE, FormatError, Shape, as_text, exported
+from listening_test.formats.base import REFERENCE
 
 
 def _value(value: Any) -> Any:
@@ -110,12 +111,33 @@ def lost_columns(frame: pd.DataFrame, shape: Shape) -> list[str]:
     ]
 
 
+def _calling_the_reference(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Tidy ratings whose system `name` is called as other tools call it."""
+    columns = [column for column in ("system", "system_b") if column in frame]
+    systems = {as_text(value) for column in columns for value in frame[column]} - {""}
+    if name not in systems:
+        raise FormatError(
+            f"has no system {name!r} to be the reference: it has {', '.join(sorted(systems))}"
+        )
+    if name != REFERENCE and REFERENCE in systems:
+        raise FormatError(
+            f"has a system called {REFERENCE} beside {name!r}. Rename it, or leave out --reference"
+        )
+    return frame.assign(**{column: frame[column].replace(name, REFERENCE) for column in columns})
+
+
 def convert(
-    source: Path, source_format: str, target_format: str, out: Path
+    source: Path, source_format: str, target_format: str, out: Path, reference: str | None = None
 ) -> tuple[Path, list[str]]:
     """Convert one file; returns the file written and what did not come along.
 
     IN may be a folder with a file of the format's usual name, and OUT a folder to put one in.
+
+    Args:
+        source: IN.
+        source_format, target_format: names in `FORMATS`.
+        out: OUT.
+        reference: the system that other tools look for under the name `reference`.
 
     Raises:
         FormatError: the message names the file, its row and column, and the remedy.
@@ -128,6 +150,8 @@ def convert(
     notes = [f"{source.name}: {read.shape.caution}"] if read.shape.caution else []
     try:
         frame = read.read(read_table(source))
+        if reference is not None:
+            frame = _calling_the_reference(frame, reference)
         if target_format != "ratings":
             rows, left_out = exported(frame, write.shape)
             notes += [f"left out: {n} with {rule}" for rule, n in left_out.items()]
@@ -150,11 +174,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--from", dest="source_format", choices=FORMATS, required=True)
     parser.add_argument("--to", dest="target_format", choices=FORMATS, required=True)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE_OR_DIR")
+    parser.add_argument(
+        "--reference", metavar="SYSTEM",
+        help="the system that is the reference: other tools look for it under that name",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     try:
         target, notes = convert(
-            options.source, options.source_format, options.target_format, options.out
-        )
+            options.source, options.source_format, options.target_format, options.out,
+            options.reference,
+        )  # fmt: skip
     except FormatError as error:
         print(error, file=sys.stderr)
         return 2

@@ -159,6 +159,26 @@ def test_a_rating_that_is_there_twice_is_converted_once(tmp_path: Path) -> None:
     assert len(read_table(target)) == 4
 
 
+def test_the_reference_is_called_as_other_tools_call_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "theirs.csv").write_text(MUSHRA)
+    frame = FORMATS["mushra"].read(read_table(tmp_path / "theirs.csv"))
+    frame["system"] = frame["system"].map({"reference": "natural", "anchor35": "fast"})
+    write_table(frame, tmp_path / "ratings.csv")
+    out = str(tmp_path / "m.csv")
+    options = [str(tmp_path), "--from", "ratings", "--to", "mushra", "--out", out]
+    assert main([*options, "--reference", "natural"]) == 0
+    written = read_table(tmp_path / "m.csv")
+    assert set(written["rating_stimulus"]) == {"reference", "fast"}
+    assert main([*options, "--reference", "human"]) == 2
+    assert "no system 'human' to be the reference: it has fast, natural" in capsys.readouterr().err
+    frame["system"] = frame["system"].replace("fast", "reference")
+    write_table(frame, tmp_path / "ratings.csv")
+    assert main([*options, "--reference", "natural"]) == 2
+    assert "a system called reference beside 'natural'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("name", "text"), SAMPLES.items())
 def test_the_command_imports_for_analyse(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, text: str
