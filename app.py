@@ -35,6 +35,7 @@ from spark.comparison import Comparison
 from spark.lending import lends
 from spark.models import available, load
 from spark.models.base import SpokenLM
+from spark.models.loading import say
 from spark.shelf import Shelf, fitting
 from spark.ui import EXAMPLES, ComparePage, ExperimentsPage, about_page, evidence_page
 
@@ -220,7 +221,7 @@ def main() -> None:
         if options.model == MODEL:
             shelf = Shelf(own, on_offer, options=asked, fetches=fetches)
         else:
-            lm = fitting(options.model, **asked)
+            lm = fitting(options.model, told=say, **asked)
             shelf = Shelf(lm, on_offer, options.model, asked, fetches)
             del lm  # the shelf's alone, which can let it go
     except ValueError as error:

@@ -26,7 +26,7 @@ import torch
 
 from benchmarks import random_model, true_shape
 from benchmarks.baseline import floor_ms, generate_ms, matrices, reference_model
-from spark import models, schedule_file
+from spark import schedule_file
 from spark.comparison import CompareSettings
 from spark.engine import Engine
 from spark.metrics.cost import traffic_bytes
@@ -273,10 +273,7 @@ def _loaded(wanted: argparse.Namespace) -> tuple[SpokenLM, tuple[Engine, Engine]
     other = [f"--{name}" for name in own if getattr(wanted, name) is not None]
     if other:
         raise ValueError(f"{' and '.join(other)}: for --random only")
-    if wanted.model == "random":
-        lm = random_model.load()
-    else:
-        lm = models.load(wanted.model, **({"device": wanted.device} if wanted.device else {}))
+    lm = random_model.named(wanted.model, **({"device": wanted.device} if wanted.device else {}))
     return lm, engines(lm), {}
 
 

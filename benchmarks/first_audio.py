@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import Any
@@ -23,7 +25,6 @@ import torch
 
 from benchmarks import random_model
 from benchmarks.decode import PROMPTS, endless
-from spark import models
 from spark.comparison import CompareSettings
 from spark.engine import Engine
 from spark.metrics.cost import traffic_bytes
@@ -160,17 +161,21 @@ def _shown(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def main() -> None:
-    """Command line."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; 0, or 2 after a message about what cannot be run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="embedded", help="a model's name, or `random`")
     parser.add_argument("--tokens", type=int, default=80, help="of every reply")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, help="torch's own choice where not given")
-    wanted = parser.parse_args()
+    wanted = parser.parse_args(arguments)
     if wanted.threads:
         torch.set_num_threads(wanted.threads)
-    lm = random_model.load() if wanted.model == "random" else models.load(wanted.model)
+    try:
+        lm = random_model.named(wanted.model)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     result = {
         "model": lm.name,
         "device": str(lm.transformer.device),
@@ -181,7 +186,8 @@ def main() -> None:
     }
     show(result)
     print(json.dumps(result))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

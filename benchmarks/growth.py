@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -24,7 +25,6 @@ import torch
 
 from benchmarks import random_model
 from benchmarks.decode import PROMPTS, endless
-from spark import models
 from spark.comparison import CompareSettings
 from spark.engine import Engine, Prefill, decode_batch
 from spark.models.base import SpokenLM
@@ -151,21 +151,26 @@ def show(result: dict[str, Any]) -> None:
             )
 
 
-def main() -> None:
-    """Command line."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; 0, or 2 after a message about what cannot be run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="embedded", help="a model's name, or `random`")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=60, help="of every reply")
     parser.add_argument("--threads", type=int, help="torch's own choice where not given")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     if given.threads:
         torch.set_num_threads(given.threads)
-    lm = random_model.load() if given.model == "random" else models.load(given.model)
+    try:
+        lm = random_model.named(given.model)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     result = measure(lm, repeats=given.repeats, tokens=given.tokens)
     show(result)
     print(json.dumps(result))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

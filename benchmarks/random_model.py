@@ -1,7 +1,8 @@
-"""A model of the embedded one's shape with random weights, for timing without any download.
+"""The model a benchmark is asked for; by `random` one of the embedded model's shape.
 
-It speaks no language, but its replies keep to the layout: rows of text are long, so that text
-slots hold text, and in speech slots only speech and control rows are computed.
+That one has random weights and needs no files. It speaks no language, but its replies keep to the
+layout: rows of text are long, so that text slots hold text, and in speech slots only speech and
+control rows are computed.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spark import models
 from spark.heads import untrained_head
 from spark.modality import Interleave, Vocabulary
 from spark.models.base import SpokenLM
+from spark.models.loading import say
 from spark.transformer import Transformer
 
 N_TEXT, N_CODES = 2400, 1000
@@ -56,6 +59,11 @@ def _state(seed: int) -> dict[str, Tensor]:
         for name, shape in (("gate", (512, 256)), ("up", (512, 256)), ("down", (256, 512))):
             state[f"{layer}mlp.{name}_proj.weight"] = normal(*shape)
     return state
+
+
+def named(name: str, **options: Any) -> SpokenLM:
+    """The model of that name, `random` for this one; options and errors as of `models.load`."""
+    return load() if name == "random" else models.load(name, told=say, **options)
 
 
 def load(seed: int = 0) -> SpokenLM:

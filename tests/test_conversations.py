@@ -219,7 +219,7 @@ def test_the_app_begins_with_the_model_it_was_given_and_offers_its_own(lm, monke
 def test_device_and_bits_reach_the_models_that_are_loaded_later(lm, monkeypatch, capsys):
     asked = []
 
-    def load(name, watch=None, **options):
+    def load(name, watch=None, told=None, **options):
         asked.append((name, options))
         return replace(tiny_lm(), name=name)
 

@@ -22,6 +22,7 @@ from spark.metrics import utmos
 from spark.metrics.recognisers import POCKETSPHINX, recogniser
 from spark.models import load
 from spark.models.base import SpokenLM
+from spark.models.loading import say
 
 # Where and how the work is done, which the figures do not hang on.
 _APART = ("model", "suite", "out", "workers", "executor")
@@ -116,7 +117,7 @@ def _job(given: argparse.Namespace) -> tuple[Job, SpokenLM]:
     words = policies.words(given.policies)
     options = {name: getattr(given, name) for name in ("device", "bits")}
     options = {name: value for name, value in options.items() if value is not None}
-    lm = load(given.model, **options)
+    lm = load(given.model, told=say, **options)
     if given.spoken and lm.listener is None:
         raise ValueError(f"{lm.title} takes no spoken prompt: {lm.deafness}. Leave out --spoken")
     asked = ("seed", "temperature", "top_p", "repetition_penalty", "max_tokens", "exit_layer",
@@ -139,6 +140,7 @@ def _told(given: argparse.Namespace, job: Job, lm: SpokenLM) -> dict[str, Any]:
         "settings": asdict(job.settings), "fixed_exit": given.fixed_exit,
         "policies": job.policies, "margin": given.margin / 100, "torch": version("torch"),
         "recogniser": job.recogniser, "spoken": given.spoken, "threads": job.threads,
+        "voice": lm.vocoder is not None,
     }  # fmt: skip
 
 
@@ -174,6 +176,7 @@ def _show(found: Mapping[str, Any]) -> None:
     if found["suite"] == "builtin":
         print(report.table(report.goals(found), ("what", "measured", "bar")), end="\n\n")
         print(report.table(report.policy_rows(found), report.POLICY_HEADER))
+        print("".join(f"\n{sentence}" for sentence in tables.left_out(found)))
         return
     table = tables.main_table(found)
     print(report.table(table.rows, table.header), end="\n\n")
