@@ -197,7 +197,7 @@ def test_the_app_begins_with_the_model_it_was_given_and_offers_its_own(lm, monke
     given, shown = replace(tiny_lm(), name="my-folder", title="Large"), compare.compare(lm, "hello")
     monkeypatch.setattr(sys, "argv", ["app.py", "--model", "my/my-folder"])
     monkeypatch.setattr(app, "load", {"embedded": lm}.__getitem__)
-    monkeypatch.setattr(app, "fitting", {"my/my-folder": given}.__getitem__)
+    monkeypatch.setattr(app, "fitting", lambda name, told: {"my/my-folder": given}[name])
     monkeypatch.setattr(app, "finished_example", lambda one: shown if one is lm else None)
     monkeypatch.setattr(app, "ensure_ready_study", lambda *_: None)
     monkeypatch.setattr(app.signal, "signal", lambda *_: None)

@@ -127,6 +127,13 @@ def tells(page: Page, words: str, width: int) -> None:
     assert not [v["id"] for v in found]
 
 
+def tells_beside_the_menu(page: Page, words: str, width: int) -> None:
+    """Also where the choice was made: the status line may be far below."""
+    expect(page.locator("#choice")).to_contain_text(words)
+    expect(page.locator("#choice p")).to_be_in_viewport()
+    tells(page, words, width)
+
+
 @WIDTHS
 def test_what_does_not_fit_and_what_is_not_here_is_said(
     browser: Browser, lab: Lab, width: int
@@ -135,9 +142,10 @@ def test_what_does_not_fit_and_what_is_not_here_is_said(
         opened(page, lab.address)
         choose(page, "GLM-4-Voice-9B")
         expect(page.locator("#status [role=alert]")).to_have_text(TOO_LARGE)
-        tells(page, TOO_LARGE, width)
+        tells_beside_the_menu(page, TOO_LARGE, width)
         choose(page, "Gone-9B (cannot run here)")
-        tells(page, "Gone-9B cannot run here: its weights (19 GB) are not on this machine", width)
+        gone = "Gone-9B cannot run here: its weights (19 GB) are not on this machine"
+        tells_beside_the_menu(page, gone, width)
         ask(page, "hello there")  # the model that cannot run is still the one chosen
         tells(page, "cannot run here", width)
         expect(page.get_by_role("button", name="Generate all three")).to_be_enabled()
@@ -196,12 +204,14 @@ def test_a_first_use_is_followed_and_a_missing_voice_explained(browser: Browser,
     with local_page(browser, viewport={"width": 360, "height": 740}) as page:
         opened(page, lab.address)
         choose(page, "Step-Audio-2-mini (fetches 18 GB first)")
-        tells(page, "Fetching big: 3.00 of 18.00 GB (16 %) ...", 360)
+        tells_beside_the_menu(page, "Fetching big: 3.00 of 18.00 GB (16 %) ...", 360)
         lab.goes_on.set()
-        tells(page, "Loading Step-Audio-2-mini: 3.00 of 18.00 GB (16 %) ...", 360)
+        tells_beside_the_menu(page, "Loading Step-Audio-2-mini: 3.00 of 18.00 GB (16 %)", 360)
         lab.goes_on.set()
         tells(page, f"Model: Step-Audio-2-mini. {SILENCE}", 360)
         expect(page.locator("#model-facts")).to_contain_text(f"none: {SILENCE}")
+        expect(page.locator("#choice p")).to_have_count(0)
+        expect(page.locator("#model input")).to_have_value("Step-Audio-2-mini")
         page.set_viewport_size({"width": 1280, "height": 900})
         tells(page, SILENCE, 1280)
         ask(page, EXAMPLE)
