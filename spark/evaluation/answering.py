@@ -34,6 +34,7 @@ from spark.trace import Trace, first_difference
 from spark.training import pitch, teacher
 
 Line = dict[str, Any]
+_HEARD = ("heard", "correct_heard", "correct_heard_numbers", "wer", "edits")
 
 
 @dataclass(frozen=True)
@@ -204,13 +205,15 @@ def _refusal(item: Item, policy: str, reason: str) -> Line:
 
 
 def _line(job: Job, lm: SpokenLM, item: Item, trace: Trace) -> Line:
-    """What is kept of a reply."""
+    """What is kept of a reply; None for all that takes sound where the model has no voice here."""
     codes, figures, outside = trace.codes(), trace.summary(), outside_mass(trace)
     pcm = lm.vocoder.decode(codes) if lm.vocoder and codes else None
     rate = lm.vocoder.sample_rate if lm.vocoder else 0
     if trace.batch > 1:
         figures["ms_per_token"] = None  # the clock was shared
     line = heard_line(job, item, trace.policy, lm.decode_text(trace.text_ids()), pcm, rate)
+    if lm.vocoder is None:  # nobody could hear it, which makes no answer wrong
+        line |= {name: None for name in _HEARD if name in line}
     kept = ("mean_depth_text", "mean_depth_speech", "traffic_ratio", "ms_per_token", "audio_s")
     return line | {name: figures[name] for name in kept} | _by_modality(trace) | {
         "outside_mass_n": outside.n,
