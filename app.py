@@ -37,6 +37,7 @@ from spark.compiled import prepare
 from spark.lending import lends
 from spark.models import available, load
 from spark.models.base import SpokenLM
+from spark.models.loading import say
 from spark.shelf import Shelf, fitting
 from spark.ui import EXAMPLES, ComparePage, ExperimentsPage, about_page, evidence_page
 
@@ -225,7 +226,7 @@ def main() -> None:
         if options.model == MODEL:
             shelf = Shelf(own, on_offer, options=asked, fetches=fetches)
         else:
-            lm = fitting(options.model, **asked)
+            lm = fitting(options.model, told=say, **asked)
             shelf = Shelf(lm, on_offer, options.model, asked, fetches)
             del lm  # the shelf's alone, which can let it go
     except ValueError as error:

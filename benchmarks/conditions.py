@@ -15,6 +15,7 @@ from benchmarks import random_model
 from spark import models
 from spark.compiled import prepare
 from spark.models.base import SpokenLM
+from spark.models.loading import say
 
 
 def loaded(name: str, device: str | None = None) -> SpokenLM:
@@ -26,7 +27,8 @@ def loaded(name: str, device: str | None = None) -> SpokenLM:
     if name == "random":
         lm = random_model.load()
     else:
-        lm = models.load(name, device=device) if device else models.load(name)
+        options = {"device": device} if device else {}
+        lm = models.load(name, told=say, **options)
     prepare(lm.transformer, wait=True)
     return lm
 

@@ -13,7 +13,9 @@ time around the whole loop, without prefill and vocoder. The last line is one JS
 from __future__ import annotations
 
 import argparse
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, median
@@ -159,18 +161,22 @@ def _shown(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def main() -> None:
-    """Command line."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; 0, or 2 after a message about what cannot be run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="embedded", help="a model's name, or `random`")
     parser.add_argument("--tokens", type=int, default=80, help="of every reply")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, help="torch's own choice where not given")
     parser.add_argument("--out", type=Path, help="file for the JSON too, as DIR/first_audio.json")
-    wanted = parser.parse_args()
+    wanted = parser.parse_args(arguments)
     if wanted.threads:
         torch.set_num_threads(wanted.threads)
-    lm = conditions.loaded(wanted.model)
+    try:
+        lm = conditions.loaded(wanted.model)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     result = {
         **conditions.told(lm),
         "repeats": wanted.repeats,
@@ -178,7 +184,8 @@ def main() -> None:
     }
     show(result)
     conditions.finish(result, wanted.out)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -149,22 +150,27 @@ def show(result: dict[str, Any]) -> None:
             )
 
 
-def main() -> None:
-    """Command line."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; 0, or 2 after a message about what cannot be run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="embedded", help="a model's name, or `random`")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=60, help="of every reply")
     parser.add_argument("--threads", type=int, help="torch's own choice where not given")
     parser.add_argument("--out", type=Path, help="file for the JSON too, as DIR/growth.json")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     if given.threads:
         torch.set_num_threads(given.threads)
-    lm = conditions.loaded(given.model)
+    try:
+        lm = conditions.loaded(given.model)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     result = measure(lm, repeats=given.repeats, tokens=given.tokens)
     show(result)
     conditions.finish(result, given.out)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -381,3 +381,8 @@ def conversation(earlier: Sequence[Exchange], title: str) -> str:
 def message(text: str, kind: str = "status") -> str:
     """A line under the button: `status` is read out when there is time, `alert` at once."""
     return f"<p class='sk-{kind}' role='{kind}'>{escape(text)}</p>" if text else ""
+
+
+def beside(text: str, kind: str = "status") -> str:
+    """The same words at a second place, without a role: they are read out once."""
+    return f"<p class='sk-{kind}'>{escape(text)}</p>" if text else ""

@@ -29,6 +29,7 @@ from spark.heads import HeadKind
 from spark.metrics import mos, wer
 from spark.models import load
 from spark.models.base import Pcm, SpokenLM
+from spark.models.loading import say
 from spark.models.recordings import read_recording
 from spark.paths import can_be_made
 from spark.sampling import SamplingSettings
@@ -360,7 +361,7 @@ class _Said:
     def say(self, sentence: str) -> None:
         if sentence not in self._known:
             self._known.add(sentence)
-            print(sentence, file=sys.stderr, flush=True)
+            say(sentence)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

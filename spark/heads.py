@@ -162,8 +162,7 @@ def load_heads(path: Path | str, base: str) -> dict[int, Head]:
             base head than the one with hash `base`.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}: give the exit heads that were fitted")
+    expect_heads(path)
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
@@ -182,6 +181,12 @@ def load_heads(path: Path | str, base: str) -> dict[int, Head]:
         return {layer: _read_head(layer, tensors, metadata) for layer in layers}
     except (KeyError, ValueError) as error:
         raise ValueError(f"{path} lacks a part of its heads ({error}): fit them anew") from error
+
+
+def expect_heads(path: Path) -> None:
+    """Refuse a file of heads that is not there, which a large model need not be loaded for."""
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}: give the exit heads that were fitted")
 
 
 def _read_head(layer: int, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Head:

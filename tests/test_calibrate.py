@@ -35,7 +35,7 @@ LM = tiny_lm(0, layers=6)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tiny model, and ears that need no second a reply: they hear by what was said."""
     for module in (command, confirm):
-        monkeypatch.setattr(module, "load", lambda name: LM)
+        monkeypatch.setattr(module, "load", lambda name, **_: LM)
     monkeypatch.setattr(wer, "transcribe", lambda pcm, rate: f"{len(pcm) % 7} is here")
     monkeypatch.setattr(mos, "predict", lambda pcm, rate: 3 + float(pcm[5] % 10) / 10)
 
@@ -138,7 +138,7 @@ def test_what_cannot_be_asked_is_refused(tmp_path: Path, capsys, monkeypatch) ->
     assert "candidates must be above 0" in said
     assert "the limit of wer gain must be above 0" in said
     assert "no schedule saves 95 %" in said
-    monkeypatch.setattr(command, "load", lambda name: tiny_lm(vocoder=False))
+    monkeypatch.setattr(command, "load", lambda name, **_: tiny_lm(vocoder=False))
     assert calibrate(tmp_path / "d") == 2
     assert "has no sound here" in capsys.readouterr().err
 

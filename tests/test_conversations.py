@@ -197,7 +197,7 @@ def test_the_app_begins_with_the_model_it_was_given_and_offers_its_own(lm, monke
     given, shown = replace(tiny_lm(), name="my-folder", title="Large"), compare.compare(lm, "hello")
     monkeypatch.setattr(sys, "argv", ["app.py", "--model", "my/my-folder"])
     monkeypatch.setattr(app, "load", {"embedded": lm}.__getitem__)
-    monkeypatch.setattr(app, "fitting", {"my/my-folder": given}.__getitem__)
+    monkeypatch.setattr(app, "fitting", lambda name, told: {"my/my-folder": given}[name])
     monkeypatch.setattr(app, "finished_example", lambda one: shown if one is lm else None)
     monkeypatch.setattr(app, "ensure_ready_study", lambda *_: None)
     monkeypatch.setattr(app.signal, "signal", lambda *_: None)
@@ -239,7 +239,7 @@ def test_a_study_of_ones_own_takes_the_place_of_the_apps(lm, monkeypatch, tmp_pa
 def test_device_and_bits_reach_the_models_that_are_loaded_later(lm, monkeypatch, capsys):
     asked = []
 
-    def load(name, watch=None, **options):
+    def load(name, watch=None, told=None, **options):
         asked.append((name, options))
         return replace(tiny_lm(), name=name)
 

@@ -235,7 +235,7 @@ def test_retrained_weights_are_another_run(
     weights.mkdir()
     (weights / "model.safetensors").write_bytes(b"early")
     monkeypatch.setattr(embedded, "FOLDER", weights)
-    monkeypatch.setattr(evaluation, "load", lambda name: tiny_lm())  # these are no weights
+    monkeypatch.setattr(evaluation, "load", lambda name, **_: tiny_lm())  # these are no weights
     asked = replace(job(out), model="embedded")
     out.mkdir()
     (out / runner.ITEMS).write_text("{}\n")

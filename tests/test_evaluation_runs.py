@@ -19,10 +19,22 @@ import ray
 
 from spark import pool
 from spark.comparison import CompareSettings
-from spark.evaluation import executors, fingerprint, on_ray, runner, summary
+from spark.evaluation import (
+    executors,
+    experiment,
+    fingerprint,
+    judge,
+    listing,
+    on_ray,
+    report,
+    runner,
+    summary,
+    tables,
+)
 from spark.evaluation.answering import Job, Task
 from spark.evaluation.suite import Item
 from tests.checkpoints import write_step
+from tests.evaluated import evaluate
 from tests.tiny import tiny_lm
 
 TIMES = ("ms_per_token", "ms_per_text_token", "ms_per_speech_token")
@@ -223,3 +235,46 @@ def test_a_command_killed_half_way_ends_as_an_undisturbed_one(model: Path, tmp_p
     )
     assert without_times(first) == without_times(second)
     assert first["policies"]["full"]["ms_per_token"] > 0
+
+
+def test_what_nobody_could_hear_is_not_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model without its vocoder's files: its words and cost count, and nothing is wrong for it.
+
+    A reply without speech of a model with a voice is: it was there to be heard.
+    """
+    folder = evaluate(tiny_lm(vocoder=False), tmp_path / "mute")
+    lines = [line for line in runner.read_lines(folder / runner.ITEMS) if "refused" not in line]
+    for line in lines:
+        assert line["heard"] is line["correct_heard"] is line["wer"] is line["edits"] is None
+        assert line["correct_text"] in (True, False)
+        assert line["traffic_ratio"] > 0
+    found = json.loads((folder / summary.SUMMARY).read_text())
+    for of in found["policies"].values():
+        assert of["correct_heard"] is of["wer"] is of["mos_predicted"] is of["sets"] is None
+        assert of["correct_text"]["n"] == 4
+        assert not any(of.get("against_full", {}).values())
+        assert of.get("non_inferior") is of.get("non_inferior_wer") is None
+    rows = report.policy_rows(found)[:3]  # without the teacher, where it is installed
+    assert [row[2:5] for row in rows] == [["not measured"] * 3] * 3
+    assert tables.left_out({**found, "voice": False})[0].startswith("The model had no voice here")
+    read = experiment.read(tmp_path, "mute")
+    replies = [reply for row in read.rows for reply in row.replies if not reply.refused]
+    assert {(reply.heard, reply.right_heard) for reply in replies} == {(None, None)}
+    wordless = sum(not reply.text for reply in replies)
+    assert listing.items_table(read.rows).count("<i>no words</i>") == wordless
+    assert judge.main([str(folder), "--judge", "m", "--yes"]) == 2
+    assert "--channel text judges the model's own words" in capsys.readouterr().err
+    spoken = evaluate(tiny_lm(), tmp_path / "short", max_tokens=1)
+    lines = [line for line in runner.read_lines(spoken / runner.ITEMS) if "refused" not in line]
+    assert {line["correct_heard"] for line in lines} == {False}
+
+
+def test_a_voice_that_was_fetched_later_begins_another_run(model: Path, tmp_path: Path) -> None:
+    job = asked(model, tmp_path)
+    finish(job, items(1), workers=1)
+    results = [tmp_path / runner.ITEMS]
+    fingerprint.claim(job, items(1), results, voice=False)
+    with pytest.raises(ValueError, match="voice False, now True"):
+        fingerprint.claim(job, items(1), results, voice=True)

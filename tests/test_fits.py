@@ -399,6 +399,14 @@ def test_reading_a_model_tells_its_bytes(tmp_path: Path) -> None:
     assert told[-1].words.endswith("(100 %)")
 
 
+@pytest.mark.parametrize("index", [b'{"weight_map": {"a": 3}}', b"[1]", b'{"a":' * 100_000, b""])
+def test_a_damaged_index_in_the_cache_stops_no_start(cache, memory, index: bytes) -> None:
+    memory(64)
+    lay(cache, FAMILY.repo, {"config.json": b"{}", "model.safetensors.index.json": index})
+    infos = {info.name: info for info in models.available()}
+    assert "are not on this machine" in infos["step-audio-2-mini"].reason
+
+
 def test_what_a_page_could_fetch_is_told_with_its_size(cache, memory) -> None:
     memory(64)
     infos = {info.name: info for info in models.available()}

@@ -183,14 +183,18 @@ def test_a_tokenizer_with_other_ids_is_refused(folder: Path, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(None, "is missing"), (b"not base64 at all", "no tiktoken ranks"), (b"%%% 1", "no tiktoken")],
-)
+    [(None, "is missing"), (b"not base64 at all", "no tiktoken ranks"), (b"%%% 1", "no tiktoken"),
+     (b"-1", "impossible ones"), (b"99999999999", "impossible ones")],
+)  # fmt: skip
 def test_ranks_that_are_none(
     folder: Path, tmp_path: Path, content: bytes | None, says: str
 ) -> None:
     other = Path(shutil.copytree(folder, tmp_path / "other"))
     (other / "tokenizer.model").unlink()
     if content is not None:
+        if says == "impossible ones":  # the last of all
+            ranks = (folder / "tokenizer.model").read_bytes().splitlines()
+            content = b"\n".join((*ranks[:-1], ranks[-1].split()[0] + b" " + content))
         (other / "tokenizer.model").write_bytes(content)
     with pytest.raises(CheckpointError, match=rf"tokenizer\.model.*{says}"):
         models.load(str(other), dtype=torch.float32)

@@ -337,7 +337,7 @@ def test_ears_of_another_width_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="different models"):
         step_listener.offered(step_folder(tmp_path), CONFIG, 32, MARKS)
     for name, value in (("n_audio_layer", 10**12), ("n_audio_state", -1), ("n_audio_head", 7),
-                        ("n_mels", True), ("kernel_size", "3")):  # fmt: skip
+                        ("n_mels", True), ("n_mels", 80), ("kernel_size", "3")):  # fmt: skip
         config = {"audio_encoder_config": CONFIG["audio_encoder_config"] | {name: value}}
         with pytest.raises(CheckpointError, match=f"no usable {name}"):
             step_listener.Shape.read(config)
@@ -436,7 +436,7 @@ def test_one_code_for_each_80_ms(tmp_path_factory: pytest.TempPathFactory, lengt
 def test_a_speech_tokenizer_that_is_none_gets_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="pooling_type"):
         glm_listener.open_tokenizer(glm_folder(tmp_path, GLM_CONFIG | {"pooling_type": "max"}))
-    for name, value in (("quantize_position", 10**12), ("d_model", -1)):
+    for name, value in (("quantize_position", 10**12), ("d_model", -1), ("num_mel_bins", 80)):
         (tmp_path / "config.json").write_text(json.dumps(GLM_CONFIG | {name: value}))
         with pytest.raises(CheckpointError, match=f"speech tokenizer has no usable {name}"):
             glm_listener.open_tokenizer(tmp_path)

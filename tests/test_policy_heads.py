@@ -26,7 +26,7 @@ ASKED = "--model=tiny --prompts=24 --epochs=1 --trials=16 --workers=1 --max-toke
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The tiny model, and ears that need no second a reply."""
-    monkeypatch.setattr(policy_heads, "load", lambda name: LM)
+    monkeypatch.setattr(policy_heads, "load", lambda name, **_: LM)
     monkeypatch.setattr(wer, "transcribe", lambda pcm, rate: f"{len(pcm) % 7} is here")
     monkeypatch.setattr(mos, "predict", lambda pcm, rate: 3 + float(pcm[5] % 10) / 10)
 

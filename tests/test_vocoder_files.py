@@ -202,6 +202,13 @@ def test_a_voice_model_that_takes_something_else_gets_one_sentence(
         step_vocoder.Sound.read(step_folder, step_folder / step_vocoder.VOICE.files[0])
 
 
+def test_a_damaged_recording_of_the_voice_is_said_with_a_remedy(step_folder: Path) -> None:
+    voice = step_folder / step_vocoder.VOICE.files[0]
+    voice.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(ValueError, match=r"^default_female\.wav is not a sound file .*: fetch or"):
+        step_vocoder.Sound.read(step_folder, voice)
+
+
 def test_weights_without_numbers_are_refused(tmp_path: Path) -> None:
     hift = Hift(tiny.GLM_HIFT)
     state = dict(tiny.filled(Hift(tiny.GLM_HIFT)).state_dict())

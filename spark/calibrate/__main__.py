@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from spark.calibrate import confirm, policy_heads, report
+from spark.calibrate import confirm, policy_heads, report, trials
 from spark.calibrate.calibration import PAGE, RESULT, SCHEDULE, Calibration
 from spark.calibrate.front import Limits
 from spark.calibrate.report import Wanted
@@ -23,6 +23,7 @@ from spark.evaluation.report import table
 from spark.heads import HeadKind
 from spark.models import load
 from spark.models.base import SpokenLM
+from spark.models.loading import say
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -41,6 +42,8 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--head", choices=get_args(HeadKind), default="fitted")
     parser.add_argument("--temperature", type=float, help="default: the model's own")
     parser.add_argument("--max-tokens", type=int, help="of a reply; default: the model's own")
+    parser.add_argument("--device", help="cuda, mps or cpu; default: the best there is")
+    parser.add_argument("--bits", type=int, choices=(8, 16), help="8: layers as 8-bit integers")
     group = parser.add_argument_group("limits, against full depth")
     group.add_argument("--min-saving", type=float, default=limits.saving, metavar="SHARE",
                        help="of speech depth; twice the paper's 11 %% by default")  # fmt: skip
@@ -57,7 +60,7 @@ def _arguments() -> argparse.ArgumentParser:
         ("finals", "more prompts for the finalists, likewise"),
     ):
         group.add_argument(f"--{name}", type=int, default=getattr(Wanted, name), help=told)
-    group.add_argument("--workers", type=int, help="processes; default: 2, or 1 on a GPU")
+    group.add_argument("--workers", type=int, help=trials.WORKERS)
     return parser
 
 
@@ -74,9 +77,10 @@ def _wanted(given: argparse.Namespace, lm: SpokenLM, setting: Setting) -> Wanted
 def _calibrate(asked: Sequence[str]) -> int:
     given = _arguments().parse_args(asked)
     try:
-        lm = load(given.model)
+        options = trials.placement(given)
+        lm = load(given.model, told=say, aloud=True, **options)
         settings = CompareSettings.of(lm, seed=given.seed, temperature=given.temperature)
-        setting = Setting(given.model, given.head, settings.sampling(), given.max_tokens)
+        setting = Setting(given.model, given.head, settings.sampling(), given.max_tokens, **options)
         result = Calibration(lm, _wanted(given, lm, setting), given.out).run()
     except ValueError as error:
         print(error, file=sys.stderr)

@@ -26,6 +26,7 @@ from spark.calibrate.trials import FULL, Setting, workers_for
 from spark.evaluation.statistics import paired_mean
 from spark.models import load
 from spark.models.base import SpokenLM
+from spark.models.loading import say
 from spark.sampling import SamplingSettings
 from spark.schedule_file import ScheduleFile
 
@@ -44,12 +45,15 @@ def _arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, help="default: the calibration's")
     parser.add_argument("--max-tokens", type=int, help="of a reply; default: the model's own")
-    parser.add_argument("--workers", type=int, help="processes; default: 2, or 1 on a GPU")
+    parser.add_argument("--device", help="cuda, mps or cpu; default: the calibration's")
+    parser.add_argument("--workers", type=int, help=trials.WORKERS)
     return parser
 
 
-def setting_of(file: ScheduleFile, seed: int | None, max_tokens: int | None) -> Setting:
-    """How a schedule's replies were made when it was found, with another seed where given.
+def setting_of(
+    file: ScheduleFile, seed: int | None, max_tokens: int | None, device: str | None = None
+) -> Setting:
+    """How a schedule's replies were made when it was found, but for what is given.
 
     Raises:
         ValueError: the file does not say.
@@ -62,7 +66,10 @@ def setting_of(file: ScheduleFile, seed: int | None, max_tokens: int | None) -> 
         )
     sampling = {**found["sampling"], **({} if seed is None else {"seed": seed})}
     limit = found.get("max_tokens") if max_tokens is None else max_tokens
-    return Setting(str(found.get("model")), file.head, SamplingSettings(**sampling), limit)
+    return Setting(
+        str(found.get("model")), file.head, SamplingSettings(**sampling), limit,
+        device=device or found.get("device"), bits=found.get("bits"),
+    )  # fmt: skip
 
 
 def verdict(ours: front.Tried, base: Sequence[Line], lines: Sequence[Line], margin: float) -> Line:
@@ -166,8 +173,8 @@ def main(arguments: Sequence[str]) -> int:
         if not 0 < given.margin < 1:
             raise ValueError("--margin: a share between 0 and 1, for example 0.02")
         file = schedule_file.read(given.folder / SCHEDULE)
-        setting = setting_of(file, given.seed, given.max_tokens)
-        lm = load(setting.model)
+        setting = setting_of(file, given.seed, given.max_tokens, given.device)
+        lm = load(setting.model, told=say, **setting.options)
         schedule, workers = file.schedule(lm).notation, given.workers or workers_for(lm)
         found = confirm(lm, given.folder, setting, schedule, given.prompts, given.margin, workers)
     except ValueError as error:

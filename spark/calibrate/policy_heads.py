@@ -33,6 +33,7 @@ from spark.evaluation.statistics import paired_mean, paired_share, paired_wer
 from spark.heads import Head, base_hash, load_heads, untrained_head
 from spark.models import load
 from spark.models.base import SpokenLM
+from spark.models.loading import say
 from spark.training.exit_fitting import Fitting, rate_for, slot_states
 from spark.training.own_replies import Lesson, lesson
 
@@ -228,7 +229,9 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--trials", type=int, default=400, help="prompts to speak on")
     parser.add_argument("--max-tokens", type=int, help="of a reply; default: the model's own")
-    parser.add_argument("--workers", type=int, help="processes; default: 2, or 1 on a GPU")
+    parser.add_argument("--device", help="cuda, mps or cpu; default: the best there is")
+    parser.add_argument("--bits", type=int, choices=(8, 16), help="8: layers as 8-bit integers")
+    parser.add_argument("--workers", type=int, help=trials.WORKERS)
     return parser
 
 
@@ -243,7 +246,9 @@ def _plan(given: argparse.Namespace, lm: SpokenLM) -> Plan:
     if positions.parse(schedule) is None:
         raise ValueError(f"--schedule {name}: give each position's exit, such as {triple(lm)}")
     settings.policies(lm)
-    setting = Setting(given.model, "fitted", settings.sampling(), given.max_tokens)
+    setting = Setting(
+        given.model, "fitted", settings.sampling(), given.max_tokens, **trials.placement(given)
+    )
     return Plan(setting, schedule, *amounts)
 
 
@@ -251,7 +256,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run or resume; 0, or 2 after a message about what was asked."""
     given = _arguments().parse_args(arguments)
     try:
-        lm = load(given.model)
+        lm = load(given.model, told=say, aloud=True, **trials.placement(given))
         plan, workers = _plan(given, lm), given.workers or trials.workers_for(lm)
         found = compare(lm, plan, given.folder, workers)
     except ValueError as error:

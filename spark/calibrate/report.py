@@ -113,12 +113,14 @@ def record(result: Result, wanted: Wanted) -> dict[str, Any]:
 def command(wanted: Wanted, plan: Plan) -> str:
     """The command that gives the same figures again: numbers of prompts in place of minutes."""
     setting, limits = wanted.setting, wanted.limits
+    apart = {"max-tokens": setting.max_tokens, "device": setting.device, "bits": setting.bits}
+    more = "".join(f" --{name} {value}" for name, value in apart.items() if value is not None)
     return (
         f"python -m spark.calibrate --model {setting.model} --seed {setting.sampling.seed} "
         f"--head {setting.head} --sweep {wanted.sweep} --candidates {wanted.candidates} "
         f"--finalists {wanted.finalists} --trials {plan.trials} --finals {plan.finals} "
         f"--max-accuracy-loss {limits.accuracy_loss} --max-wer-gain {limits.wer_gain} "
-        f"--max-mos-loss {limits.mos_loss} --min-saving {limits.saving}"
+        f"--max-mos-loss {limits.mos_loss} --min-saving {limits.saving}{more}"
     )
 
 

@@ -7,6 +7,7 @@ Processes take tasks of some prompts and one schedule. Knows no limits and no ch
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +22,7 @@ from spark.calibrate.stages import Line
 from spark.compiled import prepare
 from spark.engine import Engine, decode_batch
 from spark.evaluation import answering
+from spark.evaluation.executors import is_small
 from spark.evaluation.suite import Item
 from spark.heads import HeadKind
 from spark.metrics.recognisers import POCKETSPHINX, recogniser
@@ -31,6 +33,7 @@ from spark.trace import Trace
 
 FULL = "f"  # full depth, as a schedule
 BATCH = 16
+WORKERS = "processes; default: 2, or 1 on a GPU and for a large model"
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Setting:
         sampling: of the model, its seed joined with each prompt's id.
         max_tokens: of a reply; None is the model's own.
         heads: file of the exit heads; None: those beside the model.
+        device: of a large model; None for the best there is.
+        bits: 8 for a large model's layers in 8 bits.
     """
 
     model: str
@@ -50,10 +55,25 @@ class Setting:
     sampling: SamplingSettings
     max_tokens: int | None = None
     heads: str | None = None
+    device: str | None = None
+    bits: int | None = None
 
     def record(self) -> dict[str, Any]:
         """As it stands in files."""
         return asdict(self)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of `spark.models.load`, by name; the model has to speak."""
+        heads = Path(self.heads) if self.heads else None
+        asked = {"aloud": True, "heads": heads, "device": self.device, "bits": self.bits}
+        return {name: value for name, value in asked.items() if value is not None}
+
+
+def placement(given: argparse.Namespace) -> dict[str, Any]:
+    """`device` and `bits` of a command, where they were given."""
+    asked = {name: getattr(given, name) for name in ("device", "bits")}
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def seed_of(setting: Setting, item: Item) -> int:
@@ -100,8 +120,7 @@ _lm: SpokenLM | None = None  # of a worker process
 def _start(setting: Setting) -> None:
     global _lm
     torch.set_num_threads(1)
-    others: dict[str, Any] = {"heads": Path(setting.heads)} if setting.heads else {}
-    _lm = load(setting.model, **others)
+    _lm = load(setting.model, **setting.options)
     prepare(_lm.transformer, wait=True)
 
 
@@ -116,9 +135,8 @@ def _made(lm: SpokenLM, setting: Setting, schedule: str, items: Sequence[Item]) 
 
 
 def workers_for(lm: SpokenLM) -> int:
-    """Processes that help: one on a GPU, which has no room for a second model; else up to two."""
-    on_cpu = lm.transformer.device.type == "cpu"
-    return min(2, os.cpu_count() or 1) if on_cpu else 1
+    """Processes that help: one where a second model has no room; else up to two."""
+    return min(2, os.cpu_count() or 1) if is_small(lm) else 1
 
 
 def run(

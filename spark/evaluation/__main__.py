@@ -31,6 +31,7 @@ from spark.metrics import utmos
 from spark.metrics.recognisers import POCKETSPHINX, recogniser
 from spark.models import load
 from spark.models.base import SpokenLM
+from spark.models.loading import say
 
 # Where and how the work is done, which the figures do not hang on.
 _APART = ("model", "suite", "out", "workers", "executor")
@@ -125,7 +126,7 @@ def _job(given: argparse.Namespace, items: Sequence[Item]) -> tuple[Job, SpokenL
     words = policies.words(given.policies)
     options = {name: getattr(given, name) for name in ("device", "bits")}
     options = {name: value for name, value in options.items() if value is not None}
-    lm = load(given.model, **options)
+    lm = load(given.model, told=say, **options)
     prepare(lm.transformer, wait=True)
     if given.spoken and lm.listener is None:
         raise ValueError(f"{lm.title} takes no spoken prompt: {lm.deafness}. Leave out --spoken")
@@ -153,6 +154,7 @@ def _told(given: argparse.Namespace, job: Job, lm: SpokenLM) -> dict[str, Any]:
         "settings": asdict(job.settings), "fixed_exit": given.fixed_exit,
         "policies": job.policies, "margin": given.margin / 100, "torch": version("torch"),
         "recogniser": job.recogniser, "spoken": given.spoken, "threads": job.threads,
+        "voice": lm.vocoder is not None,
     }  # fmt: skip
 
 
@@ -188,6 +190,7 @@ def _show(found: Mapping[str, Any]) -> None:
     if found["suite"] == "builtin":
         print(report.table(report.goals(found), ("what", "measured", "bar")), end="\n\n")
         print(report.table(report.policy_rows(found), report.POLICY_HEADER))
+        print("".join(f"\n{sentence}" for sentence in tables.left_out(found)))
         return
     table = tables.main_table(found)
     print(report.table(table.rows, table.header), end="\n\n")

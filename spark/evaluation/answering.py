@@ -35,6 +35,7 @@ from spark.trace import Trace, first_difference
 from spark.training import pitch, teacher
 
 Line = dict[str, Any]
+_HEARD = ("heard", "correct_heard", "correct_heard_numbers", "wer", "edits")
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,10 @@ def _refusal(item: Item, policy: str, reason: str) -> Line:
 def _line(
     job: Job, lm: SpokenLM, item: Item, trace: Trace, known: dict[tuple[int, ...], Impression]
 ) -> Line:
-    """What is kept of a reply; the same codes, under whichever policy, are listened to once."""
+    """What is kept of a reply; None for all that takes sound where the model has no voice here.
+
+    The same codes, under whichever policy, are listened to once.
+    """
     codes, figures, outside = tuple(trace.codes()), trace.summary(), outside_mass(trace)
     if codes not in known:
         pcm = lm.vocoder.decode(codes) if lm.vocoder and codes else None
@@ -241,6 +245,8 @@ def _line(
         figures["ms_per_token"] = None  # the clock was shared
     text = lm.decode_text(trace.text_ids())
     line = heard_line(job, item, trace.policy, text, known[codes])
+    if lm.vocoder is None:  # nobody could hear it, which makes no answer wrong
+        line |= {name: None for name in _HEARD if name in line}
     kept = ("mean_depth_text", "mean_depth_speech", "traffic_ratio", "ms_per_token", "audio_s")
     return line | {name: figures[name] for name in kept} | _by_modality(trace) | {
         "outside_mass_n": outside.n,

@@ -53,9 +53,14 @@ def run(
 
 
 def _usual(lm: SpokenLM) -> int:
+    return (os.cpu_count() or 1) if is_small(lm) else 1
+
+
+def is_small(lm: SpokenLM) -> bool:
+    """Whether several processes of this machine may have a copy of the model each."""
     body = lm.transformer
     nbytes = sum(body.layer_bytes(layer) for layer in range(body.num_layers))
-    return (os.cpu_count() or 1) if body.device.type == "cpu" and nbytes < _SMALL else 1
+    return body.device.type == "cpu" and nbytes < _SMALL
 
 
 def _here(lm: SpokenLM, job: Job, tasks: Sequence[Task]) -> Iterator[tuple[Task, list[Line]]]:

@@ -28,7 +28,7 @@ class Reply:
 
     Attributes:
         policy: its word.
-        text, heard: the model's words, and the recogniser's.
+        text, heard: the model's words, and the recogniser's; None where nobody could hear it.
         right_text, right_heard: whether each is right; None too where only a judge can say.
         edits, words: word errors of what was heard, over so many words of the text.
         mos: predicted, DNSMOS.
@@ -40,7 +40,7 @@ class Reply:
 
     policy: str
     text: str = ""
-    heard: str = ""
+    heard: str | None = ""
     right_text: bool | None = None
     right_heard: bool | None = None
     edits: int | None = None

@@ -35,18 +35,19 @@ _DECIDING = (
 )  # fmt: skip
 
 
-def claim(job: Job, items: Sequence[Item], results: Sequence[Path]) -> None:
+def claim(job: Job, items: Sequence[Item], results: Sequence[Path], voice: bool = True) -> None:
     """Make the job's folder its own, or find that it is already.
 
     Args:
         job: what is asked for.
         items: to be answered; those of an earlier run stay on record.
         results: files with lines; without any the folder is free.
+        voice: whether the model has one here; replies without sound are another measurement.
 
     Raises:
         ValueError: the folder holds lines made under other conditions.
     """
-    path, wanted = job.out / RUN, conditions(job, items)
+    path, wanted = job.out / RUN, conditions(job, items, voice)
     if any(file.exists() and file.stat().st_size for file in results):
         remedy = f"name another folder with --out, or delete {job.out} to start anew"
         if not path.exists():
@@ -59,7 +60,7 @@ def claim(job: Job, items: Sequence[Item], results: Sequence[Path]) -> None:
     jsonl.replace(path, json.dumps(wanted, indent=1) + "\n")
 
 
-def conditions(job: Job, items: Sequence[Item]) -> dict[str, Any]:
+def conditions(job: Job, items: Sequence[Item], voice: bool = True) -> dict[str, Any]:
     """Everything that lines of one folder must share."""
     settings = json.loads(json.dumps(asdict(job.settings)))  # as it will be read back
     return {
@@ -71,6 +72,7 @@ def conditions(job: Job, items: Sequence[Item]) -> dict[str, Any]:
             "threads": job.threads,
             "recogniser": job.recogniser,
             "utmos": job.utmos,
+            "voice": voice,
             **{name: str(value) for name, value in job.options},
         },
         "weights": _weights(job.model),

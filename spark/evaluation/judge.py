@@ -52,15 +52,24 @@ class Question:
 def questions(
     replies: Sequence[Mapping[str, Any]], scale: str | None, channel: str
 ) -> list[tuple[Question, str]]:
-    """What there is to ask, and the digest of each; replies in the same words are one question."""
+    """What there is to ask, and the digest of each; replies in the same words are one question.
+
+    Raises:
+        ValueError: the replies have no sound, and what was heard is to be judged.
+    """
     found: dict[str, tuple[Scale, list[dict[str, str]], list[tuple[str, str]]]] = {}
     for line in replies:
-        if "refused" in line:
+        if "refused" in line or line[channel] is None:  # not taken, or made without a voice
             continue
         chosen = SCALES[scale] if scale else usual(line)
         asked = messages(chosen, line, channel)
         digest = hashlib.sha256(json.dumps([chosen.name, asked]).encode()).hexdigest()
         found.setdefault(digest, (chosen, asked, []))[2].append((line["item_id"], line["policy"]))
+    if not found and any(line.get(channel, "") is None for line in replies):
+        raise ValueError(
+            "these replies were made without a voice, so nothing was heard: --channel text judges "
+            "the model's own words"
+        )
     return [
         (Question(chosen, asked, tuple(of)), digest)
         for digest, (chosen, asked, of) in found.items()
@@ -173,11 +182,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{given.folder} holds no replies: run python -m spark.evaluation", file=sys.stderr)
         return 2
     done = {judged_key(line) for line in jsonl.read(path)}
-    wanted = [
-        (question, digest)
-        for question, digest in questions(lines, given.scale, given.channel)
-        if (digest, given.judge, given.channel) not in done
-    ]
+    try:
+        asked = questions(lines, given.scale, given.channel)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    wanted = [one for one in asked if (one[1], given.judge, given.channel) not in done]
     estimate = Estimate.of([question for question, _ in wanted])
     print(estimate.words(given.price_in, given.price_out), file=sys.stderr)
     try:

@@ -56,7 +56,7 @@ def _cells(reply: Reply, sounds: Mapping[str, Again] | None) -> str:
     cells = [] if sounds is None else [_sound(sounds.get(reply.policy))]
     cells += [
         escape(reply.text) or "<i>no words</i>",
-        escape(reply.heard) or "<i>no words</i>",
+        _NONE if reply.heard is None else escape(reply.heard) or "<i>no words</i>",
         right,
         _number(reply.wer, lambda v: f"{100 * v:.0f} %"),
         _number(reply.mos, lambda v: f"{v:.2f}"),

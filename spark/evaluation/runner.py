@@ -56,7 +56,7 @@ def run(
     job.out.mkdir(parents=True, exist_ok=True)
     paths = {False: job.out / ITEMS, True: job.out / TEACHER}
     lm = lm or job.load()  # first, since it may fetch the files that the claim is about
-    claim(job, items, list(paths.values()))
+    claim(job, items, list(paths.values()), voice=lm.vocoder is not None)
     policies_of(job, lm)  # here, where a refusal has a reader
     said = tuple(sorted(taught(job)))
     sayable = [item for item in items if said and item.rule == "words"]  # whole replies

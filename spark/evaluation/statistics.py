@@ -39,6 +39,7 @@ def mean(lines: Sequence[Line], field: str) -> float | None:
 
 def corpus_wer(lines: Sequence[Line], edits: str = "edits", words: str = "words") -> Any:
     """All edits over all reference words, with a bootstrap interval over items."""
+    lines = [line for line in lines if line[edits] is not None]
     if not lines or not sum(line[words] for line in lines):
         return None
     e, w = _column(lines, edits), _column(lines, words)
@@ -70,7 +71,8 @@ def paired_wer(lines: Sequence[Line], base: Sequence[Line]) -> dict[str, Any] | 
 
     An item whose reply has no words adds no reference words, but its edits count.
     """
-    pairs = _pairs(lines, base)
+    lines = [line for line in lines if line["edits"] is not None]
+    pairs = _pairs(lines, [line for line in base if line["edits"] is not None])
     ours, theirs = [ours for ours, _ in pairs], [theirs for _, theirs in pairs]
     e, w = _column(ours, "edits"), _column(ours, "words")
     e_base, w_base = _column(theirs, "edits"), _column(theirs, "words")

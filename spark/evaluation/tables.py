@@ -152,11 +152,15 @@ def _sentence(name: str, what: str, gap: Figures, kept: bool | None, margin: str
 def left_out(summary: Figures) -> list[str]:
     """What the figures do not hold: prompts refused, replies cut off."""
     found = []
+    voice = summary.get("voice", True)
+    if not voice:
+        found.append("The model had no voice here, so nothing was heard: right as heard, word "
+                     "errors and predicted MOS are not measured.")  # fmt: skip
     for name, of in summary["policies"].items():
         if of["refused"]:
             found.append(f"{name}: {of['refused']} prompts were not taken by the model and count "
                          "nowhere.")  # fmt: skip
-        if of["wordless"]:
+        if of["wordless"] and voice:
             found.append(f"{name}: {of['wordless']} replies have no word of English in their text; "
                          "what was heard of them counts as word errors.")  # fmt: skip
         stopped = of["stopped"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spark.models.base import SpokenLM
+from spark.models.checkpoint import CheckpointError
 from spark.models.fits import TooLarge
 from spark.models.loading import Watch
 
@@ -23,6 +25,7 @@ _KINDS = {  # by the model_type of a config.json
     "step_audio_2": "spark.models.step_audio_2",
     "chatglm": "spark.models.glm4_voice",
 }
+_SHOWN = 80  # letters of a name in a message
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ def load(
     *,
     told: Callable[[str], None] | None = None,
     watch: Watch | None = None,
+    aloud: bool = False,
     **options: Any,
 ) -> SpokenLM:
     """Load a model, fetching a known one's files from the hub where they are missing.
@@ -109,11 +113,35 @@ def load(
         told: gets a sentence where there is one to say before the weights are read; those of the
             embedded model are read at once.
         watch: told how far fetching and reading are.
+        aloud: whether it is of no use without a voice: then it is not read without one.
         options: of the family's `load`: device, dtype, bits.
 
     Raises:
         ValueError: no model has this name, or it cannot run here; the message says why.
     """
+    with readable():
+        return _loaded(name, {"told": told, "watch": watch, "aloud": aloud}, options)
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """Say in a sentence what the system would not let be read of a model's files.
+
+    Raises:
+        CheckpointError: it raised an error of its own (permissions, a name that is too long).
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:  # no file's: a library that cannot be loaded, say
+            raise
+        raise CheckpointError(
+            f"{Path(str(error.filename)).name[:_SHOWN]} cannot be read ({error.strerror}): see to "
+            "its permissions and its disk, or name another model or folder"
+        ) from error
+
+
+def _loaded(name: str, of_large: dict[str, Any], options: dict[str, Any]) -> SpokenLM:
     if name in _FAMILIES:
         module = _FAMILIES[name][1]
         # With options it is the family's own to say, knowing them, whether it can.
@@ -121,20 +149,18 @@ def load(
             # A large one that the machine cannot run is one that does not fit.
             kind = TooLarge if find_spec(module) and _is_large(module) else ValueError
             raise kind(f"the model {name!r} cannot run here: {reason}")
-        known: SpokenLM = import_module(module).load(**options, **_hearers(module, told, watch))
+        known: SpokenLM = import_module(module).load(**options, **_more(module, of_large))
         return known
     module = _module_of(name)
     model: SpokenLM = import_module(module).load(
-        Path(name) if Path(name).is_dir() else name, **options, **_hearers(module, told, watch)
+        Path(name) if Path(name).is_dir() else name, **options, **_more(module, of_large)
     )
     return model
 
 
-def _hearers(
-    module: str, told: Callable[[str], None] | None, watch: Watch | None
-) -> dict[str, Any]:
-    """Who is told, as options of a family that takes long to load."""
-    given = {"told": told, "watch": watch} if _is_large(module) else {}
+def _more(module: str, of_large: dict[str, Any]) -> dict[str, Any]:
+    """What is asked of a family that takes long to load; the embedded one loads in a moment."""
+    given = of_large if _is_large(module) else {}
     return {name: value for name, value in given.items() if value}
 
 
@@ -155,12 +181,12 @@ def _module_of(source: str) -> str:
         )
     folder = hub.fetch(source, ("config.json",))
     kind = checkpoint.read_json(folder, "config.json").get("model_type")
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise ValueError(
             f"{source} holds a model of type {kind!r}: the lab runs "
             f"{', '.join(title for title, _ in _FAMILIES.values())}"
         )
-    return _KINDS[str(kind)]
+    return _KINDS[kind]
 
 
 def files(name: str) -> list[Path]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from spark.models import glm4_voice, hub, large, step_audio_2
+from spark.models import glm4_voice, hub, large, readable, step_audio_2
 from spark.models.checkpoint import CheckpointError, read_json
 from spark.models.family import Family
 from spark.models.large import Options
@@ -82,26 +82,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\n".join(line for family in _FAMILIES.values() for line in told(family)))
         return 0
     try:
-        folder = Path(given.model)
-        if given.model in _FAMILIES:
-            family = _FAMILIES[given.model]
-            found = hub.cached_folder(family.repo) if given.check else large.fetch_all(family)
-            if found is None:
-                raise CheckpointError(large.absent(family))
-            folder = found
-        elif folder.is_dir():
-            family = _family_of(folder)
-        else:
-            raise CheckpointError(
-                f"there is no model or folder {given.model}: use {', '.join(_FAMILIES)}"
-            )
-        for reason in check(family, folder):
-            print(reason, file=sys.stderr)
+        with readable():
+            family, folder = _found(given.model, fetch=not given.check)
+            lacks = check(family, folder)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
+    for reason in lacks:
+        print(reason, file=sys.stderr)
     print(folder)
     return 0
+
+
+def _found(model: str, fetch: bool) -> tuple[Family, Path]:
+    """What a model or folder is, and where; raises CheckpointError where it is none."""
+    if family := _FAMILIES.get(model):
+        folder = large.fetch_all(family) if fetch else hub.cached_folder(family.repo)
+        if folder is None:
+            raise CheckpointError(large.absent(family))
+        return family, folder
+    if Path(model).is_dir():
+        return _family_of(Path(model)), Path(model)
+    raise CheckpointError(f"there is no model or folder {model}: use {', '.join(_FAMILIES)}")
 
 
 if __name__ == "__main__":

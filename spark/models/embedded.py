@@ -32,7 +32,8 @@ MOST_WORDS = 30  # of a prompt, as words are counted after digits are spelled ou
 MOST_TOKENS = 500  # of a reply: 16 s of speech
 HEADS_FILE = "exit_heads.safetensors"
 EXIT_LAYERS = (5, 7, 9, 11, 12)
-_FILES = ("config.json", "tokenizer.json", "codec.safetensors", "model.safetensors.index.json")
+_CODEC = "codec.safetensors"
+_FILES = ("config.json", "tokenizer.json", _CODEC, "model.safetensors.index.json")
 
 
 def unavailable(folder: Path = FOLDER) -> str:
@@ -45,7 +46,7 @@ def unavailable(folder: Path = FOLDER) -> str:
 
 
 def load(
-    folder: Path = FOLDER,
+    folder: Path | str = FOLDER,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     bits: int = 16,
@@ -55,9 +56,16 @@ def load(
 ) -> SpokenLM:
     """The model with its codec, and the exit heads that were fitted for it or those given.
 
+    Args:
+        folder: with a model of this kind; OWNER/NAME of the hub is refused.
+        dtype: of weights and states.
+        device, bits, voice, whole: as they are, since it has no others.
+        heads: a file of fitted exit heads; None for those of the folder.
+
     Raises:
         ValueError: a file is missing, or it is to run elsewhere than it can.
     """
+    folder = _own_kind(folder)
     if torch.device(device).type != "cpu" or bits != 16:
         raise ValueError("the embedded model runs on the CPU as it is: leave out device and bits")
     if voice is not None or whole:
@@ -83,9 +91,25 @@ def load(
         candidate_exits=EXIT_LAYERS,
         default_exit=11,
         exit_heads={layer: head.to("cpu", dtype) for layer, head in fitted.items()},
-        vocoder=_codec(folder / "codec.safetensors"),
+        vocoder=_codec(folder / _CODEC),
         licence="Apache-2.0, code and weights.",
         heads_file=own,
+    )
+
+
+def _own_kind(source: Path | str) -> Path:
+    """The folder of a model with a codec: language models of this shape without one are many.
+
+    Raises:
+        ValueError: it is none, or lies on the hub.
+    """
+    folder = Path(source)
+    if folder == FOLDER or (folder / _CODEC).is_file():
+        return folder
+    raise ValueError(
+        f"{source} holds a Qwen2 without a {_CODEC}, which writes text only: take "
+        "step-audio-2-mini or glm-4-voice-9b, or a local folder with all files of the embedded "
+        "model"
     )
 
 
@@ -98,7 +122,7 @@ def _body(folder: Path, dtype: torch.dtype) -> Transformer:
         raise CheckpointError(
             f"config.json of {folder.name} has no {error}: fetch it again"
         ) from error
-    except ValueError as error:
+    except (ArithmeticError, AttributeError, TypeError, ValueError) as error:  # a config's values
         raise CheckpointError(f"{folder.name}: {error}; fetch its files again") from error
     if extra := sorted(state.keys() - body.state_dict().keys()):
         raise CheckpointError(

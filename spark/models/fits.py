@@ -162,7 +162,10 @@ def _choices(where: torch.device) -> list[tuple[torch.dtype, str]]:
 def _remedy(need: Need, where: torch.device, free: int, bits: Bits) -> str:
     smaller = need.nbytes(torch.bfloat16, 8)
     if bits == 16 and smaller <= free:
-        return f"8-bit weights need {smaller / GIB:.1f} GiB and would fit: --bits 8"
+        return (
+            f"8-bit weights need {smaller / GIB:.1f} GiB and would fit: --bits 8, where the "
+            "command takes it"
+        )
     if where.type == "cpu":
         return "close other programs, or use a machine with a larger GPU or more memory"
     return "free the GPU of other programs, or use a larger one"

@@ -25,7 +25,7 @@ from spark.models.recordings import heard_samples
 from spark.models.strict import expect, fill, nbytes
 from spark.models.vocoding import Parts
 from spark.speech.audio import Pcm
-from spark.speech.mel import WHISPER_HOP, whisper_mel
+from spark.speech.mel import WHISPER_BINS, WHISPER_HOP, whisper_mel
 from spark.speech.whisper import Block
 
 PARTS = Parts(
@@ -181,6 +181,8 @@ def open_tokenizer(folder: Path) -> TokenizerFiles:
     other = [name for name, value in _FIXED.items() if config.get(name) != value]
     if sizes["d_model"] % sizes["encoder_attention_heads"]:
         other.append("encoder_attention_heads")
+    if sizes["num_mel_bins"] != WHISPER_BINS:
+        other.append("num_mel_bins")
     if other:
         raise CheckpointError(
             f"config.json of {_WHAT} has no usable {', '.join(other)}: it is of another model; "

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from spark.models.checkpoint import INDEX, SINGLE, CheckpointError
 from spark.models.loading import Progress, Watch
@@ -28,7 +29,13 @@ _LOOK_S = 0.5  # between two looks at a download
 
 def is_repo(source: str) -> bool:
     """Whether this reads as OWNER/NAME of the hub."""
-    return _REPO.fullmatch(source) is not None and ".." not in source
+    if _REPO.fullmatch(source) is None or ".." in source:
+        return False
+    try:
+        validate_repo_id(source)
+    except HFValidationError:
+        return False
+    return True
 
 
 def cached(repo: str, files: Sequence[str] = ()) -> bool:
@@ -41,8 +48,8 @@ def cached(repo: str, files: Sequence[str] = ()) -> bool:
     try:
         placed = json.loads((folder / INDEX).read_text("utf-8"))["weight_map"]
         return all((folder / name).is_file() for name in set(placed.values()))
-    except (OSError, ValueError, KeyError, AttributeError):
-        return False
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        return False  # no index that says so
 
 
 def cached_folder(repo: str) -> Path | None:
@@ -97,7 +104,9 @@ def download(
     try:
         with _watched(repo, size, watch):
             return Path(snapshot_download(repo, repo_type=kind, allow_patterns=list(files)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    # The hub's own errors, the system's, and those of what carries the bytes (httpx, xet), which a
+    # connection that breaks within a file lets through: they share no narrower base.
+    except Exception as error:
         raise CheckpointError(
             f"{repo} could not be fetched from the hub ({type(error).__name__}): check the name "
             f"and the network, then run the same command again, which goes on where it stopped; "

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from spark.heads import Head, base_hash, load_heads
+from spark.heads import Head, base_hash, expect_heads, load_heads
 from spark.models import fits, hub
 from spark.models.base import SpokenLM
 from spark.models.checkpoint import (
@@ -28,7 +28,7 @@ from spark.models.checkpoint import (
 )
 from spark.models.family import Family, Hearing, Speaking
 from spark.models.loading import Progress, Watch
-from spark.models.words import Words, check_marks
+from spark.models.words import Words, check_words
 from spark.transformer import Transformer
 from spark.weights import TransformerConfig
 
@@ -50,6 +50,7 @@ class Options:
         voice: a sound file whose voice the sound takes; None for the published one.
         whole: the sound is made in one pass over all codes; else in pieces as they come.
         heads: a file of fitted exit heads; None for those where the lab looks for them.
+        aloud: whether it is of no use without a voice.
         told: gets a sentence where there is one to say before the weights are read: where they
             go, and what is not there to hear or speak, with the command that fetches it.
         watch: told how far fetching and reading are.
@@ -63,6 +64,7 @@ class Options:
     voice: Path | None = None
     whole: bool = False
     heads: Path | None = None
+    aloud: bool = False
     told: Callable[[str], None] = lambda _: None
     watch: Watch | None = None
 
@@ -138,7 +140,7 @@ def checked(family: Family, options: Options) -> Checked:
     checkpoint = Checkpoint.open(folder)
     checkpoint.require(family.weight_names(shape), family.apart)
     words = family.words(folder)
-    check_marks(words.marks, family.marks, family.title)
+    check_words(words, family.marks, family.title)
     sound, silence = family.voice(folder, options.voice)
     ears, deafness = family.ears(folder, checkpoint, config, shape.hidden_size)
     return Checked(folder, shape, checkpoint, words, ears, deafness, sound, silence)
@@ -214,10 +216,14 @@ def load(family: Family, source: str | Path | None = None, **options: Any) -> Sp
     Raises:
         CheckpointError: the files are not this model's, or not whole.
         TooLarge: there is not enough memory.
+        ValueError: there is no such file of heads; no voice where one is needed.
     """
     chosen = Options(source, **options)
     parts = checked(family, chosen)
-
+    if chosen.aloud and parts.silence:
+        raise ValueError(f"{family.title} has no sound here: {parts.silence}")
+    if chosen.heads:
+        expect_heads(chosen.heads)
     place = placed(family, parts, chosen)
     chosen.told(place.reason)
     for lack in (parts.silence, parts.deafness):

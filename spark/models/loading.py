@@ -1,7 +1,8 @@
-"""How far a model is on its way: bytes fetched or read, for whoever waits. Knows no model."""
+"""What is told of a model on its way: bytes fetched or read, and sentences. Knows no model."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -33,3 +34,8 @@ class Progress:
 
 
 Watch = Callable[[Progress], None]
+
+
+def say(sentence: str) -> None:
+    """A line on standard error, as `told` of `models.load` for a command."""
+    print(sentence, file=sys.stderr, flush=True)

@@ -22,7 +22,7 @@ from spark.models.family import Hearing
 from spark.models.recordings import heard_samples
 from spark.models.strict import expect, fill, nbytes
 from spark.speech.audio import Pcm
-from spark.speech.mel import whisper_mel
+from spark.speech.mel import WHISPER_BINS, whisper_mel
 from spark.speech.whisper import Block
 
 PREFIXES = ("encoder.", "adapter.")  # of its tensors in the checkpoint
@@ -51,8 +51,10 @@ class Shape:
         source = "audio_encoder_config of config.json"
         names = [field.name for field in fields(cls)]
         shape = cls(**whole_numbers(config.get("audio_encoder_config"), names, source))
-        if shape.n_audio_state % shape.n_audio_head:
-            raise CheckpointError(f"{source} has no usable n_audio_head: fetch it again")
+        uneven = shape.n_audio_state % shape.n_audio_head
+        if uneven or shape.n_mels != WHISPER_BINS:
+            wrong = "n_audio_head" if uneven else "n_mels"
+            raise CheckpointError(f"{source} has no usable {wrong}: fetch it again")
         return shape
 
 

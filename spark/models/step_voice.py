@@ -47,7 +47,12 @@ class Prompter:
             ValueError: it is no sound, too short, too long or silent.
             CheckpointError: the models do not give what a voice is made of.
         """
-        seconds = length_of(path)
+        try:
+            seconds = length_of(path)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}: fetch or record it again, or name another voice with --voice"
+            ) from error
         if not SHORTEST_S <= seconds <= LONGEST_S:
             raise ValueError(
                 f"{path.name} lasts {seconds:.1f} s; a voice is taken from "

@@ -16,7 +16,7 @@ from typing import Protocol
 import tiktoken
 from tokenizers import Tokenizer
 
-from spark.models.checkpoint import CheckpointError, read_json, refuse_pointer
+from spark.models.checkpoint import MOST_SIZE, CheckpointError, read_json, refuse_pointer
 
 # How GLM-4 splits text before it merges bytes: the pattern of its family's tokenizers, which
 # transformers' TikTokenConverter has as its default.
@@ -32,6 +32,11 @@ class Words(Protocol):
     @property
     def marks(self) -> Mapping[str, int]:
         """Id of every mark by its name."""
+        ...
+
+    @property
+    def text_ids(self) -> int:
+        """How many ids text has: all below this."""
         ...
 
     def encode(self, text: str) -> list[int]:
@@ -73,6 +78,8 @@ class JsonWords:
             raise CheckpointError(
                 f"tokenizer.json of {folder.name} cannot be read ({error}): fetch it again"
             ) from error
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=False)
+        self.text_ids = max(vocabulary.values(), default=-1) + 1
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text; no marks."""
@@ -107,8 +114,10 @@ class RankWords:
                 f"tokenizer_config.json of {folder.name} has added_tokens_decoder entries that "
                 "cannot be read: fetch it again"
             ) from error
+        ranks = _ranks(folder)
+        self.text_ids = max(ranks.values()) + 1
         self._encoding = tiktoken.Encoding(
-            "glm-4", pat_str=GLM_PATTERN, mergeable_ranks=_ranks(folder), special_tokens={}
+            "glm-4", pat_str=GLM_PATTERN, mergeable_ranks=ranks, special_tokens={}
         )
 
     def encode(self, text: str) -> list[int]:
@@ -137,27 +146,41 @@ def _ranks(folder: Path) -> dict[bytes, int]:
             f"tokenizer.model of {folder.name} holds no tiktoken ranks ({error}): fetch it again"
         ) from error
     # tiktoken would stop the whole program at the first text that it cannot spell.
-    if len(set(ranks.values())) < len(ranks) or any(bytes([i]) not in ranks for i in range(256)):
+    numbers = set(ranks.values())
+    kept = len(numbers) == len(ranks) and all(0 <= rank < MOST_SIZE for rank in numbers)
+    if not kept or any(bytes([i]) not in ranks for i in range(256)):
         raise CheckpointError(
-            f"tokenizer.model of {folder.name} lacks some of its tiktoken ranks: fetch it again"
+            f"tokenizer.model of {folder.name} lacks some of its tiktoken ranks, or holds "
+            "impossible ones: fetch it again"
         )
     return ranks
 
 
-def check_marks(found: Mapping[str, int], known: Mapping[str, int], title: str) -> None:
-    """Compare a tokenizer's marks with the ids a model was trained with.
+def check_words(words: Words, known: Mapping[str, int], title: str) -> None:
+    """Compare a tokenizer with the ids a model was trained with: its marks, which text reaches to.
+
+    Args:
+        words: the tokenizer.
+        known: id of every mark by its name.
+        title: of the model, for messages.
 
     Raises:
-        CheckpointError: a mark is missing or has another id; up to three are named.
+        CheckpointError: a mark is missing or has another id (up to three are named), or text has
+            fewer or more ids than lie below the first mark.
     """
+    found = words.marks
     wrong = [(name, i) for name, i in known.items() if found.get(name) != i]
-    if not wrong:
-        return
-    shown = ", ".join(
-        f"{name} {found.get(name, 'missing')} instead of {i}" for name, i in wrong[:3]
-    )
-    raise CheckpointError(
-        f"the tokenizer is not {title}'s: {shown}"
-        + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
-        + "; take the tokenizer files of the same model"
-    )
+    if wrong:
+        shown = ", ".join(
+            f"{name} {found.get(name, 'missing')} instead of {i}" for name, i in wrong[:3]
+        )
+        raise CheckpointError(
+            f"the tokenizer is not {title}'s: {shown}"
+            + (f" and {len(wrong) - 3} more" if len(wrong) > 3 else "")
+            + "; take the tokenizer files of the same model"
+        )
+    if words.text_ids != (first := min(known.values())):
+        raise CheckpointError(
+            f"the tokenizer is not {title}'s: it has {words.text_ids} ids of text instead of "
+            f"{first}; take the tokenizer files of the same model"
+        )

@@ -30,9 +30,10 @@ from spark.heads import base_hash
 from spark.models import load
 from spark.models.base import SpokenLM
 from spark.models.large import HEADS_FOLDER
+from spark.models.loading import say
 from spark.paths import can_be_made
 from spark.training.exit_fitting import Agreement, Fitting, fitting_bytes, rate_for, slot_states
-from spark.training.own_replies import Lesson, OwnReplies, read_prompts
+from spark.training.own_replies import Lesson, OwnReplies, prompt_lines, read_prompts
 
 REPLIES, FITTING, SETTINGS = "replies.jsonl", "fitting.safetensors", "settings.json"
 _GIB = 2**30
@@ -132,7 +133,7 @@ class Run:
                 self._checkpoint()
                 saved = time.monotonic()
                 left = (saved - begun) / (self.step - first) * (total - self.step)
-                _tell(f"step {self.step} of {total}, {left / 60:.1f} min left: "
+                say(f"step {self.step} of {total}, {left / 60:.1f} min left: "
                       + _told(self.fitting.agreements()))  # fmt: skip
 
     def states(self, taught: Lesson) -> dict[int, torch.Tensor]:
@@ -172,7 +173,7 @@ def fit(lm: SpokenLM, plan: Plan, work: Path, out: Path, bits: int, every_s: flo
     begun, before = time.monotonic(), len(replies.made)
     for number in replies.make():
         left = (time.monotonic() - begun) / (number - before) * (len(plan.prompts) - number)
-        _tell(f"reply {number} of {len(plan.prompts)}, {len(replies.made[-1])} tokens, "
+        say(f"reply {number} of {len(plan.prompts)}, {len(replies.made[-1])} tokens, "
               f"{left / 60:.1f} min left")  # fmt: skip
     spoken = replies.lessons()
     if not spoken:
@@ -186,9 +187,9 @@ def fit(lm: SpokenLM, plan: Plan, work: Path, out: Path, bits: int, every_s: flo
     untrained = Fitting(lm, plan.exits).measure(run.states(one) for one in judged)
     run.fit(taught)
     fitted = run.fitting.measure(run.states(one) for one in judged)
-    _tell(f"agreement with full depth on {len(judged)} replies ({on}):")
-    _tell(f"  untrained: {_told(untrained)}")
-    _tell(f"  fitted:    {_told(fitted)}")
+    say(f"agreement with full depth on {len(judged)} replies ({on}):")
+    say(f"  untrained: {_told(untrained)}")
+    say(f"  fitted:    {_told(fitted)}")
     about = {"model": lm.name, "licence": lm.licence, "replies": str(len(taught))}
     out.parent.mkdir(parents=True, exist_ok=True)
     jsonl.replace_by(out, lambda part: run.fitting.save(part, about))
@@ -209,10 +210,6 @@ def _told(found: dict[int, Agreement]) -> str:
         f"exit {layer} top-1 {one.top1:.3f} overlap {one.overlap:.3f}"
         for layer, one in found.items()
     )
-
-
-def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -280,7 +277,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _arguments().parse_args(arguments)
     options = {name: getattr(given, name) for name in ("device", "bits")}
     try:
-        lm = load(given.model, **{name: value for name, value in options.items() if value})
+        prompt_lines(given.prompts)  # before the minutes that a large model takes to load
+        lm = load(given.model, told=say,
+                  **{name: value for name, value in options.items() if value})  # fmt: skip
         out, plan = _place(lm, given.out), _plan(lm, given)
         work = given.work or HEADS_FOLDER / f"{out.stem}-work"
         fit(lm, plan, work, out, given.bits or 16, given.checkpoint_seconds)

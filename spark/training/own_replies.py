@@ -34,6 +34,22 @@ def read_prompts(path: Path, lm: SpokenLM, max_tokens: int | None = None) -> lis
     """
     limit = lm.max_tokens if max_tokens is None else min(max_tokens, lm.max_tokens)
     room = lm.transformer.config.max_position_embeddings - limit
+    prompts = []
+    for number, line in prompt_lines(path):
+        try:
+            prompts.append(lm.encode_prompt(line))
+        except PromptError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from error
+        if len(prompts[-1]) > room:
+            raise ValueError(
+                f"{path}, line {number}: {len(prompts[-1])} tokens, and beside a reply {lm.title} "
+                f"has room for {room}; shorten it, or the replies (--max-tokens)"
+            )
+    return prompts
+
+
+def prompt_lines(path: Path) -> list[tuple[int, str]]:
+    """A text file's prompts with the numbers of their lines; see `read_prompts`."""
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except OSError as error:
@@ -42,19 +58,7 @@ def read_prompts(path: Path, lm: SpokenLM, max_tokens: int | None = None) -> lis
         ) from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no UTF-8 text: give one prompt a line") from error
-    prompts = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            prompts.append(lm.encode_prompt(line.strip()))
-        except PromptError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from error
-        if len(prompts[-1]) > room:
-            raise ValueError(
-                f"{path}, line {number}: {len(prompts[-1])} tokens, and beside a reply {lm.title} "
-                f"has room for {room}; shorten it, or the replies (--max-tokens)"
-            )
+    prompts = [(number, text) for number, line in enumerate(lines, 1) if (text := line.strip())]
     if not prompts:
         raise ValueError(f"{path} holds no prompts: give a text file with one prompt a line")
     return prompts

@@ -67,7 +67,7 @@ class Form:
         self.of_model = [
             self.exit_layer, self.head, self.temperature, self.top_p, self.repetition_penalty,
             self.max_tokens, self.replays, self.system, self.spoken, self.deafness, self.go_on,
-            self.credit, self.facts,
+            self.credit, self.choice, self.facts,
         ]  # fmt: skip
         self.buttons = [self.run_button, self.stop_button]
 
@@ -123,6 +123,8 @@ class Form:
         lm = self.lm
         plain = CompareSettings.of(lm)
         with gr.Accordion("Settings: model, schedule, exits, sampling", open=False):
+            # The status line may lie far below the menu: what comes of a choice stands here too.
+            self.choice = gr.HTML(padding=False, elem_id="choice")
             with gr.Row():
                 self.model = gr.Dropdown(self.shelf.choices(), value=lm.name, label="Model",
                                          elem_id="model")  # fmt: skip
@@ -234,6 +236,7 @@ class Form:
             self.deafness: _deafness(lm),
             self.go_on: gr.update(visible=lm.dialogue is not None, value=False),
             self.credit: cards.credit(lm),
+            self.choice: "",
             self.facts: cards.model_facts(lm) + (_loan(lm) if lent else ""),
         }
         if lent:  # each replay costs as much of the visitor's time as the replies did

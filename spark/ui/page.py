@@ -73,8 +73,8 @@ class ComparePage:
               **_PRIVATE)  # fmt: skip
         form.dial.change(cards.dial, form.dial, form.dial_words, **_PRIVATE)
         # By hand only: a link that names a model brings its exit layer along.
-        form.model.input(self.choose_model, form.model, [board.status, *form.of_model],
-                         **_PRIVATE)  # fmt: skip
+        form.model.input(self.choose_model, form.model,
+                         [board.status, form.model, *form.of_model], **_PRIVATE)  # fmt: skip
         form.schedule_file.upload(self.take_schedule, [form.schedule_file, form.model],
                                   [board.status, form.schedule], **_PRIVATE)  # fmt: skip
         for button, text in form.examples:
@@ -107,7 +107,7 @@ class ComparePage:
             yield self._chosen(name)
             return
         title = shelf.infos[name].title
-        yield self.board.say(f"Loading {title}: the first time this can take minutes ...")
+        yield self._tell(f"Loading {title}: the first time this can take minutes ...")
         pool = ThreadPoolExecutor(1)
         brought = pool.submit(self._chosen, name)
         pool.shutdown(wait=False)  # goes on if the visitor leaves: others may wait for it
@@ -116,13 +116,18 @@ class ComparePage:
             progress = shelf.progress(name)
             if progress and progress != told:
                 told = progress
-                yield self.board.say(f"{progress.words} ...")
-        yield brought.result()
+                yield self._tell(f"{progress.words} ...")
+        # What is fetched now need not be fetched first any more.
+        yield {**brought.result(), self.form.model: gr.update(choices=shelf.choices())}
+
+    def _tell(self, text: str, kind: str = "status") -> Updates:
+        """What becomes of a choice: in the status line, which is read out, and above the menu."""
+        return {**self.board.say(text, kind), self.form.choice: cards.beside(text, kind)}
 
     def _chosen(self, name: str) -> Updates:
         try:
             lm = self.form.model_of(name, fetch=True)
         except ValueError as error:
-            return self.board.say(str(error), "alert")
+            return self._tell(str(error), "alert")
         told = " ".join(filter(None, (f"Model: {lm.title}.", lm.silence)))
         return {**self.form.follow(lm), **self.board.say(told)}
