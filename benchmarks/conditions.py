@@ -27,7 +27,7 @@ def loaded(name: str, device: str | None = None) -> SpokenLM:
     if name == "random":
         lm = random_model.load()
     else:
-        options = {"device": device} if device else {}
+        options: dict[str, Any] = {"device": device} if device else {}
         lm = models.load(name, told=say, **options)
     prepare(lm.transformer, wait=True)
     return lm
