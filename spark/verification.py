@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from spark.acceptance import Acceptance
-from spark.heads import HeadBank
+from spark.heads import HeadBank, shared_columns
 from spark.modality import LayoutState, Slot
 from spark.sampling import SamplingSettings
 from spark.work import Ask, Draw, Task
@@ -160,7 +160,8 @@ class Verifier:
             alike = list(run)
             logits = every[len(found) : len(found) + len(alike)]
             if name != asked:
-                logits = logits[:, self._bank.heads[name].row_ids]
+                heads = self._bank.heads
+                logits = logits[:, shared_columns(heads[asked], heads[name])[0]]
             tokens = (yield self.draw(logits, name, alike, ids)).tolist()
             for spot, token, own in zip(alike, tokens, logits.split(1), strict=True):
                 state = states[len(found) : len(found) + 1]

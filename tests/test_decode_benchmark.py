@@ -13,9 +13,11 @@ import torch
 
 from benchmarks import decode, random_model
 from benchmarks.baseline import reference_model
+from spark.acceptance import ALWAYS, EXACT
 from spark.engine import Engine, Generation
 from spark.evaluation import speed
 from spark.modality import Slot
+from spark.models import load
 from spark.sampling import SamplingSettings
 from spark.schedule import FullDepth, Spark
 from spark.trace import Step
@@ -51,6 +53,18 @@ def test_the_last_line_is_the_contracts_json(
     assert f"| {100 * spark['traffic_ratio']:.1f} % | {100 * spark['time_ratio']:.1f} % |" in line
     assert f"is {result['speedup_over_generate']:.1f} times as fast" in told
     assert "(not measured where that is compiled)" in told
+
+
+def test_full_depth_is_asked_through_heads_that_cannot_end_a_reply() -> None:
+    lm = load("embedded")
+    replies = []
+    for policy, acceptance in ((FullDepth(), ALWAYS), (Spark(11, variant="triple"), EXACT)):
+        engine = decode.endless(Engine(lm, outside_mass=False))
+        start = engine.prefill(lm.encode_prompt("Hello, who are you?"))
+        made = engine.generate(start, policy, SamplingSettings(seed=2), 60, acceptance=acceptance)
+        replies.append([step.token_id for step in made])
+    assert len(replies[0]) == 60
+    assert replies[0] == replies[1]
 
 
 def test_every_policy_is_timed_over_as_many_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
