@@ -19,7 +19,7 @@ from spark.evaluation import speed
 from spark.modality import Slot
 from spark.models import load
 from spark.sampling import SamplingSettings
-from spark.schedule import FullDepth, Spark
+from spark.schedule import ConfidenceExit, FullDepth, Spark
 from spark.trace import Step
 from tests.tiny import tiny_lm, tiny_prompt
 
@@ -58,7 +58,8 @@ def test_the_last_line_is_the_contracts_json(
 def test_full_depth_is_asked_through_heads_that_cannot_end_a_reply() -> None:
     lm = load("embedded")
     replies = []
-    for policy, acceptance in ((FullDepth(), ALWAYS), (Spark(11, variant="triple"), EXACT)):
+    sure = ConfidenceExit("max_prob", 0.5, lm.candidate_exits)
+    for policy, acceptance in ((FullDepth(), ALWAYS), (sure, EXACT)):
         engine = decode.endless(Engine(lm, outside_mass=False))
         start = engine.prefill(lm.encode_prompt("Hello, who are you?"))
         made = engine.generate(start, policy, SamplingSettings(seed=2), 60, acceptance=acceptance)
