@@ -272,6 +272,9 @@ def test_axe_finds_nothing(browser, address, path, width, scheme):
             for accordion in ("Settings", "All figures", "Every token"):
                 page.get_by_role("button", name=re.compile(f"^{accordion}")).click()
             page.locator("[data-play=spark]").first.wait_for()
+        if path == "/evidence":
+            expect(page.locator("#pareto-plot .js-plotly-plot")).to_be_visible()
+            page.get_by_role("button", name=re.compile("^All figures")).click()
         found = Axe().run(page).response["violations"]
         told = [(v["id"], [node["html"][:120] for node in v["nodes"]][:3]) for v in found]
         assert not told, json.dumps(told, indent=1)

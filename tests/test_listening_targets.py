@@ -55,7 +55,7 @@ def test_the_ready_study_says_what_it_waits_for_and_opens_by_itself(
     studies = Studies(hub_target(hub))
     studies.announce(study.id, study.title)
     hub.fails = "always"
-    thread = threading.Thread(target=ready._open, args=(study, study_dir, studies))
+    thread = threading.Thread(target=ready._open, args=(study.id, study.title, study_dir, studies))
     thread.start()
     assert_soon(lambda: "503 Server Error" in studies.states()[0].message)
     (state,) = studies.states()
