@@ -33,7 +33,7 @@ help:
 	@echo "make test-long  the tests that take minutes"
 	@echo "make lint       ruff and mypy"
 	@echo "make bench      decoding speed of the embedded model"
-	@echo "make results    the README's tables and the Evidence page, measured anew (3,600 replies)"
+	@echo "make results    the README's tables and the Evidence page, measured anew (3,672 replies)"
 	@echo "make train      train the embedded model, its codec and its exit heads"
 
 $(VENV_STAMP):

@@ -35,9 +35,9 @@ from spark.compare import compare
 from spark.comparison import Comparison
 from spark.compiled import prepare
 from spark.lending import lends
-from spark.models import available, load
+from spark.models import ModelInfo, available, load
 from spark.models.base import SpokenLM
-from spark.models.loading import say
+from spark.models.loading import placement, say
 from spark.shelf import Shelf, fitting
 from spark.ui import EXAMPLES, ComparePage, ExperimentsPage, about_page, evidence_page
 
@@ -186,9 +186,7 @@ def _stop(studies: Studies) -> None:
     os._exit(128 + signal.SIGTERM)
 
 
-def main() -> None:
-    """Load the model, make the example, serve until interrupted."""
-    logging.basicConfig(level=logging.WARNING)
+def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python app.py", description="Serve SPAR-K Lab.")
     parser.add_argument("--host", help="default: GRADIO_SERVER_NAME, else 127.0.0.1")
     parser.add_argument("--port", type=int, help="default: GRADIO_SERVER_PORT, else from 7860 up")
@@ -206,11 +204,26 @@ def main() -> None:
         help="where the Experiments page finds folders of python -m spark.evaluation; "
         "default: %(default)s",
     )  # fmt: skip
-    options = parser.parse_args()
-    asked = {name: value for name in ("device", "bits") if (value := getattr(options, name))}
+    return parser
+
+
+def _shelf(options: argparse.Namespace, own: SpokenLM, on_offer: Sequence[ModelInfo]) -> Shelf:
+    """The models of the page, the one that it begins with loaded; raises ValueError."""
+    asked = placement(options)
     # Only whoever sits at this machine may have tens of gigabytes fetched by a press on the page.
     host = options.host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
     fetches = host in LOOPBACK and not os.environ.get(addresses.SPACE_VARIABLE)
+    if options.model == MODEL:
+        return Shelf(own, on_offer, options=asked, fetches=fetches)
+    lm = fitting(options.model, told=say, **asked)
+    return Shelf(lm, on_offer, options.model, asked, fetches)
+
+
+def main() -> None:
+    """Load the model, make the example, serve until interrupted."""
+    logging.basicConfig(level=logging.WARNING)
+    parser = _arguments()
+    options = parser.parse_args()
     addresses.trust_platform(os.environ)
     try:
         studies = Studies(target_from(os.environ), limit_from(os.environ))
@@ -223,12 +236,7 @@ def main() -> None:
         on_offer = available(options.device)  # with all memory free: models can make way
         own = load(MODEL)
         prepare(own.transformer)
-        if options.model == MODEL:
-            shelf = Shelf(own, on_offer, options=asked, fetches=fetches)
-        else:
-            lm = fitting(options.model, told=say, **asked)
-            shelf = Shelf(lm, on_offer, options.model, asked, fetches)
-            del lm  # the shelf's alone, which can let it go
+        shelf = _shelf(options, own, on_offer)
     except ValueError as error:
         parser.error(str(error))
     data: Any = os.environ.get(DATA_VARIABLE) or Path(__file__).parent / "runs" / "listening"

@@ -28,6 +28,7 @@ from benchmarks.baseline import floor_ms, generate_ms, matrices, reading_ms, ref
 from spark import schedule_file
 from spark.comparison import CompareSettings
 from spark.engine import Engine
+from spark.evaluation.speed import number
 from spark.metrics.cost import traffic_bytes
 from spark.modality import Modality
 from spark.models.base import SpokenLM
@@ -216,7 +217,7 @@ def show(result: dict[str, Any]) -> None:
     heads = ("policy", "ms/token", "tokens/s", "GB/s", "depth", "traffic", "time")
     print("{:<20}{:>10}{:>10}{:>8}{:>8}{:>9}{:>8}".format(*heads))
     for row in result["rows"]:
-        depth = "-" if row["mean_depth_speech"] is None else f"{row['mean_depth_speech']:.2f}"
+        depth = number(row["mean_depth_speech"], ".2f")
         print(
             f"{row['policy']:<20}{row['ms_per_token']:>10.2f}{row['tokens_per_s']:>10.1f}"
             f"{row['gb_per_s']:>8.2f}{depth:>8}{row['traffic_ratio']:>9.3f}{row['time_ratio']:>8.3f}"

@@ -27,6 +27,7 @@ from benchmarks import conditions
 from benchmarks.decode import PROMPTS, endless
 from spark.comparison import CompareSettings
 from spark.engine import Engine
+from spark.evaluation.speed import number
 from spark.metrics.cost import traffic_bytes
 from spark.models.base import SpokenLM
 from spark.trace import Trace
@@ -149,16 +150,12 @@ def show(result: dict[str, Any]) -> None:
     print("{:<28}{:>12}{:>11}{:>10}{:>8}{:>9}{:>8}{:>7}{:>8}".format(*heads))
     for row in result["rows"]:
         shown = (
-            _shown(row["tokens_ms"], ".0f"), _shown(row["audio_ms"], ".0f"),
-            _shown(row["ms_per_token"], ".2f"), _shown(row["time_ratio"], ".3f"),
-            _shown(row["traffic_ratio"], ".3f"), _shown(row["mean_depth_speech"], ".2f"),
-            _shown(row["acceptance_rate"], ".2f"), _shown(row["drift"], ".3f"),
+            number(row["tokens_ms"], ".0f"), number(row["audio_ms"], ".0f"),
+            number(row["ms_per_token"], ".2f"), number(row["time_ratio"], ".3f"),
+            number(row["traffic_ratio"], ".3f"), number(row["mean_depth_speech"], ".2f"),
+            number(row["acceptance_rate"], ".2f"), number(row["drift"], ".3f"),
         )  # fmt: skip
         print("{:<28}{:>12}{:>11}{:>10}{:>8}{:>9}{:>8}{:>7}{:>8}".format(row["variant"], *shown))
-
-
-def _shown(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -76,9 +76,7 @@ class Engine:
         body, step = self.lm.transformer, self._worker.step
         layers = range(body.num_layers)
         return WeightBytes(
-            layers=tuple(
-                step.layer_bytes(body, i) if step else body.layer_bytes(i) for i in layers
-            ),
+            layers=step.layer_bytes if step else tuple(body.layer_bytes(i) for i in layers),
             projections=tuple(body.projection_bytes(i) for i in layers),
             heads=self._worker.head_bytes(),
         )

@@ -238,18 +238,20 @@ COMMANDS: dict[str, tuple[Callable[[list[str]], int], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_says_it_and_ends_with_2(
-    name: str,
-    whole: dict[str, Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    folder = Path(shutil.copytree(whole["glm"], tmp_path / "copy", copy_function=os.link))
-    half(folder)
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that commands are called from, with a file of prompts."""
     monkeypatch.chdir(tmp_path)
     put("prompts.txt", "hello")(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_says_it_and_ends_with_2(
+    name: str, whole: dict[str, Path], here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(whole["glm"], here / "copy", copy_function=os.link))
+    half(folder)
     command, more = COMMANDS[name]
     out = ["--out", "out"] if name in OUT else []
     assert command(["--model", str(folder), *out, *more]) == 2
@@ -264,13 +266,11 @@ def test_a_missing_voice_is_said_before_the_weights_are_read(
     name: str,
     family: str,
     whole: dict[str, Path],
-    tmp_path: Path,
+    here: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A calibration needs ears, so it ends there; the others go on to read."""
-    monkeypatch.chdir(tmp_path)
-    put("prompts.txt", "hello")(tmp_path)
 
     class Read(ValueError):
         pass

@@ -23,7 +23,7 @@ from spark.evaluation.report import table
 from spark.heads import HeadKind
 from spark.models import load
 from spark.models.base import SpokenLM
-from spark.models.loading import say
+from spark.models.loading import placement, say
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -77,7 +77,7 @@ def _wanted(given: argparse.Namespace, lm: SpokenLM, setting: Setting) -> Wanted
 def _calibrate(asked: Sequence[str]) -> int:
     given = _arguments().parse_args(asked)
     try:
-        options = trials.placement(given)
+        options = placement(given)
         lm = load(given.model, told=say, aloud=True, **options)
         settings = CompareSettings.of(lm, seed=given.seed, temperature=given.temperature)
         setting = Setting(given.model, given.head, settings.sampling(), given.max_tokens, **options)

@@ -33,7 +33,7 @@ from spark.evaluation.statistics import paired_mean, paired_share, paired_wer
 from spark.heads import Head, base_hash, load_heads, untrained_head
 from spark.models import load
 from spark.models.base import SpokenLM
-from spark.models.loading import say
+from spark.models.loading import placement, say
 from spark.training.exit_fitting import Fitting, rate_for, slot_states
 from spark.training.own_replies import Lesson, lesson
 
@@ -247,7 +247,7 @@ def _plan(given: argparse.Namespace, lm: SpokenLM) -> Plan:
         raise ValueError(f"--schedule {name}: give each position's exit, such as {triple(lm)}")
     settings.policies(lm)
     setting = Setting(
-        given.model, "fitted", settings.sampling(), given.max_tokens, **trials.placement(given)
+        given.model, "fitted", settings.sampling(), given.max_tokens, **placement(given)
     )
     return Plan(setting, schedule, *amounts)
 
@@ -256,7 +256,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run or resume; 0, or 2 after a message about what was asked."""
     given = _arguments().parse_args(arguments)
     try:
-        lm = load(given.model, told=say, aloud=True, **trials.placement(given))
+        lm = load(given.model, told=say, aloud=True, **placement(given))
         plan, workers = _plan(given, lm), given.workers or trials.workers_for(lm)
         found = compare(lm, plan, given.folder, workers)
     except ValueError as error:

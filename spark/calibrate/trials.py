@@ -7,7 +7,6 @@ Processes take tasks of some prompts and one schedule. Knows no limits and no ch
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -70,12 +69,6 @@ class Setting:
         return {name: value for name, value in asked.items() if value is not None}
 
 
-def placement(given: argparse.Namespace) -> dict[str, Any]:
-    """`device` and `bits` of a command, where they were given."""
-    asked = {name: getattr(given, name) for name in ("device", "bits")}
-    return {name: value for name, value in asked.items() if value is not None}
-
-
 def seed_of(setting: Setting, item: Item) -> int:
     """The seed of every reply to a prompt."""
     return seed_for(setting.sampling.seed, item.item_id)
@@ -104,12 +97,9 @@ def replies(
 
 def judged(lm: SpokenLM, schedule: str, item: Item, trace: Trace) -> Line:
     """What is kept of a reply: its words, what was heard, predicted MOS, cost."""
-    codes, figures = trace.codes(), trace.summary()
-    pcm = lm.vocoder.decode(codes) if lm.vocoder and codes else None
-    rate = lm.vocoder.sample_rate if lm.vocoder else 0
     ears, text = recogniser(POCKETSPHINX), lm.decode_text(trace.text_ids())
+    figures, sound = trace.summary(), answering.impression_of(lm, trace.codes(), ears)
     kept = ("mean_depth_speech", "traffic_ratio", "audio_s", "finish")
-    sound = answering.impression(ears, pcm, rate)
     line = answering.judged(ears, item, schedule, text, sound)
     return line | {name: figures[name] for name in kept}
 

@@ -10,6 +10,6 @@ Where there is no compiler, and for models it is not made for, everything runs a
 
 from __future__ import annotations
 
-from spark.compiled.step import CompiledStep, prepare, unsuited
+from spark.compiled.step import prepare
 
-__all__ = ["CompiledStep", "prepare", "unsuited"]
+__all__ = ["prepare"]

@@ -117,6 +117,8 @@ class _Store:
 class CompiledStep:
     """Runs layers of one transformer over a few rows of one sequence.
 
+    `layer_bytes` are those of weights that it reads of each block.
+
     Args:
         body: one that is not `unsuited`.
         built: the library.
@@ -126,8 +128,7 @@ class CompiledStep:
         built.spark_scratch.restype = ctypes.c_int64
         self.library, self._store = built, _Store()
         shape, layers = body.config, [layer.dense() for layer in body.layers]
-        matrices = [m for w in layers for m in (w.qkv, w.output, w.gate_up, w.down)]
-        narrow = all(_is_narrow(matrix) for matrix in matrices)
+        narrow = all(_is_narrow(matrix) for w in layers for matrix in _matrices(w))
         self._shape = _Shape(
             shape.hidden_size, shape.intermediate_size, shape.num_attention_heads,
             shape.num_key_value_heads, shape.head_dim, narrow, 1, shape.rms_norm_eps,
@@ -135,10 +136,7 @@ class CompiledStep:
         self._layers = (_Layer * len(layers))(
             *(
                 _Layer(
-                    *(
-                        self._store.tiled(m.t(), narrow)
-                        for m in (w.qkv, w.output, w.gate_up, w.down)
-                    ),
+                    *(self._store.tiled(m.t(), narrow) for m in _matrices(w)),
                     self._store.held(w.qkv_bias),
                     self._store.held(w.attention_norm.gain),
                     self._store.held(w.mlp_norm.gain),
@@ -146,14 +144,12 @@ class CompiledStep:
                 for w in layers
             )
         )
+        self.layer_bytes = tuple(
+            body.layer_bytes(i) - (sum(m.nbytes for m in _matrices(w)) // 2 if narrow else 0)
+            for i, w in enumerate(layers)
+        )
         self._rotary = torch.view_as_real(body.rotary).contiguous()
         self._lengths_type = ctypes.c_int64 * len(layers)
-
-    def layer_bytes(self, body: Transformer, index: int) -> int:
-        """Bytes of weights that it reads of one of the transformer's blocks."""
-        layer = body.layers[index]
-        matrices = sum(m.nbytes for m in (layer.qkv, layer.output, layer.gate_up, layer.down))
-        return body.layer_bytes(index) - (matrices // 2 if self._shape.narrow else 0)
 
     @property
     def weights(self) -> str:
@@ -245,6 +241,11 @@ class CompiledHeads:
         logits = self._store.tiled(rows, narrow)
         bias, gain = self._store.held(head.lens_bias), self._store.held(head.gain)
         return _Head(lens, logits, bias, gain, head.gain.shape[0], len(rows), narrow, 1, head.eps)
+
+
+def _matrices(layer: Layer) -> tuple[Tensor, ...]:
+    """Those of a block, in the structure's order."""
+    return layer.qkv, layer.output, layer.gate_up, layer.down
 
 
 def _is_narrow(matrix: Tensor) -> bool:

@@ -31,7 +31,7 @@ from spark.metrics import utmos
 from spark.metrics.recognisers import POCKETSPHINX, recogniser
 from spark.models import load
 from spark.models.base import SpokenLM
-from spark.models.loading import say
+from spark.models.loading import placement, say
 
 # Where and how the work is done, which the figures do not hang on.
 _APART = ("model", "suite", "out", "workers", "executor")
@@ -124,8 +124,7 @@ def _items(given: argparse.Namespace) -> list[Item]:
 def _job(given: argparse.Namespace, items: Sequence[Item]) -> tuple[Job, SpokenLM]:
     """What is asked for, and its model; raises ValueError for what cannot be."""
     words = policies.words(given.policies)
-    options = {name: getattr(given, name) for name in ("device", "bits")}
-    options = {name: value for name, value in options.items() if value is not None}
+    options = placement(given)
     lm = load(given.model, told=say, **options)
     prepare(lm.transformer, wait=True)
     if given.spoken and lm.listener is None:

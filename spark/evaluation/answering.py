@@ -108,14 +108,21 @@ class Impression:
     utmos: float | None = None
 
 
-def impression(
-    ears: Recogniser, pcm: Pcm | None, rate: int, with_utmos: bool = False
-) -> Impression:
+def impression(ears: Recogniser, pcm: Pcm, rate: int, with_utmos: bool = False) -> Impression:
     """What is heard of a sound, and how natural it is predicted to be."""
-    if pcm is None or not len(pcm):
+    if not len(pcm):
         return Impression("", None)
     natural = utmos.predict(pcm, rate) if with_utmos else None
     return Impression(ears.transcribe(pcm, rate), mos.predict(pcm, rate), natural)
+
+
+def impression_of(
+    lm: SpokenLM, codes: Sequence[int], ears: Recogniser, with_utmos: bool = False
+) -> Impression:
+    """The impression that a reply's codes make; that of no sound where the model has no voice."""
+    if lm.vocoder is None or not codes:
+        return Impression("", None)
+    return impression(ears, lm.vocoder.decode(codes), lm.vocoder.sample_rate, with_utmos)
 
 
 def heard_line(job: Job, item: Item, policy: str, text: str, sound: Impression) -> Line:
@@ -238,9 +245,7 @@ def _line(
     """
     codes, figures, outside = tuple(trace.codes()), trace.summary(), outside_mass(trace)
     if codes not in known:
-        pcm = lm.vocoder.decode(codes) if lm.vocoder and codes else None
-        rate = lm.vocoder.sample_rate if lm.vocoder else 0
-        known[codes] = impression(recogniser(job.recogniser), pcm, rate, job.utmos)
+        known[codes] = impression_of(lm, codes, recogniser(job.recogniser), job.utmos)
     if trace.batch > 1:
         figures["ms_per_token"] = None  # the clock was shared
     text = lm.decode_text(trace.text_ids())

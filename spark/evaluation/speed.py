@@ -43,7 +43,7 @@ def _decode(found: Result) -> str:
     rows = [
         [
             row["policy"], f"{row['ms_per_token']:.2f}", f"{row['tokens_per_s']:.0f}",
-            f"{row['gb_per_s']:.1f}", _number(row["mean_depth_speech"], ".2f"),
+            f"{row['gb_per_s']:.1f}", number(row["mean_depth_speech"], ".2f"),
             f"{100 * row['traffic_ratio']:.1f} %", f"{100 * row['time_ratio']:.1f} %",
         ]
         for row in found["rows"]
@@ -54,7 +54,7 @@ def _decode(found: Result) -> str:
         ("matrix-vector products of all weights", "floor_ms_per_token"),
         ("reading as many bytes", "reading_ms_per_token"),
     )
-    rows += [[name, _number(found[key], ".2f"), *["-"] * 5] for name, key in beside]
+    rows += [[name, number(found[key], ".2f"), *["-"] * 5] for name, key in beside]
     heads = ("policy", "ms a token", "tokens/s", "GB/s", "speech depth", "weights read", "time")
     over, cut = found["speedup_over_compiled_generate"], found["depth_cut_realised"]
     return (
@@ -84,10 +84,10 @@ def _spread(row: Mapping[str, Any]) -> str:
 def _first_audio(found: Result) -> str:
     rows = [
         [
-            row["variant"], _number(row["tokens_ms"], ".0f"), _number(row["audio_ms"], ".0f"),
+            row["variant"], number(row["tokens_ms"], ".0f"), number(row["audio_ms"], ".0f"),
             f"{row['ms_per_token']:.2f}", f"{100 * row['traffic_ratio']:.1f} %",
             f"{100 * row['time_ratio']:.1f} %", _share(row["acceptance_rate"]),
-            _number(row["drift"], ".3f"),
+            number(row["drift"], ".3f"),
         ]
         for row in found["rows"]
     ]  # fmt: skip
@@ -96,7 +96,8 @@ def _first_audio(found: Result) -> str:
     return table(rows, heads)
 
 
-def _number(value: float | None, form: str) -> str:
+def number(value: float | None, form: str) -> str:
+    """A figure as a table shows it; a dash where there is none."""
     return "-" if value is None else format(value, form)
 
 

@@ -1,10 +1,12 @@
-"""What is told of a model on its way: bytes fetched or read, and sentences. Knows no model."""
+"""A model on its way: where it is wanted, bytes fetched or read, sentences. Knows no model."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 _GB = 1e9
 
@@ -34,6 +36,12 @@ class Progress:
 
 
 Watch = Callable[[Progress], None]
+
+
+def placement(given: argparse.Namespace) -> dict[str, Any]:
+    """Options of `models.load` from a command's `--device` and `--bits`, where they were given."""
+    asked = {name: getattr(given, name) for name in ("device", "bits")}
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def say(sentence: str) -> None:

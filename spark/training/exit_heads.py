@@ -30,7 +30,7 @@ from spark.heads import base_hash
 from spark.models import load
 from spark.models.base import SpokenLM
 from spark.models.large import HEADS_FOLDER
-from spark.models.loading import say
+from spark.models.loading import placement, say
 from spark.paths import can_be_made
 from spark.training.exit_fitting import Agreement, Fitting, fitting_bytes, rate_for, slot_states
 from spark.training.own_replies import Lesson, OwnReplies, prompt_lines, read_prompts
@@ -275,11 +275,9 @@ def _place(lm: SpokenLM, out: Path | None) -> Path:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fit; 0, or 2 after a message about what went wrong, 130 where stopped by hand."""
     given = _arguments().parse_args(arguments)
-    options = {name: getattr(given, name) for name in ("device", "bits")}
     try:
         prompt_lines(given.prompts)  # before the minutes that a large model takes to load
-        lm = load(given.model, told=say,
-                  **{name: value for name, value in options.items() if value})  # fmt: skip
+        lm = load(given.model, told=say, **placement(given))
         out, plan = _place(lm, given.out), _plan(lm, given)
         work = given.work or HEADS_FOLDER / f"{out.stem}-work"
         fit(lm, plan, work, out, given.bits or 16, given.checkpoint_seconds)
