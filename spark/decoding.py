@@ -187,8 +187,7 @@ class Decoding:
         spot = Spot(self._count, len(self.ids) - 1, self._layout.fork(), self._codes)
         place, speech_only = self._place(spot), self._speech_only(spot)
         by_state = policy.measure == "state_similarity"
-        last = torch.tensor([[self.ids[-1]]], device=body.device)
-        rows, low = Rows(body.embed(last), spot.position), 0
+        rows, low = Rows(body.embed_one(self.ids[-1]), spot.position), 0
         heads: tuple[str, ...] = ()
         for layer in () if self._surprised(spot) else policy.exits(place):
             if by_state:

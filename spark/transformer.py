@@ -148,6 +148,10 @@ class Transformer:
         """States before layer 0, (B, T, D), of token ids (B, T)."""
         return F.embedding(ids, self.embedding)
 
+    def embed_one(self, token: int) -> Tensor:
+        """State before layer 0, (1, 1, D), of one id: a view, and no id has to reach the device."""
+        return self.embedding[None, token : token + 1]
+
     def run_layers(
         self, lo: int, hi: int, states: Tensor, positions: Tensor, cache: KVCache
     ) -> Tensor:

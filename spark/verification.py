@@ -163,9 +163,9 @@ class Verifier:
                 heads = self._bank.heads
                 logits = logits[:, shared_columns(heads[asked], heads[name])[0]]
             tokens = (yield self.draw(logits, name, alike, ids)).tolist()
-            for spot, token, own in zip(alike, tokens, logits.split(1), strict=True):
+            for row, (spot, token) in enumerate(zip(alike, tokens, strict=True)):
                 state = states[len(found) : len(found) + 1]
-                found.append(Answer(spot, token, name, own, state))
+                found.append(Answer(spot, token, name, logits[row : row + 1], state))
         return found
 
     def _stands(self, draft: Draft, answer: Answer, ids: Sequence[int]) -> Task[bool]:

@@ -64,10 +64,13 @@ def close(ours: Tensor, theirs: Tensor) -> bool:
 @needs_compiler
 @pytest.mark.parametrize("family", ["qwen2", "glm"])
 @pytest.mark.parametrize("narrow", [False, True])
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.parametrize("head_dim", [16, 72])
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
-def test_any_rows_through_any_layers_as_without_it(family: str, narrow: bool, data: Any) -> None:
-    body = tiny_body(family, narrow)
+def test_any_rows_through_any_layers_as_without_it(
+    family: str, narrow: bool, head_dim: int, data: Any
+) -> None:
+    body = tiny_body(family, narrow, head_dim=head_dim)
     step, caches = step_of(body), [body.new_cache(64), body.new_cache(64)]
     make = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
     for _ in range(data.draw(st.integers(1, 6))):

@@ -5,7 +5,8 @@
  * operations, however many rows come along and however many threads share the work, so a row's
  * result is the same to the bit. Knows no Python, no policies and no token ids.
  *
- * Matrices lie in tiles: (outputs / TILE, inputs, TILE), float32, or bfloat16 where `narrow`.
+ * Matrices lie in tiles: (outputs / TILE, inputs, TILE), float32, or bfloat16 where `narrow`. There
+ * outputs 0, LANES, 1, LANES + 1... of every two LANES follow each other.
  */
 #include <float.h>
 #include <math.h>
@@ -16,10 +17,15 @@
 #define LANES 8
 #define TILE 32
 #define INLINE static inline __attribute__((always_inline))
+/* Lanes of two vectors, by number; compilers disagree on its name. */
+#if defined(__clang__) || __GNUC__ >= 12
+#define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define PICK(a, b, ...) __builtin_shuffle(a, b, (words){__VA_ARGS__})
+#endif
 
 typedef float lanes __attribute__((vector_size(4 * LANES)));
 typedef uint32_t words __attribute__((vector_size(4 * LANES)));
-typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
 
 struct shape {
     int width, inner, heads, kv_heads, head_dim, narrow, threads;
@@ -65,32 +71,39 @@ INLINE float total(lanes v) {
     return ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7]));
 }
 
-/* LANES weights as float32: a bfloat16 is the upper half of one. */
-INLINE lanes weights(const void *matrix, int narrow, int64_t at) {
-    if (!narrow) return load((const float *)matrix + at);
-    halves h;
-    memcpy(&h, (const uint16_t *)matrix + at, sizeof h);
-    words w = __builtin_convertvector(h, words) << 16;
-    lanes v;
-    memcpy(&v, &w, sizeof v);
-    return v;
+/* Two LANES of weights as float32, those of outputs at..at+LANES-1 and those after them. A bfloat16
+ * is the upper half of a float32, and two that lie in one word are a shift and a mask away. */
+INLINE void weights(const void *matrix, int narrow, int64_t at, lanes pair[2]) {
+    if (narrow) {
+        words w;
+        memcpy(&w, (const uint16_t *)matrix + at, sizeof w);
+        pair[0] = (lanes)(w << 16);
+        pair[1] = (lanes)(w & 0xffff0000u);
+    } else {
+        pair[0] = load((const float *)matrix + at);
+        pair[1] = load((const float *)matrix + at + LANES);
+    }
 }
 
-/* TILES tiles of outputs of ROWS rows. A weight is read and widened once for all the rows. TILES x
- * ROWS x TILE / LANES sums are in flight: some eight keep the processor busy. Each output adds up
- * its inputs in their order, whatever TILES and ROWS are. */
-INLINE void tiles(const void *matrix, int narrow, int TILES, int ROWS, int64_t at, int inputs,
-                  const float *x, int x_step, float *out, int out_step) {
+/* Of TILES tiles, PAIRS pairs of LANES outputs from `at` on, of ROWS rows. A weight is read and
+ * widened once for all the rows. 2 TILES x PAIRS x ROWS sums are in flight: some eight keep the
+ * processor busy, and with more than twelve it runs out of registers. Each output adds up its
+ * inputs in their order, whatever these numbers are. */
+INLINE void tiles(const void *matrix, int narrow, int TILES, int PAIRS, int ROWS, int64_t at,
+                  int inputs, const float *x, int x_step, float *out, int out_step) {
     lanes sums[2][4][TILE / LANES] = {{{{0}}}};
     for (int i = 0; i < inputs; i++, at += TILE) {
 #pragma GCC unroll 2
         for (int tile = 0; tile < TILES; tile++)
+#pragma GCC unroll 2
+            for (int k = 0; k < PAIRS; k++) {
+                lanes w[2];
+                weights(matrix, narrow, at + tile * TILE * inputs + 2 * k * LANES, w);
 #pragma GCC unroll 4
-            for (int k = 0; k < TILE / LANES; k++) {
-                const int64_t from = at + (int64_t)tile * TILE * inputs + k * LANES;
-                const lanes w = weights(matrix, narrow, from);
-#pragma GCC unroll 4
-                for (int t = 0; t < ROWS; t++) sums[tile][t][k] += w * x[t * x_step + i];
+                for (int t = 0; t < ROWS; t++) {
+                    sums[tile][t][2 * k] += w[0] * x[t * x_step + i];
+                    sums[tile][t][2 * k + 1] += w[1] * x[t * x_step + i];
+                }
             }
     }
 #pragma GCC unroll 2
@@ -98,30 +111,37 @@ INLINE void tiles(const void *matrix, int narrow, int TILES, int ROWS, int64_t a
 #pragma GCC unroll 4
         for (int t = 0; t < ROWS; t++)
 #pragma GCC unroll 4
-            for (int k = 0; k < TILE / LANES; k++)
+            for (int k = 0; k < 2 * PAIRS; k++)
                 store(out + t * out_step + tile * TILE + k * LANES, sums[tile][t][k]);
 }
 
-/* Outputs from..to-1, whole tiles, of rows that lie `x_step` and `out_step` apart. */
+/* Outputs from..to-1, whole tiles, of ROWS rows that lie `x_step` and `out_step` apart. */
+INLINE void rows_of(const void *matrix, int narrow, int ROWS, int from, int to, int inputs,
+                    const float *x, int x_step, float *out, int out_step) {
+    const int half = 2 * LANES;
+    int r = from;
+    for (; ROWS == 1 && r + 2 * TILE <= to; r += 2 * TILE)
+        tiles(matrix, narrow, 2, 2, ROWS, (int64_t)r * inputs, inputs, x, x_step, out + r,
+              out_step);
+    for (; ROWS < 3 && r < to; r += TILE)
+        tiles(matrix, narrow, 1, 2, ROWS, (int64_t)r * inputs, inputs, x, x_step, out + r,
+              out_step);
+    for (; r < to; r += TILE)
+        for (int part = 0; part < TILE; part += half)
+            tiles(matrix, narrow, 1, 1, ROWS, (int64_t)r * inputs + part, inputs, x, x_step,
+                  out + r + part, out_step);
+}
+
 INLINE void product_of(const void *matrix, int narrow, int from, int to, int inputs, int rows,
                        const float *x, int x_step, float *out, int out_step) {
-    int t = 0;
-    for (; t + 3 <= rows; t += 3)
-        for (int r = from; r < to; r += TILE)
-            tiles(matrix, narrow, 1, 3, (int64_t)r * inputs, inputs, x + t * x_step, x_step,
-                  out + t * out_step + r, out_step);
-    for (; t + 2 <= rows; t += 2)
-        for (int r = from; r < to; r += TILE)
-            tiles(matrix, narrow, 1, 2, (int64_t)r * inputs, inputs, x + t * x_step, x_step,
-                  out + t * out_step + r, out_step);
-    if (t == rows) return;
-    int r = from;
-    for (; r + 2 * TILE <= to; r += 2 * TILE)
-        tiles(matrix, narrow, 2, 1, (int64_t)r * inputs, inputs, x + t * x_step, x_step,
-              out + t * out_step + r, out_step);
-    if (r < to)
-        tiles(matrix, narrow, 1, 1, (int64_t)r * inputs, inputs, x + t * x_step, x_step,
-              out + t * out_step + r, out_step);
+    for (; rows > 4; rows -= 4, x += 4 * x_step, out += 4 * out_step)
+        rows_of(matrix, narrow, 4, from, to, inputs, x, x_step, out, out_step);
+    switch (rows) {
+    case 1: rows_of(matrix, narrow, 1, from, to, inputs, x, x_step, out, out_step); break;
+    case 2: rows_of(matrix, narrow, 2, from, to, inputs, x, x_step, out, out_step); break;
+    case 3: rows_of(matrix, narrow, 3, from, to, inputs, x, x_step, out, out_step); break;
+    case 4: rows_of(matrix, narrow, 4, from, to, inputs, x, x_step, out, out_step); break;
+    }
 }
 
 static void product(const void *matrix, int narrow, int from, int to, int inputs, int rows,
@@ -150,24 +170,60 @@ static void rotate(float *head, const float *turn, int size) {
     }
 }
 
+/* The sums of LANES vectors: of the first in the first place, and so on. */
+INLINE lanes totals(const lanes v[LANES]) {
+    lanes twos[4], fours[2];
+    for (int i = 0; i < 4; i++) {
+        const lanes a = v[2 * i], b = v[2 * i + 1];
+        twos[i] = PICK(a, b, 0, 8, 2, 10, 4, 12, 6, 14) + PICK(a, b, 1, 9, 3, 11, 5, 13, 7, 15);
+    }
+    for (int i = 0; i < 2; i++) {
+        const lanes a = twos[2 * i], b = twos[2 * i + 1];
+        fours[i] = PICK(a, b, 0, 1, 8, 9, 4, 5, 12, 13) + PICK(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+    return PICK(fours[0], fours[1], 0, 1, 2, 3, 8, 9, 10, 11) +
+           PICK(fours[0], fours[1], 4, 5, 6, 7, 12, 13, 14, 15);
+}
+
+/* Products of a query with KEYS keys, in the first places. */
+INLINE lanes likeness(const float *query, const float *keys, int size, int KEYS) {
+    lanes dots[LANES] = {{0}};
+    for (int i = 0; i < size; i += LANES) {
+        const lanes q = load(query + i);
+#pragma GCC unroll 8
+        for (int j = 0; j < KEYS; j++) dots[j] += q * load(keys + j * size + i);
+    }
+    return totals(dots);
+}
+
+/* WIDE lanes of the sum of `count` rows of values, each as many times as its score says. */
+INLINE void mix(const float *scores, const float *values, int count, int size, float scale,
+                int WIDE, float *out) {
+    lanes mixed[LANES] = {{0}};
+    for (int j = 0; j < count; j++) {
+#pragma GCC unroll 8
+        for (int k = 0; k < WIDE; k++)
+            mixed[k] += scores[j] * load(values + (int64_t)j * size + k * LANES);
+    }
+#pragma GCC unroll 8
+    for (int k = 0; k < WIDE; k++) store(out + k * LANES, mixed[k] * scale);
+}
+
 /* Softmax attention of one query over `count` rows of keys and values. */
 static void attend(const float *query, const float *keys, const float *values, int count, int size,
                    float *scores, float *out) {
     float most = -FLT_MAX, scale = 1.0f / sqrtf((float)size), sum = 0;
-    for (int j = 0; j < count; j++) {
-        lanes dot = {0};
-        for (int i = 0; i < size; i += LANES)
-            dot += load(query + i) * load(keys + (int64_t)j * size + i);
-        scores[j] = total(dot) * scale;
-        if (scores[j] > most) most = scores[j];
-    }
-    for (int j = 0; j < count; j++) scores[j] = expf(scores[j] - most);
-    for (int j = 0; j < count; j++) sum += scores[j];
-    for (int i = 0; i < size; i += LANES) {
-        lanes mixed = {0};
-        for (int j = 0; j < count; j++) mixed += scores[j] * load(values + (int64_t)j * size + i);
-        store(out + i, mixed / sum);
-    }
+    int j = 0, i = 0;
+    for (; j + LANES <= count; j += LANES)
+        store(scores + j, likeness(query, keys + (int64_t)j * size, size, LANES) * scale);
+    for (; j < count; j++)
+        scores[j] = likeness(query, keys + (int64_t)j * size, size, 1)[0] * scale;
+    for (j = 0; j < count; j++) most = scores[j] > most ? scores[j] : most;
+    for (j = 0; j < count; j++) scores[j] = expf(scores[j] - most);
+    for (j = 0; j < count; j++) sum += scores[j];
+    for (; i + LANES * LANES <= size; i += LANES * LANES)
+        mix(scores, values + i, count, size, 1 / sum, LANES, out + i);
+    for (; i < size; i += LANES) mix(scores, values + i, count, size, 1 / sum, 1, out + i);
 }
 
 /* One key head and the queries that share it: rotated, appended to the cache, attended. */

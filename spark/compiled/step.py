@@ -20,7 +20,7 @@ from spark.transformer import Transformer
 from spark.weights import Layer
 
 MOST_ROWS = 8  # of one call; with more, torch's products gain on it
-_TILE = 32  # as in step.c
+_TILE, _LANES = 32, 8  # as in step.c
 _MOST_BYTES = 1 << 28  # of weights that are copied; larger models wait for memory, not for calls
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int
 
@@ -102,7 +102,10 @@ class _Store:
         """Address of a matrix (out, in) laid out in tiles."""
         outputs, inputs = matrix.shape
         tiles = matrix.reshape(outputs // _TILE, _TILE, inputs).transpose(1, 2)
-        held = self.held((tiles.bfloat16() if narrow else tiles).contiguous())
+        if narrow:  # two runs of outputs take turns, so that they share words
+            turns = tiles.bfloat16().unflatten(2, (-1, 2, _LANES)).transpose(3, 4)
+            tiles = turns.flatten(2)
+        held = self.held(tiles)
         assert held is not None
         return held
 
@@ -133,6 +136,7 @@ class CompiledStep:
             shape.hidden_size, shape.intermediate_size, shape.num_attention_heads,
             shape.num_key_value_heads, shape.head_dim, narrow, 1, shape.rms_norm_eps,
         )  # fmt: skip
+        self._sized: dict[tuple[int, int, int], tuple[_Shape, int]] = {}
         self._layers = (_Layer * len(layers))(
             *(
                 _Layer(
@@ -149,6 +153,7 @@ class CompiledStep:
             for i, w in enumerate(layers)
         )
         self._rotary = torch.view_as_real(body.rotary).contiguous()
+        self._turn_bytes = self._rotary[0].nbytes
         self._lengths_type = ctypes.c_int64 * len(layers)
 
     @property
@@ -173,20 +178,29 @@ class CompiledStep:
         Raises:
             ValueError: the cache is full.
         """
-        rows, threads = states.shape[1], torch.get_num_threads()
+        rows = states.shape[1]
         states = states.clone(memory_format=torch.contiguous_format)
         lengths = self._lengths_type(*cache.lengths)
         buffer = cache.reserve(lo, hi, rows)
-        shape = _Shape.from_buffer_copy(self._shape)
-        shape.threads = threads
-        size = self.library.spark_scratch(ctypes.byref(shape), rows, cache.capacity)
+        shape, size = self._for(torch.get_num_threads(), rows, cache.capacity)
         scratch = torch.empty(size)
         step = _Step(
             lo, hi, rows, cache.capacity, ctypes.addressof(lengths), states.data_ptr(),
-            self._rotary[start].data_ptr(), buffer.data_ptr(), scratch.data_ptr(),
+            self._rotary.data_ptr() + start * self._turn_bytes,
+            buffer.data_ptr(), scratch.data_ptr(),
         )  # fmt: skip
         self.library.spark_step(ctypes.byref(shape), self._layers, ctypes.byref(step))
         return states
+
+    def _for(self, threads: int, rows: int, capacity: int) -> tuple[_Shape, int]:
+        """The shape for so many threads, and the floats of scratch that such a step takes."""
+        key = threads, rows, capacity
+        if key not in self._sized:
+            shape = _Shape.from_buffer_copy(self._shape)
+            shape.threads = threads
+            size = self.library.spark_scratch(ctypes.byref(shape), rows, capacity)
+            self._sized[key] = shape, size
+        return self._sized[key]
 
 
 class CompiledHeads:
