@@ -76,7 +76,7 @@ def listen(
     start = engine.prefill(ids)
     prefill_ms = 1e3 * (time.perf_counter() - begun)
     made = engine.generate(
-        start, chosen, settings.sampling(), tokens, acceptance=settings.accepted()
+        start, chosen, settings.sampling(), tokens, acceptance=settings.accepted(lm)
     )
     voice, tokens_ms, outside_s = Voice(lm.vocoder), None, 0.0
     begun = time.perf_counter()

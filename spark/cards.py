@@ -18,7 +18,7 @@ from spark.metrics import wer
 from spark.modality import Modality
 from spark.models.base import SpokenLM
 from spark.models.fits import parameters
-from spark.named import at_dial
+from spark.named import Nearness, at_dial
 from spark.speech.audio import Pcm, wav_bytes
 from spark.trace import Step, Trace
 
@@ -308,7 +308,7 @@ def drifted(comparison: Comparison) -> str:
     )
 
 
-def dial(value: float) -> str:
+def dial(value: float, nearness: Nearness = "nats") -> str:
     """What the dial from lossless to fast means where it stands."""
     match at_dial(value):
         case "exact":
@@ -318,10 +318,16 @@ def dial(value: float) -> str:
             )
         case "always":
             told = "Fast: every token drawn at an exit stands, as SPAR-K was published."
-        case nats:
+        case amount if nearness == "sound":
+            told = (
+                "Relaxed: a token drawn at an exit stands if it is full depth's or sounds like it: "
+                "a code of the same group, in which no two lie further apart than "
+                f"{amount} times the usual distance of neighbours."
+            )
+        case amount:
             told = (
                 f"Relaxed: a token drawn at an exit stands if full depth would have drawn it too, "
-                f"had it been {nats} nats likelier."
+                f"had it been {amount} nats likelier."
             )
     return f"<p class='sk-note' role='status'>{told} For SPAR-K and confidence exit.</p>"
 

@@ -114,7 +114,7 @@ def stream(
         ValueError: impossible settings, or a prompt that is too long.
     """
     policies, sampling = settings.policies(lm), settings.sampling()
-    accepted = settings.accepted()
+    accepted = settings.accepted(lm)
     engine = Engine(lm, head=settings.head, drift_meter=True)
     asked = settings.prompt(lm, prompt, recording, earlier)
     prefill = engine.prefill(asked.ids, features=asked.features)
@@ -272,13 +272,14 @@ def _replay(
     """Time all policies in turn, each round starting with another one; tokens are not kept."""
     engine = Engine(lm, head=settings.head, outside_mass=False)
     policies, sampling = settings.policies(lm), settings.sampling()
+    accepted = settings.accepted(lm)
     taken: dict[str, list[float]] = {policy.name: [] for policy in policies}
     for done in range(replays):
         yield Replayed(done, replays)
         turn = done % len(policies)
         for policy in (*policies[turn:], *policies[:turn]):
             generation = engine.generate(
-                prefill, policy, sampling, settings.max_tokens, acceptance=settings.accepted()
+                prefill, policy, sampling, settings.max_tokens, acceptance=accepted
             )
             for _ in generation:
                 if stop():
@@ -327,7 +328,8 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--acceptance", default=plain.acceptance, metavar="NAME",
         help="of tokens drawn at exits: always (SPAR-K as published), exact (full depth's tokens), "
-        "or between them a tolerance in nats such as 0.5",
+        "or between them which near misses stand: a tolerance in nats such as 0.5, or sound:1.5 "
+        "for codes that sound alike, so many times as far apart as neighbours are",
     )  # fmt: skip
     parser.add_argument("--measure", choices=MEASURES, default=plain.measure)
     parser.add_argument("--threshold", type=float, default=plain.threshold)

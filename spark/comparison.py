@@ -64,8 +64,8 @@ class CompareSettings:
             (`spark.named`).
         exit_layer: SPAR-K's; None is the model's own choice.
         drift_target: mean distance of exits from full depth up to which K grows, 0 to 1.
-        acceptance: of tokens drawn at exits, by both policies that exit: "always", "exact", or a
-            tolerance in nats as "0.5".
+        acceptance: of tokens drawn at exits, by both policies that exit: "always", "exact", or
+            which near misses stand too (`spark.named`): "0.5" nats, "sound:1.5".
         measure: of confidence exit.
         threshold: of confidence exit, 0 to 1; the default is one the paper names (App. B.1).
         candidates: layers confidence exit tries; empty: all that the model offers.
@@ -116,9 +116,9 @@ class CompareSettings:
             seed=self.seed,
         )
 
-    def accepted(self) -> Acceptance:
-        """Which tokens drawn at exits stand; raises ValueError for a name that is none."""
-        return acceptance(self.acceptance)
+    def accepted(self, lm: SpokenLM) -> Acceptance:
+        """Which tokens drawn at exits stand; raises ValueError where the name means nothing."""
+        return acceptance(self.acceptance, lm)
 
     def limit(self, lm: SpokenLM) -> int:
         """Tokens of a reply at most."""

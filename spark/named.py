@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import math
 import re
+from typing import Literal
 
 from spark import positions
-from spark.acceptance import ALWAYS, EXACT, Acceptance
+from spark.acceptance import ALWAYS, EXACT, Acceptance, sound_groups
 from spark.modality import Interleave
+from spark.models.base import SpokenLM
 from spark.positions import PositionSchedule
 from spark.schedule import DriftSpark, Spark
 
@@ -18,6 +20,9 @@ SCHEDULES = ("triple", "even", "odd", "k4", "k6", "drift")  # on offer; others c
 _PLAIN_K = re.compile(r"k(\d{1,2})")
 _BY_DRIFT = re.compile(r"drift(?:(\d{1,2})-(\d{1,2}))?")
 _LONGEST_K = 6
+
+# What makes a draft a near miss: full depth's likelihood of it, or a code that sounds alike.
+Nearness = Literal["nats", "sound"]
 
 
 def spark_policy(
@@ -53,40 +58,67 @@ def spark_policy(
     )
 
 
-def acceptance(name: str) -> Acceptance:
-    """An acceptance: "always", "exact", or the tolerance of a relaxed one in nats, as "0.5".
+def acceptance(name: str, lm: SpokenLM) -> Acceptance:
+    """An acceptance: "always", "exact", or how near a miss of a relaxed one may be.
+
+    Args:
+        name: of the two, or nats as "0.5", or as "sound:1.5" the spread of `sound_groups`.
+        lm: the model, whose codes are grouped where they are to sound alike.
 
     Raises:
-        ValueError: none of these.
+        ValueError: none of these, or a model that does not say how its codes sound.
     """
     if name in ("always", "exact"):
         return ALWAYS if name == "always" else EXACT
+    amount = _amount(name)
+    if not amount:
+        return EXACT
+    if nearness_of(name) == "sound":
+        return Acceptance("relaxed", groups=sound_groups(lm, amount))
+    return Acceptance("relaxed", amount)
+
+
+def _amount(name: str) -> float:
+    """How near a miss may be, of a relaxed acceptance's name."""
     try:
-        tolerance = float(name)
+        amount = float(name.removeprefix(_BY_SOUND))
     except ValueError:
         raise ValueError(
-            f"unknown acceptance {name!r}: use always, exact, or a tolerance in nats such as 0.5"
+            f"unknown acceptance {name!r}: use always, exact, a tolerance in nats such as 0.5, or "
+            f"{_BY_SOUND}1.5 for codes that sound alike"
         ) from None
-    return Acceptance("relaxed", tolerance) if tolerance else EXACT
+    if not 0 <= amount < math.inf:
+        raise ValueError(f"acceptance {name!r}: use 0 or more, and a finite number")
+    return amount
 
 
-DIAL_END = 5.0  # nats; few logits of likely tokens lie further apart
+def nearness_of(name: str) -> Nearness:
+    """What makes a near miss, by an acceptance's name."""
+    return "sound" if name.startswith(_BY_SOUND) else "nats"
 
 
-def at_dial(value: float) -> str:
+_BY_SOUND = "sound:"
+# Few logits of likely tokens lie further apart, in nats; and at five times the distance of
+# neighbours most codes of the embedded codec sound alike.
+DIAL_END = 5.0
+
+
+def at_dial(value: float, nearness: Nearness = "nats") -> str:
     """The acceptance where a dial from lossless, 0, to fast, DIAL_END, stands."""
     if value <= 0:
         return "exact"
-    return "always" if value >= DIAL_END else f"{value:g}"
+    if value >= DIAL_END:
+        return "always"
+    return f"{_BY_SOUND if nearness == 'sound' else ''}{value:g}"
 
 
 def dial_of(name: str) -> float:
-    """Where a dial stands for an acceptance; inf for a tolerance that is past its end.
+    """Where a dial stands for an acceptance; inf for a near miss that is past its end.
 
     Raises:
         ValueError: no such acceptance.
     """
-    rule = acceptance(name)
-    if rule.mode == "relaxed":
-        return rule.tolerance if rule.tolerance < DIAL_END else math.inf
-    return 0.0 if rule.mode == "exact" else DIAL_END
+    if name in ("always", "exact"):
+        return DIAL_END if name == "always" else 0.0
+    amount = _amount(name)
+    return amount if amount < DIAL_END else math.inf

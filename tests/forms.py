@@ -29,7 +29,7 @@ def form(page, **changes):
     plain = CompareSettings()
     values = {
         "prompt": "hello there", "model": "tiny", "schedule": plain.schedule, "exit_layer": 3,
-        "head": plain.head, "dial": 5, "drift_target": plain.drift_target,
+        "head": plain.head, "dial": 5, "nearness": "nats", "drift_target": plain.drift_target,
         "measure": plain.measure, "threshold": plain.threshold, "live": True,
         "temperature": plain.temperature, "top_p": plain.top_p, "seed": 1, "replays": 0,
         "repetition_penalty": 1.0, "max_tokens": 120, "system": "", "go_on": False,

@@ -11,14 +11,24 @@ from types import SimpleNamespace
 import gradio as gr
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from spark import bundle, cards, compare, findings
-from spark.acceptance import ALWAYS, EXACT, Acceptance
+from spark.acceptance import ALWAYS, EXACT, Acceptance, sound_groups
 from spark.comparison import CompareSettings, Comparison
 from spark.modality import Interleave
-from spark.named import DIAL_END, acceptance, at_dial, dial_of, spark_policy
+from spark.models import load
+from spark.named import (
+    DIAL_END,
+    Nearness,
+    acceptance,
+    at_dial,
+    dial_of,
+    nearness_of,
+    spark_policy,
+)
 from spark.plots import comparison as plots
 from spark.schedule import DriftSpark, Spark
 from spark.shelf import Shelf
@@ -40,24 +50,44 @@ SHORT, LONG = Interleave(1, 4), Interleave(13, 26, speech_tail=True)
     ],
 )
 def test_acceptances_by_name(name: str, rule: Acceptance) -> None:
-    found = acceptance(name)
+    found = acceptance(name, tiny_lm())
     assert (found.mode, found.tolerance, found.groups) == (rule.mode, rule.tolerance, None)
 
 
-@pytest.mark.parametrize("name", ["", "sometimes", "-1", "inf", "nan", "relaxed"])
+@pytest.mark.parametrize(
+    "name",
+    ["", "sometimes", "-1", "inf", "nan", "relaxed", "sound", "sound:", "sound:-1", "sound:nan"],
+)
 def test_names_that_are_none_are_refused_with_the_names_that_are(name: str) -> None:
-    with pytest.raises(ValueError, match=r"always, exact, or a tolerance|0 nats or more"):
-        acceptance(name)
+    with pytest.raises(ValueError, match=r"always, exact, a tolerance|0 or more"):
+        acceptance(name, tiny_lm())
 
 
-@given(st.integers(0, 4 * int(DIAL_END)).map(lambda detent: detent / 4))
-def test_the_dial_stands_where_its_acceptance_puts_it(value: float) -> None:
-    assert dial_of(at_dial(value)) == value
+def test_codes_that_sound_alike_stand_by_name() -> None:
+    lm = load("embedded")
+    found = acceptance("sound:1.5", lm)
+    assert (found.mode, found.tolerance) == ("relaxed", 0)
+    assert found.groups is not None
+    assert torch.equal(found.groups, sound_groups(lm, 1.5))
+    assert acceptance("sound:0", lm) == EXACT
+    with pytest.raises(ValueError, match="does not say which of its codes sound alike"):
+        acceptance("sound:1.5", tiny_lm())
+
+
+@given(
+    st.integers(0, 4 * int(DIAL_END)).map(lambda detent: detent / 4),
+    st.sampled_from(["nats", "sound"]),
+)
+def test_the_dial_stands_where_its_acceptance_puts_it(value: float, nearness: Nearness) -> None:
+    name = at_dial(value, nearness)
+    assert dial_of(name) == value
+    assert not 0 < value < DIAL_END or nearness_of(name) == nearness
 
 
 def test_from_lossless_to_fast() -> None:
     assert [at_dial(v) for v in (0, 0.25, 4.75, 5)] == ["exact", "0.25", "4.75", "always"]
-    assert dial_of("7") == math.inf
+    assert [at_dial(v, "sound") for v in (0, 0.25, 5)] == ["exact", "sound:0.25", "always"]
+    assert dial_of("7") == dial_of("sound:7") == math.inf
 
 
 @pytest.mark.parametrize(
@@ -110,6 +140,21 @@ def test_the_form_asks_for_what_stands_on_the_dial(page: ComparePage) -> None:
         assert (asked.acceptance, asked.schedule, asked.drift_target) == (name, "drift", 0.3)
 
 
+def test_near_misses_by_sound_where_the_codec_has_points(page: ComparePage) -> None:
+    asked = page.form.wanted(form(page, dial=1.5, nearness="sound"))
+    assert asked.acceptance == "sound:1.5"
+    assert page.form.nearness.visible is False  # the tiny model's codec has none
+    with gr.Blocks():
+        own = ComparePage(Shelf(load("embedded"), []))
+    assert own.form.nearness.visible is True
+    updates = opened(own, acceptance="sound:1.25")
+    assert updates[own.form.dial] == 1.25
+    assert updates[own.form.nearness]["value"] == "sound"
+    refused = opened(page, acceptance="sound:1.25")
+    assert "does not say which of its codes sound alike" in str(refused[page.board.status])
+    assert page.form.dial not in refused
+
+
 def test_a_run_on_the_dials_left_end_is_lossless(page: ComparePage) -> None:
     _, last = run(page, dial=0, exit_layer=1, schedule="k6", seed=2)
     full, *others = last[page.board.shown].comparison.replies
@@ -129,8 +174,8 @@ def test_a_link_sets_the_dial_and_the_drift_target(page: ComparePage) -> None:
     ("query", "says"),
     [
         ({"acceptance": "sometimes"}, "unknown acceptance"),
-        ({"acceptance": "7"}, "Exits stand: 0 lossless … 5 fast (nats): 7 is not between 0 and 5"),
-        ({"acceptance": "-1"}, "0 nats or more"),
+        ({"acceptance": "7"}, "Exits stand: 0 lossless … 5 fast: 7 is not between 0 and 5"),
+        ({"acceptance": "-1"}, "0 or more"),
         ({"drift_target": "2"}, "2 is not between 0 and 1"),
     ],
 )
@@ -148,6 +193,8 @@ def test_the_dial_says_what_it_means() -> None:
     assert "token for token" in cards.dial(0)
     assert "0.5 nats likelier" in cards.dial(0.5)
     assert "as SPAR-K was published" in cards.dial(5)
+    assert "no two lie further apart than 1.5 times" in cards.dial(1.5, "sound")
+    assert cards.dial(0, "sound") == cards.dial(0)
     assert all("role='status'" in cards.dial(value) for value in (0, 0.5, 5))
 
 
@@ -248,7 +295,7 @@ def test_the_command_takes_both_and_says_the_drift(
     assert (settings["schedule"], settings["acceptance"]) == ("drift2-3", "exact")
     for wrong, says in (
         (["--schedule", "drift4-3"], "2 <= shortest K"),
-        (["--acceptance", "never"], "always, exact, or a tolerance"),
+        (["--acceptance", "never"], "always, exact, a tolerance"),
         (["--drift-target", "3", "--schedule", "drift"], "between 0 and 1"),
     ):
         assert compare.main([*asked, *wrong]) == 2

@@ -14,6 +14,7 @@ from typing import Any, get_args
 import gradio as gr
 
 from spark import cards, schedule_file
+from spark.acceptance import Sounding
 from spark.comparison import CompareSettings, Comparison, Exchange
 from spark.heads import HeadKind
 from spark.lending import Permit
@@ -61,13 +62,13 @@ class Form:
         self._settings()
         self.asked = [
             self.prompt, self.model, self.schedule, self.exit_layer, self.head, self.dial,
-            self.drift_target, self.measure, self.threshold, self.temperature, self.top_p,
-            self.repetition_penalty, self.max_tokens, self.seed, self.system,
+            self.nearness, self.drift_target, self.measure, self.threshold, self.temperature,
+            self.top_p, self.repetition_penalty, self.max_tokens, self.seed, self.system,
         ]  # fmt: skip
         self.of_model = [
-            self.exit_layer, self.head, self.temperature, self.top_p, self.repetition_penalty,
-            self.max_tokens, self.replays, self.system, self.spoken, self.deafness, self.go_on,
-            self.credit, self.choice, self.facts,
+            self.exit_layer, self.head, self.nearness, self.temperature, self.top_p,
+            self.repetition_penalty, self.max_tokens, self.replays, self.system, self.spoken,
+            self.deafness, self.go_on, self.credit, self.choice, self.facts,
         ]  # fmt: skip
         self.buttons = [self.run_button, self.stop_button]
 
@@ -142,8 +143,13 @@ class Form:
             self.facts = gr.HTML(cards.model_facts(lm), padding=False, elem_id="model-facts")
             with gr.Row():
                 self.dial = gr.Slider(0, DIAL_END, dial_of(plain.acceptance), step=0.25, scale=2,
-                                      label="Exits stand: 0 lossless … 5 fast (nats)",
+                                      label="Exits stand: 0 lossless … 5 fast",
                                       elem_id="dial")  # fmt: skip
+                self.nearness = gr.Radio(
+                    [("full depth's likelihood (nats)", "nats"), ("how the code sounds", "sound")],
+                    value="nats", label="Near misses by", elem_id="nearness",
+                    visible=isinstance(lm.vocoder, Sounding),
+                )  # fmt: skip
                 self.drift_target = gr.Slider(0, 1, plain.drift_target, step=0.01,
                                               label="Schedule drift: K grows up to")  # fmt: skip
             self.dial_words = gr.HTML(cards.dial(dial_of(plain.acceptance)), padding=False,
@@ -182,7 +188,7 @@ class Form:
             schedule=values[self.schedule],
             exit_layer=values[self.exit_layer],
             drift_target=values[self.drift_target],
-            acceptance=at_dial(values[self.dial]),
+            acceptance=at_dial(values[self.dial], values[self.nearness]),
             measure=values[self.measure],
             threshold=values[self.threshold],
             head=values[self.head],
@@ -227,6 +233,7 @@ class Form:
         updates: Updates = {
             self.exit_layer: self.placed("exit_layer", lm.default_exit, lm),
             self.head: self.placed("head", own.head, lm),
+            self.nearness: self.placed("nearness", "nats", lm),
             self.temperature: own.temperature,
             self.top_p: own.top_p,
             self.repetition_penalty: own.repetition_penalty,
@@ -251,6 +258,8 @@ class Form:
                 return gr.update(choices=list(lm.candidate_exits), value=value)
             case "head":
                 return gr.update(choices=_heads(lm), value=value)
+            case "nearness":
+                return gr.update(visible=isinstance(lm.vocoder, Sounding), value=value)
             case "max_tokens":
                 return gr.update(maximum=lm.max_tokens, value=value)
             case "system":

@@ -71,7 +71,8 @@ class ComparePage:
             )  # fmt: skip
         gr.on([board.seconds.change, board.drift.change], board.redraw, drawn, board.depth,
               **_PRIVATE)  # fmt: skip
-        form.dial.change(cards.dial, form.dial, form.dial_words, **_PRIVATE)
+        gr.on([form.dial.change, form.nearness.change], cards.dial, [form.dial, form.nearness],
+              form.dial_words, **_PRIVATE)  # fmt: skip
         # By hand only: a link that names a model brings its exit layer along.
         form.model.input(self.choose_model, form.model,
                          [board.status, form.model, *form.of_model], **_PRIVATE)  # fmt: skip

@@ -12,9 +12,10 @@ from typing import Any
 import gradio as gr
 
 from spark import bundle, link
+from spark.acceptance import Sounding
 from spark.comparison import CompareSettings
 from spark.models.base import SpokenLM
-from spark.named import DIAL_END, dial_of
+from spark.named import DIAL_END, dial_of, nearness_of
 from spark.ui.board import Board, Shown
 from spark.ui.form import MOST_SEED, Form, Updates
 
@@ -78,7 +79,12 @@ class Share:
             elif name == "schedule" and (problem := _unknown_schedule(value, lm)):
                 problems.append(f"{form.schedule.label}: {problem}")
             elif name == "acceptance":
+                nearness = nearness_of(value)
+                if nearness == "sound" and not isinstance(lm.vocoder, Sounding):
+                    problems.append(f"{lm.title} does not say which of its codes sound alike")
+                    continue
                 updates[form.dial] = dial_of(value)
+                updates[form.nearness] = form.placed("nearness", nearness, lm)
             else:
                 updates[getattr(form, name)] = form.placed(name, value, lm)
         if problems:

@@ -56,10 +56,12 @@ def run(page, stop_when=None, **changes):
 
 
 def outcome(page, last):
+    """What was made; a reply that was stopped before its first code has no sound."""
     done = last[page.board.shown].comparison
     return {
         "ids": [reply.trace.ids() for reply in done.replies],
-        "pcm": [int(abs(reply.pcm.astype(int)).sum()) for reply in done.replies],
+        "pcm": [None if reply.pcm is None else int(abs(reply.pcm.astype(int)).sum())
+                for reply in done.replies],
         "heard": [reply.heard for reply in done.replies],
         "mos": [reply.mos_predicted for reply in done.replies],
         "stopped": done.stopped,
