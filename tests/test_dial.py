@@ -150,6 +150,8 @@ def test_near_misses_by_sound_where_the_codec_has_points(page: ComparePage) -> N
     updates = opened(own, acceptance="sound:1.25")
     assert updates[own.form.dial] == 1.25
     assert updates[own.form.nearness]["value"] == "sound"
+    assert updates[own.form.dial_words] == cards.dial(1.25, "sound")
+    assert {own.form.dial_words, own.form.nearness} <= set(own.share.load_outputs())
     refused = opened(page, acceptance="sound:1.25")
     assert "does not say which of its codes sound alike" in str(refused[page.board.status])
     assert page.form.dial not in refused

@@ -71,11 +71,14 @@ class ComparePage:
             )  # fmt: skip
         gr.on([board.seconds.change, board.drift.change], board.redraw, drawn, board.depth,
               **_PRIVATE)  # fmt: skip
-        gr.on([form.dial.change, form.nearness.change], cards.dial, [form.dial, form.nearness],
-              form.dial_words, **_PRIVATE)  # fmt: skip
+        # By hand only: a link sets both at once, and either's change may come before the other's.
+        dialled = (cards.dial, [form.dial, form.nearness], form.dial_words)
+        gr.on([form.dial.input, form.dial.release, form.nearness.input], *dialled,
+              trigger_mode="always_last", **_PRIVATE)  # fmt: skip
         # By hand only: a link that names a model brings its exit layer along.
         form.model.input(self.choose_model, form.model,
-                         [board.status, form.model, *form.of_model], **_PRIVATE)  # fmt: skip
+                         [board.status, form.model, *form.of_model],
+                         **_PRIVATE).then(*dialled, **_PRIVATE)  # fmt: skip
         form.schedule_file.upload(self.take_schedule, [form.schedule_file, form.model],
                                   [board.status, form.schedule], **_PRIVATE)  # fmt: skip
         for button, text in form.examples:

@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from spark import bundle, link
+from spark import bundle, cards, link
 from spark.acceptance import Sounding
 from spark.comparison import CompareSettings
 from spark.models.base import SpokenLM
@@ -56,7 +56,9 @@ class Share:
 
     def load_outputs(self) -> list[Any]:
         """Components that `load` may change."""
-        return [*dict.fromkeys((*self.form.asked, *self.form.of_model, self.board.status))]
+        form = self.form
+        every = (*form.asked, *form.of_model, form.dial_words, self.board.status)
+        return [*dict.fromkeys(every)]
 
     def _restored(self, given: link.Linked) -> Updates:
         """What a link asks for, as far as the controls take it, and what they do not."""
@@ -85,6 +87,7 @@ class Share:
                     continue
                 updates[form.dial] = dial_of(value)
                 updates[form.nearness] = form.placed("nearness", nearness, lm)
+                updates[form.dial_words] = cards.dial(dial_of(value), nearness)
             else:
                 updates[getattr(form, name)] = form.placed(name, value, lm)
         if problems:
