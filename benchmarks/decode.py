@@ -257,7 +257,7 @@ def _arguments() -> argparse.ArgumentParser:
         help="SPAR-K's, by name, by position, or a file that spark.calibrate wrote",
     )
     parser.add_argument("--tokens", type=int, default=120, help="of every reply")
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, help="torch's own choice where not given")
     parser.add_argument(
         "--no-compile", action="store_true", help="leave out the compiled generate (minutes)"
