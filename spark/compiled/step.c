@@ -6,7 +6,7 @@
  * result is the same to the bit. Knows no Python, no policies and no token ids.
  *
  * Matrices lie in tiles: (outputs / TILE, inputs, TILE), float32, or bfloat16 where `narrow`. There
- * outputs 0, LANES, 1, LANES + 1... of every two LANES follow each other.
+ * outputs 0, HALF, 1, HALF + 1... of a tile follow each other.
  */
 #include <float.h>
 #include <math.h>
@@ -15,7 +15,14 @@
 #include <string.h>
 
 #define LANES 8
+#ifdef __AVX512F__
+#define WIDE 16 /* lanes of a product */
+#else
+#define WIDE LANES
+#endif
 #define TILE 32
+#define HALF (TILE / 2)
+#define PAIRS (HALF / WIDE) /* of vectors, in a tile */
 #define INLINE static inline __attribute__((always_inline))
 /* Lanes of two vectors, by number; compilers disagree on its name. */
 #if defined(__clang__) || __GNUC__ >= 12
@@ -26,6 +33,8 @@
 
 typedef float lanes __attribute__((vector_size(4 * LANES)));
 typedef uint32_t words __attribute__((vector_size(4 * LANES)));
+typedef float wide __attribute__((vector_size(4 * WIDE)));
+typedef uint32_t wide_words __attribute__((vector_size(4 * WIDE)));
 
 struct shape {
     int width, inner, heads, kv_heads, head_dim, narrow, threads;
@@ -71,34 +80,35 @@ INLINE float total(lanes v) {
     return ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7]));
 }
 
-/* Two LANES of weights as float32, those of outputs at..at+LANES-1 and those after them. A bfloat16
- * is the upper half of a float32, and two that lie in one word are a shift and a mask away. */
-INLINE void weights(const void *matrix, int narrow, int64_t at, lanes pair[2]) {
+/* The `k`-th pair of vectors of a tile's row of weights at `at`, as float32: outputs k WIDE.. and
+ * HALF + k WIDE... A bfloat16 is the upper half of a float32, and two that lie in one word are a
+ * shift and a mask away. */
+INLINE void weights(const void *matrix, int narrow, int64_t at, int k, wide pair[2]) {
     if (narrow) {
-        words w;
-        memcpy(&w, (const uint16_t *)matrix + at, sizeof w);
-        pair[0] = (lanes)(w << 16);
-        pair[1] = (lanes)(w & 0xffff0000u);
+        wide_words w;
+        memcpy(&w, (const uint16_t *)matrix + at + 2 * k * WIDE, sizeof w);
+        pair[0] = (wide)(w << 16);
+        pair[1] = (wide)(w & 0xffff0000u);
     } else {
-        pair[0] = load((const float *)matrix + at);
-        pair[1] = load((const float *)matrix + at + LANES);
+        memcpy(pair, (const float *)matrix + at + k * WIDE, sizeof *pair);
+        memcpy(pair + 1, (const float *)matrix + at + HALF + k * WIDE, sizeof *pair);
     }
 }
 
-/* Of TILES tiles, PAIRS pairs of LANES outputs from `at` on, of ROWS rows. A weight is read and
- * widened once for all the rows. 2 TILES x PAIRS x ROWS sums are in flight: some eight keep the
- * processor busy, and with more than twelve it runs out of registers. Each output adds up its
- * inputs in their order, whatever these numbers are. */
-INLINE void tiles(const void *matrix, int narrow, int TILES, int PAIRS, int ROWS, int64_t at,
-                  int inputs, const float *x, int x_step, float *out, int out_step) {
-    lanes sums[2][4][TILE / LANES] = {{{{0}}}};
+/* COUNT pairs of vectors of outputs, from the `first` of TILES tiles at `at` on, of ROWS rows. A
+ * weight is read and widened once for all the rows. 2 TILES x COUNT x ROWS sums are in flight: some
+ * eight keep the processor busy, and with more than twelve (of 32 registers: 28) it runs out of
+ * registers. Each output adds up its inputs in their order, whatever these numbers are. */
+INLINE void tiles(const void *matrix, int narrow, int TILES, int first, int COUNT, int ROWS,
+                  int64_t at, int inputs, const float *x, int x_step, float *out, int out_step) {
+    wide sums[4][4][2 * PAIRS] = {{{{0}}}};
     for (int i = 0; i < inputs; i++, at += TILE) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
         for (int tile = 0; tile < TILES; tile++)
 #pragma GCC unroll 2
-            for (int k = 0; k < PAIRS; k++) {
-                lanes w[2];
-                weights(matrix, narrow, at + tile * TILE * inputs + 2 * k * LANES, w);
+            for (int k = 0; k < COUNT; k++) {
+                wide w[2];
+                weights(matrix, narrow, at + tile * TILE * inputs, first + k, w);
 #pragma GCC unroll 4
                 for (int t = 0; t < ROWS; t++) {
                     sums[tile][t][2 * k] += w[0] * x[t * x_step + i];
@@ -106,30 +116,31 @@ INLINE void tiles(const void *matrix, int narrow, int TILES, int PAIRS, int ROWS
                 }
             }
     }
-#pragma GCC unroll 2
-    for (int tile = 0; tile < TILES; tile++)
+    out += first * WIDE;
+#pragma GCC unroll 4
+    for (int tile = 0; tile < TILES; tile++, out += TILE)
 #pragma GCC unroll 4
         for (int t = 0; t < ROWS; t++)
 #pragma GCC unroll 4
-            for (int k = 0; k < 2 * PAIRS; k++)
-                store(out + t * out_step + tile * TILE + k * LANES, sums[tile][t][k]);
+            for (int k = 0; k < 2 * COUNT; k++)
+                memcpy(out + t * out_step + k % 2 * HALF + k / 2 * WIDE, &sums[tile][t][k],
+                       sizeof(wide));
 }
 
 /* Outputs from..to-1, whole tiles, of ROWS rows that lie `x_step` and `out_step` apart. */
 INLINE void rows_of(const void *matrix, int narrow, int ROWS, int from, int to, int inputs,
                     const float *x, int x_step, float *out, int out_step) {
-    const int half = 2 * LANES;
+    /* Tiles at once, whole ones; where a whole one takes too many registers, a pair at a time. */
+    const int several = ROWS == 1 ? 4 / PAIRS : PAIRS == 1 ? 2 : 1;
+    const int count = PAIRS * ROWS > 4 ? 1 : PAIRS;
     int r = from;
-    for (; ROWS == 1 && r + 2 * TILE <= to; r += 2 * TILE)
-        tiles(matrix, narrow, 2, 2, ROWS, (int64_t)r * inputs, inputs, x, x_step, out + r,
-              out_step);
-    for (; ROWS < 3 && r < to; r += TILE)
-        tiles(matrix, narrow, 1, 2, ROWS, (int64_t)r * inputs, inputs, x, x_step, out + r,
-              out_step);
+    for (; r + several * TILE <= to; r += several * TILE)
+        for (int k = 0; k < PAIRS; k += count)
+            tiles(matrix, narrow, several, k, count, ROWS, (int64_t)r * inputs, inputs, x, x_step,
+                  out + r, out_step);
     for (; r < to; r += TILE)
-        for (int part = 0; part < TILE; part += half)
-            tiles(matrix, narrow, 1, 1, ROWS, (int64_t)r * inputs + part, inputs, x, x_step,
-                  out + r + part, out_step);
+        tiles(matrix, narrow, 1, 0, PAIRS, ROWS, (int64_t)r * inputs, inputs, x, x_step, out + r,
+              out_step);
 }
 
 INLINE void product_of(const void *matrix, int narrow, int from, int to, int inputs, int rows,
@@ -196,17 +207,17 @@ INLINE lanes likeness(const float *query, const float *keys, int size, int KEYS)
     return totals(dots);
 }
 
-/* WIDE lanes of the sum of `count` rows of values, each as many times as its score says. */
+/* VECTORS vectors of the sum of `count` rows of values, each as many times as its score says. */
 INLINE void mix(const float *scores, const float *values, int count, int size, float scale,
-                int WIDE, float *out) {
+                int VECTORS, float *out) {
     lanes mixed[LANES] = {{0}};
     for (int j = 0; j < count; j++) {
 #pragma GCC unroll 8
-        for (int k = 0; k < WIDE; k++)
+        for (int k = 0; k < VECTORS; k++)
             mixed[k] += scores[j] * load(values + (int64_t)j * size + k * LANES);
     }
 #pragma GCC unroll 8
-    for (int k = 0; k < WIDE; k++) store(out + k * LANES, mixed[k] * scale);
+    for (int k = 0; k < VECTORS; k++) store(out + k * LANES, mixed[k] * scale);
 }
 
 /* Softmax attention of one query over `count` rows of keys and values. */

@@ -20,7 +20,7 @@ from spark.transformer import Transformer
 from spark.weights import Layer
 
 MOST_ROWS = 8  # of one call; with more, torch's products gain on it
-_TILE, _LANES = 32, 8  # as in step.c
+_TILE = 32  # as in step.c
 _MOST_BYTES = 1 << 28  # of weights that are copied; larger models wait for memory, not for calls
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int
 
@@ -102,9 +102,8 @@ class _Store:
         """Address of a matrix (out, in) laid out in tiles."""
         outputs, inputs = matrix.shape
         tiles = matrix.reshape(outputs // _TILE, _TILE, inputs).transpose(1, 2)
-        if narrow:  # two runs of outputs take turns, so that they share words
-            turns = tiles.bfloat16().unflatten(2, (-1, 2, _LANES)).transpose(3, 4)
-            tiles = turns.flatten(2)
+        if narrow:  # outputs of both halves of a tile take turns, so that they share words
+            tiles = tiles.bfloat16().unflatten(2, (2, -1)).transpose(2, 3).flatten(2)
         held = self.held(tiles)
         assert held is not None
         return held
