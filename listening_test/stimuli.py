@@ -101,12 +101,14 @@ def _describe(
     rows: list[dict[str, Any]] = []
     stimuli: list[Stimulus] = []
     sounds: dict[tuple[str, str], list[str]] = {}
+    talkers = {item.id: item.talker for item in study.items}
     for source, levelled in clips:
         own = stimulus_id(secret, study.id, source.system, source.item)
         audio = hashlib.sha256(levelled.pcm.tobytes()).hexdigest()
         same = sounds.setdefault((source.item, audio), [])
         same.append(own)
-        rows.append(_row(source, levelled, own, audio, same[0]))
+        row = _row(source, levelled, own, audio, same[0])
+        rows.append(row | {"talker": talkers.get(source.item) if source.kind == "rating" else None})
         stimuli.append(
             Stimulus(
                 own, source.item.partition("/")[0] if source.kind == "check" else source.item,

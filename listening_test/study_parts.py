@@ -138,10 +138,20 @@ class Anchor(Part):
 
 
 class Item(Part):
-    """One text. `prompt` is what the model is asked when a system is a policy."""
+    """One text. `prompt` is what the model is asked when a system is a policy.
+
+    `talker` says whose voice it is in every system; it goes into the key and the report.
+    """
 
     id: Name
     prompt: Line | None = None
+    talker: Name | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, whole: SerializerFunctionWrapHandler) -> Any:
+        # A study of before there were talkers keeps the hash that is on its ratings.
+        given = whole(self)
+        return given if self.talker else {k: v for k, v in given.items() if k != "talker"}
 
 
 class Practice(Part):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import pandas as pd
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -23,13 +24,15 @@ from listening_test.gate import SECRET_VARIABLE
 from listening_test.hosting import Studies, StudyState
 from listening_test.levelling import StimulusError
 from listening_test.prepared import NotPrepared, load_prepared
+from listening_test.report_factors import Evidence, materials
 from listening_test.server import attach
 from listening_test.stimuli import prepare
 from listening_test.store import StoreMismatch
 from listening_test.study import load_study
+from listening_test.study_parts import Reporting
 from listening_test.ui import admin as admin_page
 from listening_test.ui import public as ui
-from tests.listening import SYSTEMS, Rater, prepared_study
+from tests.listening import SYSTEMS, Rater, prepared_study, write_study
 from tests.tiny import tiny_lm, tiny_prompt
 
 
@@ -280,3 +283,30 @@ def test_no_page_of_the_app_names_a_system(
     config = json.dumps(demo.get_config_file(), default=str)
     assert "right" not in config.replace("copyright", "").split()
     assert not [name for name in SYSTEMS if name in config]
+
+
+def test_a_talker_is_in_the_key_and_in_the_report_and_nowhere_that_is_served(
+    tmp_path: Path,
+) -> None:
+    path = write_study(tmp_path / "source", extra="report: {materials: Nine sentences.}")
+    before = load_study(path)
+    text = path.read_text()
+    for number, talker in enumerate(("Voice-F", "Voice-F", "Voice-M")):
+        named = f"- {{id: text-{number}, talker: {talker}}}\n"
+        text = text.replace(f"- id: text-{number}\n", named)
+    path.write_text(text)
+    study = load_study(path)
+    assert study.sha256 != before.sha256
+    study_dir = tmp_path / "study"
+    prepare(study, study_dir)
+    with open(study_dir / "key" / "stimuli.csv", encoding="utf-8", newline="") as file:
+        told = {(row["item_id"], row["talker"]) for row in csv.DictReader(file)}
+    assert told == {
+        ("text-0", "Voice-F"), ("text-1", "Voice-F"), ("text-2", "Voice-M"), ("text-p", ""),
+    }  # fmt: skip
+    served = b"".join(file.read_bytes() for file in (study_dir / "serve").rglob("*.*"))
+    assert b"text-0" in served
+    assert b"Voice" not in served
+    evidence = Evidence(pd.DataFrame(), pd.DataFrame(), {}, study=study, details=study.report)
+    assert materials(evidence) == "Nine sentences. Talkers: Voice-F (2 texts), Voice-M (1 text)."
+    assert materials(replace(evidence, details=Reporting())) is None  # the report says missing
