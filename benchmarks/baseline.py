@@ -122,6 +122,20 @@ def reading_ms(nbytes: int, device: torch.device, rounds: int = 20) -> float:
 
 
 @torch.inference_mode()
+def copying_ms(nbytes: int, device: torch.device, rounds: int = 20) -> float:
+    """Milliseconds to copy so many bytes from one place to another."""
+    stretch = torch.ones(nbytes // 8, dtype=torch.int64, device=device)
+    copy = torch.empty_like(stretch)
+    copy.copy_(stretch)
+    begun = time.perf_counter()
+    for _ in range(rounds):
+        copy.copy_(stretch)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return 1e3 * (time.perf_counter() - begun) / rounds
+
+
+@torch.inference_mode()
 def floor_ms(weights: list[Tensor], rounds: int = 20) -> float:
     """Milliseconds to multiply every matrix with one vector, once."""
     vectors = {w.shape[1]: w.new_ones(w.shape[1]) for w in weights}

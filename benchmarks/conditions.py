@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import platform
+import resource
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,6 +58,14 @@ def finish(result: Mapping[str, Any], out: Path | None) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(result) + "\n")
     print(json.dumps(result))
+
+
+def peak_gb(where: torch.device) -> float:
+    """The most memory that was in use so far, GB: of the GPU, or of the process."""
+    if where.type == "cuda":
+        return torch.cuda.max_memory_allocated(where) / 1e9
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def _processor() -> str:

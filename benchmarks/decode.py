@@ -24,19 +24,24 @@ from typing import Any
 import torch
 
 from benchmarks import conditions, true_shape
-from benchmarks.baseline import floor_ms, generate_ms, matrices, reading_ms, reference_model
+from benchmarks.baseline import (
+    copying_ms,
+    floor_ms,
+    generate_ms,
+    matrices,
+    reading_ms,
+    reference_model,
+)
+from benchmarks.rows import Measured, Run, ratio, realised, rows
 from spark import schedule_file
 from spark.comparison import CompareSettings
 from spark.engine import Engine
 from spark.evaluation.speed import number
-from spark.metrics.cost import traffic_bytes
-from spark.modality import Modality
 from spark.models.base import SpokenLM
 from spark.sampling import SamplingSettings
 from spark.schedule import FixedExit, FullDepth, Policy
-from spark.trace import Trace
 
-READING = "reading weights"
+READING, COPYING = "reading weights", "copying weights"
 PROMPTS = ("What is nineteen minus eight?", "Hello, who are you?", "Say: the tide turns at noon.")
 COMPILED = "generate, compiled"
 WHOLE_HEAD = "full, whole head"  # what `generate` computes: every row at every step
@@ -94,19 +99,6 @@ def contenders(
     return [Contender(WHOLE_HEAD, whole, FullDepth()), *runs, *plain]
 
 
-@dataclass(frozen=True)
-class Run:
-    """One reply of a contender.
-
-    Attributes:
-        trace: of `tokens` steps.
-        ms: wall-clock of the loop over all of them, prefill apart.
-    """
-
-    trace: Trace
-    ms: float
-
-
 def reply(run: Contender, ids: list[int], seed: int, tokens: int) -> Run:
     """A reply of `tokens` tokens."""
     start = run.engine.prefill(ids)
@@ -115,14 +107,6 @@ def reply(run: Contender, ids: list[int], seed: int, tokens: int) -> Run:
     for _ in made:
         pass
     return Run(made.trace, 1e3 * (time.perf_counter() - begun))
-
-
-@dataclass
-class Measured:
-    """What one repetition after the other gave."""
-
-    ms: dict[str, list[float]]
-    runs: dict[str, list[Run]]
 
 
 def measure(
@@ -148,47 +132,17 @@ def measure(
     return got
 
 
-def ratio(got: Measured, name: str, over: str) -> float:
-    """Median over repetitions of the ratio of two times."""
-    return median(a / b for a, b in zip(got.ms[name], got.ms[over], strict=True))
+def report(lm: SpokenLM, got: Measured, read: int, multiplied: int) -> dict[str, Any]:
+    """The JSON object.
 
-
-def rows(got: Measured) -> list[dict[str, Any]]:
-    """One row a policy, the contract's keys.
-
-    Both ratios are over full depth's reply of the same repetition, which has as many tokens, so
-    that a cut in traffic and one in time have the same base.
+    Args:
+        lm: the model.
+        got: of all contenders, and of what they stand beside.
+        read: bytes that `READING` reads and `COPYING` copies.
+        multiplied: bytes of the matrices of `floor`.
     """
-    table = []
-    base = [traffic_bytes(run.trace) for run in got.runs["full"]]
-    for name, runs in got.runs.items():
-        read = [traffic_bytes(run.trace) for run in runs]
-        depths = [run.trace.mean_depth(Modality.SPEECH) for run in runs]
-        spoken = [depth for depth in depths if depth is not None]
-        ms = median(got.ms[name])
-        table.append(
-            {
-                "policy": name,
-                "ms_per_token": ms,
-                "tokens_per_s": 1e3 / ms,
-                "gb_per_s": sum(read) / sum(run.ms for run in runs) / 1e6,
-                "mean_depth_speech": sum(spoken) / len(spoken) if spoken else None,
-                "traffic_ratio": median(a / b for a, b in zip(read, base, strict=True)),
-                "time_ratio": ratio(got, name, "full"),
-            }
-        )
-    return table
-
-
-def realised(row: dict[str, Any]) -> float | None:
-    """The share of a cut in traffic that became time, None where there was hardly a cut."""
-    cut = 1 - row["traffic_ratio"]
-    return (1 - row["time_ratio"]) / cut if cut > 0.005 else None
-
-
-def report(lm: SpokenLM, got: Measured) -> dict[str, Any]:
-    """The JSON object."""
-    table = rows(got)
+    table = rows(got, lm.transformer.num_layers)
+    reading, copying, floor = (median(got.ms[name]) for name in (READING, COPYING, "floor"))
     spark = next(row for row in table if row["policy"] == "spark")
     compiled = COMPILED in got.ms
     return {
@@ -199,9 +153,12 @@ def report(lm: SpokenLM, got: Measured) -> dict[str, Any]:
         "generate_compiled_ms_per_token": median(got.ms[COMPILED]) if compiled else None,
         "speedup_over_generate": ratio(got, "generate", WHOLE_HEAD),
         "speedup_over_compiled_generate": (ratio(got, COMPILED, WHOLE_HEAD) if compiled else None),
-        "floor_ms_per_token": median(got.ms["floor"]),
+        "floor_ms_per_token": floor,
+        "floor_gb_per_s": multiplied / floor / 1e6,
         "floor_ratio": ratio(got, "floor", WHOLE_HEAD),
-        "reading_ms_per_token": median(got.ms[READING]),
+        "reading_ms_per_token": reading,
+        "reading_gb_per_s": read / reading / 1e6,
+        "copy_gb_per_s": 2 * read / copying / 1e6,  # each byte is read and written
         "reading_ratio": ratio(got, READING, WHOLE_HEAD),
         "depth_cut_realised": realised(spark),
     }
@@ -214,14 +171,24 @@ def show(result: dict[str, Any]) -> None:
         f"{result['threads']} thread(s), "
         f"medians of {result['repeats']} interleaved repetitions, prefill apart"
     )
-    heads = ("policy", "ms/token", "tokens/s", "GB/s", "depth", "traffic", "time")
-    print("{:<20}{:>10}{:>10}{:>8}{:>8}{:>9}{:>8}".format(*heads))
+    heads = ("policy", "ms/token", "lowest", "highest", "tokens/s", "RTF", "GB/s", "depth",
+             "traffic", "time")  # fmt: skip
+    print("{:<18}{:>9}{:>8}{:>8}{:>9}{:>7}{:>7}{:>7}{:>8}{:>7}".format(*heads))
     for row in result["rows"]:
-        depth = number(row["mean_depth_speech"], ".2f")
-        print(
-            f"{row['policy']:<20}{row['ms_per_token']:>10.2f}{row['tokens_per_s']:>10.1f}"
-            f"{row['gb_per_s']:>8.2f}{depth:>8}{row['traffic_ratio']:>9.3f}{row['time_ratio']:>8.3f}"
+        depth, factor = (
+            number(row[key], form)
+            for key, form in (("mean_depth_speech", ".2f"), ("real_time_factor", ".3f"))
         )
+        print(
+            f"{row['policy']:<18}{row['ms_per_token']:>9.2f}{row['lowest']:>8.2f}"
+            f"{row['highest']:>8.2f}{row['tokens_per_s']:>9.1f}{factor:>7}{row['gb_per_s']:>7.2f}"
+            f"{depth:>7}{row['traffic_ratio']:>8.3f}{row['time_ratio']:>7.3f}"
+        )
+    for row in result["rows"]:
+        told = ", ".join(
+            f"{name} {kind['ms']:.2f} ms ({kind['steps']})" for name, kind in row["kinds"].items()
+        )
+        print(f"{row['policy']}, a step of {told}")
     for name, key in (
         ("generate", "generate_ms_per_token"),
         (COMPILED, "generate_compiled_ms_per_token"),
@@ -240,6 +207,11 @@ def show(result: dict[str, Any]) -> None:
     print(
         f"of {WHOLE_HEAD}'s time, torch's matrix-vector products of the same weights take "
         f"{result['floor_ratio']:.2f}, and reading as many bytes {result['reading_ratio']:.2f}"
+    )
+    print(
+        f"{result['copy_gb_per_s']:.1f} GB/s copied, {result['reading_gb_per_s']:.1f} read, "
+        f"{result['floor_gb_per_s']:.1f} multiplied with a vector; the policies took at most "
+        f"{result['policies_gb']:.2f} GB"
     )
     print("SPAR-K's cut in traffic that became time: "
           + ("not measured" if cut is None else f"{cut:.2f}"))  # fmt: skip
@@ -301,6 +273,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
+    for run in runs:
+        reply(run, lm.encode_prompt(PROMPTS[0]), seed=0, tokens=wanted.tokens)
+    policies_gb = conditions.peak_gb(lm.transformer.device)
     model, weights = reference_model(lm), matrices(lm)
     held = runs[0].engine.weight_bytes()
     read = sum(held.layers) + held.heads["full"]
@@ -308,16 +283,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "generate": lambda ids: generate_ms(model, ids, wanted.tokens),
         "floor": lambda ids: floor_ms(weights),
         READING: lambda ids: reading_ms(read, lm.transformer.device),
+        COPYING: lambda ids: copying_ms(read, lm.transformer.device),
     }
     if not wanted.no_compile and shutil.which("c++"):
         compiled, prompt = reference_model(lm), lm.encode_prompt(PROMPTS[0])
         # Always the same prompt: another length would be compiled anew.
         extra[COMPILED] = lambda ids: generate_ms(compiled, prompt, wanted.tokens, compiled=True)
     got = measure(lm, runs, extra, wanted.repeats, wanted.tokens)
-    result = {**report(lm, got), "schedule": schedule}
+    multiplied = sum(weight.nbytes for weight in weights)
+    result = report(lm, got, read, multiplied) | {
+        "schedule": schedule, "policies_gb": policies_gb,
+    }  # fmt: skip
     if wanted.random:
         prefills = [run.trace.prefill_ms for run in got.runs["full"]]
-        peak = true_shape.peak_gb(lm.transformer.device)
+        peak = conditions.peak_gb(lm.transformer.device)
         result |= told | {"prefill_ms": median(prefills), "peak_gb": peak}
     show(result)
     conditions.finish(result, wanted.out)

@@ -9,7 +9,6 @@ they are scripted instead of is computed all the same. Knows no tokenizer, no ea
 from __future__ import annotations
 
 import json
-import resource
 import shutil
 import sys
 import tempfile
@@ -24,6 +23,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from benchmarks import conditions
 from spark.engine import Engine
 from spark.modality import Slot
 from spark.models import fits, glm4_voice, large, step_audio_2
@@ -120,7 +120,7 @@ def load(wanted: TrueShape, folder: Path | None = None) -> tuple[SpokenLM, dict[
         "weights_gb": checkpoint.nbytes / _GB,
         "written_s": written,
         "load_s": load_s,
-        "load_gb": peak_gb(body.device),
+        "load_gb": conditions.peak_gb(body.device),
         "prompt_tokens": len(ids),
     }
 
@@ -239,14 +239,6 @@ def engines(lm: SpokenLM, tokens: int) -> tuple[Engine, Engine]:
     """Scripted ones, with speech rows only in slots of speech and with all rows."""
     told = script(lm, tokens)
     return ScriptedEngine(lm, told), ScriptedEngine(lm, told, speech_row_head=False)
-
-
-def peak_gb(where: torch.device) -> float:
-    """The most memory that was in use so far, GB: of the GPU, or of the process."""
-    if where.type == "cuda":
-        return torch.cuda.max_memory_allocated(where) / _GB
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used * (1 if sys.platform == "darwin" else 1024) / _GB
 
 
 def told(result: dict[str, Any]) -> str:

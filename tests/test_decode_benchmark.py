@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import decode, random_model
+from benchmarks import decode, random_model, rows
 from benchmarks.baseline import reference_model
 from spark.acceptance import ALWAYS, EXACT
 from spark.engine import Engine, Generation
@@ -40,16 +40,28 @@ def test_the_last_line_is_the_contracts_json(
     for row in result["rows"]:
         assert row["tokens_per_s"] == pytest.approx(1000 / row["ms_per_token"])
         assert row["gb_per_s"] > 0
+        assert row["lowest"] <= row["ms_per_token"] <= row["highest"]
+        assert sum(kind["steps"] for kind in row["kinds"].values()) == 2 * 11
+        assert all(kind["ms"] > 0 for kind in row["kinds"].values())
+    for name in ("copy_gb_per_s", "reading_gb_per_s", "floor_gb_per_s", "policies_gb"):
+        assert result[name] > 0
     full, spark = by_name["full"], by_name["spark"]
     assert (full["traffic_ratio"], full["time_ratio"], full["mean_depth_speech"]) == (1, 1, 14)
     assert spark["mean_depth_speech"] == 12.5
+    assert {"speech, full"} == {name for name in full["kinds"] if "speech" in name}
+    assert {"speech, exit", "speech, refresh"} <= spark["kinds"].keys()
+    assert by_name["fixed"]["kinds"].keys() >= {"speech, exit"}
+    assert "speech, refresh" not in by_name["fixed"]["kinds"]
     cut = (1 - spark["time_ratio"]) / (1 - spark["traffic_ratio"])
     assert result["depth_cut_realised"] == pytest.approx(cut)
     assert result["floor_ratio"] > 0
     assert result["reading_ratio"] > 0
     told = speed.tables({"decode": result})
     line = next(text for text in told.splitlines() if text.startswith("| spark |"))
-    assert f"| {spark['ms_per_token']:.2f} | {spark['tokens_per_s']:.0f} |" in line
+    assert f"| {spark['ms_per_token']:.2f} ({spark['lowest']:.2f} to " in line
+    assert f" | {spark['tokens_per_s']:.0f} |" in line
+    kinds = [text for text in told.splitlines() if text.startswith("| spark |")][1]
+    assert f"| {spark['kinds']['speech, exit']['ms']:.2f} |" in kinds
     assert f"| {100 * spark['traffic_ratio']:.1f} % | {100 * spark['time_ratio']:.1f} % |" in line
     assert f"is {result['speedup_over_generate']:.1f} times as fast" in told
     assert "(not measured where that is compiled)" in told
@@ -123,3 +135,18 @@ def test_random_replies_keep_to_the_layout() -> None:
     kept = sum(step.modality.value == step.slot.value for step in steps)
     assert kept >= 0.9 * len(steps)
     assert sum(step.slot is Slot.SPEECH for step in steps) == 24
+
+
+def test_the_real_time_factor_is_time_over_speech() -> None:
+    """Of the codes, at their rate; nothing is told where the rate is unknown."""
+    lm = random_model.load()
+    engine = decode.endless(Engine(lm, outside_mass=False))
+    start = engine.prefill(lm.encode_prompt("hello"))
+    made = engine.generate(start, FullDepth(), SamplingSettings(), 60)
+    for _ in made:
+        pass
+    trace = replace(made.trace, frame_rate=12.5)
+    seconds = len(trace.codes()) / 12.5
+    assert seconds > 1
+    assert rows.real_time_factor(rows.Run(trace, 500.0)) == pytest.approx(0.5 / seconds)
+    assert rows.real_time_factor(rows.Run(replace(trace, frame_rate=None), 500.0)) is None

@@ -42,8 +42,9 @@ def _conditions(found: Result) -> str:
 def _decode(found: Result) -> str:
     rows = [
         [
-            row["policy"], f"{row['ms_per_token']:.2f}", f"{row['tokens_per_s']:.0f}",
-            f"{row['gb_per_s']:.1f}", number(row["mean_depth_speech"], ".2f"),
+            row["policy"], _spread(row), f"{row['tokens_per_s']:.0f}",
+            number(row["real_time_factor"], ".3f"), f"{row['gb_per_s']:.1f}",
+            number(row["mean_depth_speech"], ".2f"),
             f"{100 * row['traffic_ratio']:.1f} %", f"{100 * row['time_ratio']:.1f} %",
         ]
         for row in found["rows"]
@@ -54,16 +55,32 @@ def _decode(found: Result) -> str:
         ("matrix-vector products of all weights", "floor_ms_per_token"),
         ("reading as many bytes", "reading_ms_per_token"),
     )
-    rows += [[name, number(found[key], ".2f"), *["-"] * 5] for name, key in beside]
-    heads = ("policy", "ms a token", "tokens/s", "GB/s", "speech depth", "weights read", "time")
+    rows += [[name, number(found[key], ".2f"), *["-"] * 6] for name, key in beside]
+    heads = ("policy", "ms a token", "tokens/s", "real-time factor", "GB/s", "speech depth",
+             "weights read", "time")  # fmt: skip
     over, cut = found["speedup_over_compiled_generate"], found["depth_cut_realised"]
     return (
-        f"{table(rows, heads)}\n\nFull depth on every row of the head is "
+        f"{table(rows, heads)}\n\n{_kinds(found)}\n\nFull depth on every row of the head is "
         f"{found['speedup_over_generate']:.1f} times as fast as transformers' generate on the same "
         f"weights ({'not measured' if over is None else f'{over:.1f} times'} where that is "
         f"compiled) and takes {1 / found['floor_ratio']:.2f} of the time of torch's matrix-vector "
-        f"products. SPAR-K's cut in weights became time to {_share(cut)}."
+        f"products. SPAR-K's cut in weights became time to {_share(cut)}. This machine copies "
+        f"{found['copy_gb_per_s']:.0f} GB/s (read and written), reads "
+        f"{found['reading_gb_per_s']:.0f} and multiplies matrices with a vector at "
+        f"{found['floor_gb_per_s']:.0f}, in stretches as long as the weights. The real-time factor "
+        f"is without the vocoder. The process of the policies took {found['policies_gb']:.2f} GB "
+        "of memory at most."
     )
+
+
+def _kinds(found: Result) -> str:
+    """Median milliseconds by what a slot is for and how deep its step went."""
+    names = sorted({name for row in found["rows"] for name in row["kinds"]})
+    rows = [
+        [row["policy"], *(number(row["kinds"].get(name, {}).get("ms"), ".2f") for name in names)]
+        for row in found["rows"]
+    ]
+    return table(rows, ("ms a step of", *names))
 
 
 def _growth(found: Result) -> str:
