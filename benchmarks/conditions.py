@@ -18,6 +18,8 @@ from spark import models
 from spark.compiled import prepare
 from spark.models.base import SpokenLM
 from spark.models.loading import say
+from spark.quantised import Int8Layer
+from spark.transformer import Transformer
 
 
 def loaded(name: str, device: str | None = None) -> SpokenLM:
@@ -43,13 +45,20 @@ def told(lm: SpokenLM) -> dict[str, Any]:
         "model": lm.name,
         "device": str(body.device),
         "dtype": dtype,
-        "weights": step.weights if step else dtype,
+        "weights": step.weights if step else _kept(body, dtype),
         "compiled_step": step is not None,
+        "graphs": body.graphs is not None,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "processor": _processor(),
         "cores": os.cpu_count(),
     }
+
+
+def _kept(body: Transformer, dtype: str) -> str:
+    """The type in which the blocks' matrices are kept, where all that runs is plain."""
+    eighths = all(isinstance(layer, Int8Layer) for layer in body.layers)
+    return "int8" if eighths else dtype
 
 
 def finish(result: Mapping[str, Any], out: Path | None) -> None:

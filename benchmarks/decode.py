@@ -45,7 +45,7 @@ READING, COPYING = "reading weights", "copying weights"
 PROMPTS = ("What is nineteen minus eight?", "Hello, who are you?", "Say: the tide turns at noon.")
 COMPILED = "generate, compiled"
 WHOLE_HEAD = "full, whole head"  # what `generate` computes: every row at every step
-PLAIN = "full, plain step"  # the speech-row head, without the compiled step
+PLAIN = "full, plain step"  # the speech-row head, without the compiled step or graphs
 
 
 def endless(engine: Engine) -> Engine:
@@ -70,33 +70,36 @@ class Contender:
     policy: Policy
 
 
-def engines(lm: SpokenLM) -> tuple[Engine, Engine]:
-    """One that computes speech rows only in slots of speech, and one that computes all."""
+def engines(lm: SpokenLM) -> tuple[Engine, Engine, Engine]:
+    """One that computes speech rows only in slots of speech, one that computes all, one plain.
+
+    The last is as the first without compiled step and graphs.
+    """
     sliced = endless(Engine(lm, outside_mass=False))
-    return sliced, endless(Engine(lm, speech_row_head=False, outside_mass=False))
+    whole = endless(Engine(lm, speech_row_head=False, outside_mass=False))
+    return sliced, whole, endless(Engine(lm, outside_mass=False, compiled=False))
 
 
 def contenders(
-    lm: SpokenLM, sliced: Engine, whole: Engine, schedule: str = "triple"
+    lm: SpokenLM, sliced: Engine, whole: Engine, plain: Engine, schedule: str = "triple"
 ) -> list[Contender]:
     """Full depth with and without the speech-row head, and three exits, as the lab sets them.
 
-    Where the model has a compiled step, full depth without it comes last.
+    Where the model has a compiled step or graphs, full depth without them comes last.
 
     Args:
         lm: the model.
         sliced: its engine with the speech-row head.
         whole: without it.
+        plain: as `sliced`, without compiled step and graphs.
         schedule: SPAR-K's, by name or by position.
     """
     policies = CompareSettings(schedule=schedule).policies(lm)
     exits = [*policies, FixedExit(lm.default_exit)]
     runs = [Contender(policy.name, sliced, policy) for policy in exits]
-    plain = []
-    if lm.transformer.compiled is not None:
-        uncompiled = endless(Engine(lm, outside_mass=False, compiled=False))
-        plain = [Contender(PLAIN, uncompiled, FullDepth())]
-    return [Contender(WHOLE_HEAD, whole, FullDepth()), *runs, *plain]
+    if lm.transformer.compiled is not None or lm.transformer.graphs is not None:
+        runs.append(Contender(PLAIN, plain, FullDepth()))
+    return [Contender(WHOLE_HEAD, whole, FullDepth()), *runs]
 
 
 def reply(run: Contender, ids: list[int], seed: int, tokens: int) -> Run:
@@ -242,18 +245,22 @@ def _arguments() -> argparse.ArgumentParser:
     large = parser.add_argument_group("a large model's true shape, with random weights in bf16")
     large.add_argument("--random", action="store_true", help="of step-audio-2-mini, glm-4-voice-9b")
     large.add_argument("--layers", type=int, help="fewer, for a trial")
+    large.add_argument("--bits", type=int, choices=(8, 16), help="8: layers as 8-bit integers")
     large.add_argument("--device", help="cuda, mps or cpu; default: the best there is")
     large.add_argument("--folder", type=Path, help="for the weights; default: a temporary one")
     return parser
 
 
-def _loaded(wanted: argparse.Namespace) -> tuple[SpokenLM, tuple[Engine, Engine], dict[str, Any]]:
-    """The model, its two engines, and what else is to be reported of it; raises ValueError."""
+_Three = tuple[Engine, Engine, Engine]
+
+
+def _loaded(wanted: argparse.Namespace) -> tuple[SpokenLM, _Three, dict[str, Any]]:
+    """The model, its engines, and what else is to be reported of it; raises ValueError."""
     if wanted.random:
-        shape = true_shape.TrueShape(wanted.model, wanted.layers, wanted.device)
+        shape = true_shape.TrueShape(wanted.model, wanted.layers, wanted.device, wanted.bits or 16)
         lm, told = true_shape.load(shape, wanted.folder)
         return lm, true_shape.engines(lm, wanted.tokens), told
-    own = ("layers", "folder", *(("device",) if wanted.model == "random" else ()))
+    own = ("layers", "bits", "folder", *(("device",) if wanted.model == "random" else ()))
     other = [f"--{name}" for name in own if getattr(wanted, name) is not None]
     if other:
         raise ValueError(f"{' and '.join(other)}: for --random only")
@@ -267,9 +274,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if wanted.threads:
         torch.set_num_threads(wanted.threads)
     try:
-        lm, pair, told = _loaded(wanted)
+        lm, three, told = _loaded(wanted)
         schedule = schedule_file.named(wanted.schedule, lm)
-        runs = contenders(lm, *pair, schedule)
+        runs = contenders(lm, *three, schedule)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2

@@ -48,11 +48,13 @@ class TrueShape:
         name: of the large model.
         layers: fewer than it has, for a trial; None for all.
         device: None for the best there is.
+        bits: 8 keeps the layers' matrices as 8-bit integers.
     """
 
     name: str
     layers: int | None = None
     device: str | None = None
+    bits: fits.Bits = 16
 
     @property
     def family(self) -> Family:
@@ -84,7 +86,7 @@ def load(wanted: TrueShape, folder: Path | None = None) -> tuple[SpokenLM, dict[
     """
     family, shape = wanted.family, wanted.shape
     need = fits.Need(family.title, shape, family.tokens, family.speech_rows)
-    place = fits.place(need, wanted.device, torch.bfloat16)
+    place = fits.place(need, wanted.device, torch.bfloat16, wanted.bits)
     with tempfile.TemporaryDirectory() if folder is None else nullcontext(str(folder)) as home:
         written = write(family, shape, Path(home), place.device)
         if place.device.type == "cuda":
@@ -191,10 +193,13 @@ class ScriptedWorker(Worker):
         tokens: of the reply, in order.
         start: position of the first of them.
         sure_at: layer at which a policy that asks is sure.
+        compiled: as `Worker` has it.
     """
 
-    def __init__(self, engine: Engine, tokens: Sequence[int], start: int, sure_at: int) -> None:
-        super().__init__(engine.lm.transformer, engine.bank)
+    def __init__(
+        self, engine: Engine, tokens: Sequence[int], start: int, sure_at: int, compiled: bool
+    ) -> None:
+        super().__init__(engine.lm.transformer, engine.bank, compiled)
         self._tokens, self._start, self._sure_at = tokens, start, sure_at
         self._high = 0
 
@@ -210,7 +215,6 @@ class ScriptedWorker(Worker):
             scripted = [self._tokens[place - self._start] for place in work.positions]
             return torch.tensor(scripted, device=done.device)
         if isinstance(work, Sure):
-            float(done[0])
             return torch.full_like(done, float(self._high == self._sure_at))
         return done
 
@@ -218,10 +222,16 @@ class ScriptedWorker(Worker):
 class ScriptedEngine(Engine):
     """An engine whose replies are scripted."""
 
-    def __init__(self, lm: SpokenLM, script: Sequence[int], speech_row_head: bool = True) -> None:
+    def __init__(
+        self,
+        lm: SpokenLM,
+        script: Sequence[int],
+        speech_row_head: bool = True,
+        compiled: bool = True,
+    ) -> None:
         super().__init__(lm, speech_row_head, outside_mass=False)
         start = len(lm.encode_prompt(""))
-        self._worker = ScriptedWorker(self, script, start, lm.default_exit)
+        self._worker = ScriptedWorker(self, script, start, lm.default_exit, compiled)
 
 
 def script(lm: SpokenLM, tokens: int) -> list[int]:
@@ -235,10 +245,11 @@ def script(lm: SpokenLM, tokens: int) -> list[int]:
     return found
 
 
-def engines(lm: SpokenLM, tokens: int) -> tuple[Engine, Engine]:
-    """Scripted ones, with speech rows only in slots of speech and with all rows."""
+def engines(lm: SpokenLM, tokens: int) -> tuple[Engine, Engine, Engine]:
+    """Scripted ones: with speech rows only in slots of speech, with all rows, without graphs."""
     told = script(lm, tokens)
-    return ScriptedEngine(lm, told), ScriptedEngine(lm, told, speech_row_head=False)
+    whole = ScriptedEngine(lm, told, speech_row_head=False)
+    return ScriptedEngine(lm, told), whole, ScriptedEngine(lm, told, compiled=False)
 
 
 def told(result: dict[str, Any]) -> str:

@@ -89,6 +89,21 @@ class KVCache:
         self.lengths[lo:hi] = [held + count for held in self.lengths[lo:hi]]
         return self._buffer
 
+    def live_in(self, buffer: Tensor) -> None:
+        """Keep the rows in another buffer from now on.
+
+        Args:
+            buffer: (layers, B, 2 KV, at least `capacity`, head_dim).
+        """
+        longest = max(self.lengths)
+        room = buffer[:, :, :, : self.capacity]
+        room[..., :longest, :].copy_(self._buffer[..., :longest, :])
+        self._buffer = room
+
+    def live_alone(self) -> None:
+        """Keep the rows in a buffer of their own from now on."""
+        self.live_in(torch.empty_like(self._buffer, memory_format=torch.contiguous_format))
+
     def _check_room(self, lo: int, hi: int, count: int) -> None:
         if hi > lo and max(self.lengths[lo:hi]) + count > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} tokens and is full")

@@ -193,8 +193,8 @@ class Decoding:
             if by_state:
                 below = yield from self._rise(rows, low, max(low, layer - 1))
                 rows, low = (yield from self._rise(below, max(low, layer - 1), layer)), layer
-                sureness = float(state_similarity(below.states[:, -1], rows.states[:, -1]))
-                if not policy.stops(sureness, place):
+                sure = state_similarity(below.states[:, -1], rows.states[:, -1])
+                if not policy.stops(float(sure), place):
                     continue
             else:
                 rows, low = (yield from self._rise(rows, low, layer)), layer
@@ -202,13 +202,15 @@ class Decoding:
             state = rows.states[:, -1]
             logits = yield Ask(heads[-1], state)
             if not by_state:
-                sureness = float((yield Sure(self._measure, logits)))
-            if policy.measure is None or policy.stops(sureness, place):
-                self._leave(rows, layer)
-                token = int((yield self._verifier.draw(logits, heads[-1], [spot], self.ids)))
-                if self._verifies or self._watch.wants:
-                    self._drafts.append(Draft(spot, token, heads[-1], logits))
-                return _Choice(spot, token, heads[-1], heads, layer, state, sureness)
+                sure = yield Sure(self._measure, logits)
+                # A float waits for the device: here only where the policy hangs on it.
+                if policy.measure is not None and not policy.stops(float(sure), place):
+                    continue
+            self._leave(rows, layer)
+            token = int((yield self._verifier.draw(logits, heads[-1], [spot], self.ids)))
+            if self._verifies or self._watch.wants:
+                self._drafts.append(Draft(spot, token, heads[-1], logits))
+            return _Choice(spot, token, heads[-1], heads, layer, state, float(sure))
         rows = yield from self._rise(rows, low, self._top)
         choice = yield from self._at_the_top(rows, spot)
         assert choice is not None

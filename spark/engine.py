@@ -53,7 +53,7 @@ class Engine:
         drift_meter: whether to measure, at each refresh, how far exits lay from full depth. Where
             no acceptance asks full depth anyway that takes its speech rows once more a refresh,
             outside the clock; inside it, and among the bytes read, where K follows the drift.
-        compiled: whether to run the model's compiled step, where it has one by now.
+        compiled: whether to run the model's compiled step or its graphs, where it has them by now.
     """
 
     def __init__(
@@ -105,14 +105,15 @@ class Engine:
         body = self.lm.transformer
         known = history.ids if history else ()
         every = (*known, *ids)
-        cache = history.cache.fork(len(every)) if history else body.new_cache(len(every))
         done = max(len(known) - 1, 0)  # the last known token has not been run
-        if len(every) - 1 > done:
-            fresh = torch.tensor([every[done:-1]], device=body.device)
-            rows = Rows(_overlaid(body.embed(fresh), features, len(known) - done), done)
-            self._worker.run(Run(0, body.num_layers, rows, cache))
-            if body.device.type == "cuda":  # which works on while the clock is read
-                torch.cuda.synchronize(body.device)
+        with self._worker.turn:
+            cache = history.cache.fork(len(every)) if history else body.new_cache(len(every))
+            if len(every) - 1 > done:
+                fresh = torch.tensor([every[done:-1]], device=body.device)
+                rows = Rows(_overlaid(body.embed(fresh), features, len(known) - done), done)
+                self._worker.run(Run(0, body.num_layers, rows, cache))
+        if body.device.type == "cuda":  # which works on while the clock is read
+            torch.cuda.synchronize(body.device)
         return Prefill(tuple(every), cache, 1e3 * (time.perf_counter() - start))
 
     def generate(
@@ -161,11 +162,17 @@ class Engine:
             prefill_ms=prefill.ms,
             frame_rate=lm.vocoder.frame_rate if lm.vocoder else lm.speech_rate,
             acceptance=acceptance.mode,
-            compiled=self._worker.step is not None,
+            compiled=self._worker.step is not None or self._worker.graphs is not None,
         )
         metered = self.drift_meter and kept == "deferred"  # else nothing is ever caught up
-        decoding = Decoding(lm, self.bank, prefill.ids, prefill.cache.fork(capacity), policy,
-                            limit, acceptance, self.outside_mass, metered, trace)  # fmt: skip
+        if self._worker.graphs:
+            self._worker.graphs.prepare(capacity)
+        with self._worker.turn:
+            cache = prefill.cache.fork(capacity)
+        decoding = Decoding(
+            lm, self.bank, prefill.ids, cache, policy, limit, acceptance, self.outside_mass,
+            metered, trace,
+        )  # fmt: skip
         return Generation(decoding, self._worker)
 
 

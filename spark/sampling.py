@@ -125,32 +125,43 @@ def filtered(logits: Tensor, settings: SamplingSettings) -> tuple[Tensor, Tensor
         Log-probabilities (B, M) of the tokens kept, not normalised anew, -inf where a row keeps
         fewer than M, and their columns in `logits`, (B, M) int64.
     """
-    p = (logits / settings.temperature).softmax(dim=-1)
-    if settings.top_k and settings.top_k < p.shape[-1]:
-        p, columns = p.topk(settings.top_k, dim=-1)
-        p = p / p.sum(dim=-1, keepdim=True)
-    elif settings.top_p < 1:
-        p, columns = _likeliest(p, settings.top_p)
-    else:
-        columns = torch.arange(p.shape[-1], device=p.device).expand_as(p)
+    p, columns, enough = _candidates(logits, settings)
+    if enough is not None and not bool(enough.all()):
+        p, columns = (logits / settings.temperature).softmax(-1).sort(dim=-1, descending=True)
     if settings.top_p < 1:
-        kept = p.cumsum(dim=-1) - p < settings.top_p  # mass before each token
-        width = max(1, int(kept.sum(dim=-1).max()))
+        kept = _within(p, settings.top_p)
+        width = int(kept.sum(dim=-1).max())
         p, kept, columns = p[..., :width], kept[..., :width], columns[..., :width]
-        kept[..., 0] = True
         p = p.masked_fill(~kept, 0.0)
     return p.log(), columns
 
 
-def _likeliest(p: Tensor, mass: float) -> tuple[Tensor, Tensor]:
-    """Probabilities (B, R) in falling order, and their columns: at least the first `mass` of them.
+def _candidates(
+    logits: Tensor, settings: SamplingSettings
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Probabilities (B, M) of tokens that top-p may keep, in falling order where it cuts any.
 
-    A few rows nearly always hold the mass, and finding them takes a third of a sort's time.
+    A few rows nearly always hold its mass, and finding them takes a third of a sort's time.
+
+    Returns:
+        They, their columns, and whether each row holds the mass, (B,) bool; None where all do.
     """
-    few = p.topk(min(_FIRST_LOOK, p.shape[-1]), dim=-1)
-    if float(few.values.sum(dim=-1).min()) > mass:
-        return few.values, few.indices
-    return p.sort(dim=-1, descending=True)
+    p = (logits / settings.temperature).softmax(dim=-1)
+    if settings.top_k and settings.top_k < p.shape[-1]:
+        p, columns = p.topk(settings.top_k, dim=-1)
+        return p / p.sum(dim=-1, keepdim=True), columns, None
+    if settings.top_p < 1:
+        few = p.topk(min(_FIRST_LOOK, p.shape[-1]), dim=-1)
+        enough = few.values.sum(dim=-1) > settings.top_p
+        return few.values, few.indices, None if few.values.shape == p.shape else enough
+    return p, torch.arange(p.shape[-1], device=p.device).expand_as(p), None
+
+
+def _within(p: Tensor, mass: float) -> Tensor:
+    """Which of falling probabilities (B, M) are among the fewest with this mass; the first is."""
+    kept = p.cumsum(dim=-1) - p < mass  # mass before each token
+    kept[..., 0] = True
+    return kept
 
 
 def draw(
@@ -182,9 +193,45 @@ def draw(
         column = logits.argmax(dim=-1)
         return column if ids is None else ids[column]
     log_p, columns = filtered(logits, settings)
+    places = [positions] * len(logits) if isinstance(positions, int) else positions
+    return _loudest(log_p, columns, ids, places, seeds or [settings.seed] * len(logits))
+
+
+def draw_at_once(
+    logits: Tensor,
+    ids: Tensor | None,
+    settings: SamplingSettings,
+    positions: Sequence[int],
+    seeds: Sequence[int],
+) -> tuple[Tensor, Tensor]:
+    """As `draw`, without a repetition penalty and without waiting for the device on the way.
+
+    Returns:
+        Token ids (B,), and whether they are those of `draw`, (B,) bool: not where top-p keeps more
+        tokens than were looked at.
+    """
+    logits = logits.float()
+    sure = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+    if settings.temperature == 0:
+        column = logits.argmax(dim=-1)
+        return (column if ids is None else ids[column]), sure
+    p, columns, enough = _candidates(logits, settings)
+    if settings.top_p < 1:
+        p = p.masked_fill(~_within(p, settings.top_p), 0.0)
+    tokens = _loudest(p.log(), columns, ids, positions, seeds)
+    return tokens, sure if enough is None else enough
+
+
+def _loudest(
+    log_p: Tensor,
+    columns: Tensor,
+    ids: Tensor | None,
+    positions: Sequence[int],
+    seeds: Sequence[int],
+) -> Tensor:
+    """Ids (B,) of the largest log p + noise a row, of columns (B, M)."""
     tokens = columns if ids is None else ids[columns]
-    places = [positions] * len(tokens) if isinstance(positions, int) else positions
-    pairs = zip(seeds or [settings.seed] * len(tokens), places, strict=True)
+    pairs = zip(seeds, positions, strict=True)
     keys = torch.tensor([[noise_key(*pair)] for pair in pairs], device=tokens.device)
     scores = log_p + _noise(tokens * _signed(_GOLDEN) + keys)
     return tokens.gather(-1, scores.argmax(dim=-1, keepdim=True)).squeeze(-1)

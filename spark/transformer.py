@@ -22,6 +22,7 @@ from spark.weights import Layer, StateReader, TransformerConfig, read_layer, unf
 
 if TYPE_CHECKING:
     from spark.compiled.step import CompiledStep
+    from spark.graphs import Graphs
 
 
 class Transformer:
@@ -50,6 +51,7 @@ class Transformer:
         self.unembedding = unembedding
         self.rotary = rotary_table(config, embedding.dtype).to(embedding.device)
         self.compiled: CompiledStep | None = None  # of `spark.compiled.prepare`
+        self.graphs: Graphs | None = None  # of `spark.graphs.prepare`
 
     @classmethod
     def from_state_dict(
@@ -210,13 +212,46 @@ class Transformer:
         self._run(self.layers[lo:hi], flat, positions, work, parts)
         return flat
 
+    def run_fixed(
+        self, lo: int, hi: int, states: Tensor, positions: Tensor, slots: Tensor
+    ) -> Tensor:
+        """As `run_layers` on one sequence whose layers hold one row a position, in fixed shapes.
+
+        Nothing here hangs on how many rows are held: keys and values go to the slots of their
+        positions, and the mask hides slots that are later than a row. So the call can be recorded
+        once and run again at other positions (`spark.graphs`).
+
+        Args:
+            lo: first layer.
+            hi: one past the last layer.
+            states: (1, T, D); left untouched.
+            positions: (T,) of the rows, int64, each less than S.
+            slots: (layers, 1, 2 KV, S, head_dim), keys first, written to; finite everywhere, since
+                what the mask hides is multiplied by 0.
+
+        Returns:
+            States after layer hi-1, (1, T, D).
+        """
+        flat = states[0].clone()
+        work = _Workspace.make(self.config, 1, len(flat), flat)
+        hidden = torch.arange(slots.shape[3], device=self.device) > positions[:, None]
+        mask = torch.zeros_like(hidden, dtype=self.dtype).masked_fill_(hidden, float("-inf"))
+        places = _Places(slots[lo:hi], positions, mask.repeat(self._sharing, 1))
+        self._run(self.layers[lo:hi], flat, positions, work, [places])
+        return flat[None]
+
+    @property
+    def _sharing(self) -> int:
+        """Query heads that share a key head."""
+        return self.config.num_attention_heads // self.config.num_key_value_heads
+
     def _run(
         self,
         layers: Sequence[Layer | Int8Layer],
         flat: Tensor,
         positions: Tensor,
         work: _Workspace,
-        parts: Sequence[_Part],
+        parts: Sequence[_Part | _Places],
     ) -> None:
         """Run layers over the residual stream (B T, D), in place."""
         rotary = self.rotary[positions].unsqueeze(-2)  # (T, 1, head_dim/2) or (B, T, 1, ...)
@@ -231,20 +266,19 @@ class Transformer:
             torch.mm(normed, layer.gate_up, out=work.gate_up)
             flat.addmm_(F.silu(work.gate).mul_(work.up), layer.down)
 
-    def _attend(self, part: _Part, index: int, work: _Workspace) -> Tensor:
+    def _attend(self, part: _Part | _Places, index: int, work: _Workspace) -> Tensor:
         """What the rows of one part gather from their cache, (B, T, H head_dim)."""
-        slot, keys, values = part.slots[index]
-        length, queries, fresh = slot.shape[2], work.queries, work.keys_values
+        length, queries, fresh = part.length, work.queries, work.keys_values
         if length != fresh.shape[2]:
             queries, fresh = queries[..., part.rows, :], fresh[:, :, part.rows]
-        slot.copy_(fresh)
+        keys, values = part.add(index, fresh)
         seen = keys.shape[2]
         if length > 1 and (part.mask is None or part.mask.shape[1] != seen):
             part.mask = self._mask(length, seen - length)
         mixed = F.scaled_dot_product_attention(
             queries.flatten(2, 3), keys, values, attn_mask=part.mask
         )
-        mixed = mixed.reshape(len(slot), -1, length, keys.shape[3]).transpose(1, 2)
+        mixed = mixed.reshape(len(keys), -1, length, keys.shape[3]).transpose(1, 2)
         return mixed.flatten(2)
 
     def _project(self, layer: Layer, flat: Tensor, rotary: Tensor, work: _Workspace) -> None:
@@ -279,10 +313,8 @@ class Transformer:
 
     def _mask(self, length: int, older: int) -> Tensor:
         """Additive mask (G T, older + T): all older rows are seen, the T given ones causally."""
-        shape = self.config
         mask = torch.full((length, older + length), float("-inf"), dtype=self.dtype)
-        mask = mask.triu_(older + 1).to(self.device)
-        return mask.repeat(shape.num_attention_heads // shape.num_key_value_heads, 1)
+        return mask.triu_(older + 1).to(self.device).repeat(self._sharing, 1)
 
     def layer_bytes(self, index: int) -> int:
         """Bytes of one block's weights."""
@@ -327,6 +359,48 @@ class _Part:
     slots: Sequence[tuple[Tensor, Tensor, Tensor]]
     rows: slice
     mask: Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        """Number of the rows."""
+        return self.rows.stop - self.rows.start
+
+    def add(self, index: int, fresh: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep new keys and values; all keys and all values of that layer."""
+        slot, keys, values = self.slots[index]
+        slot.copy_(fresh)
+        return keys, values
+
+
+@dataclass
+class _Places:
+    """Rows of one sequence that go to the slots of their positions.
+
+    Attributes:
+        slots: (layers, 1, 2 KV, S, head_dim), of the layers run.
+        positions: (T,) of the rows.
+        mask: additive, (G T, S).
+    """
+
+    slots: Tensor
+    positions: Tensor
+    mask: Tensor | None
+
+    @property
+    def rows(self) -> slice:
+        """All rows of the call."""
+        return slice(0, self.length)
+
+    @property
+    def length(self) -> int:
+        """Number of the rows."""
+        return len(self.positions)
+
+    def add(self, index: int, fresh: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep new keys and values; all slots of that layer, keys and values."""
+        held = self.slots[index].index_copy_(2, self.positions, fresh)
+        keys, values = held.chunk(2, dim=1)
+        return keys, values
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ done at once. Knows weights, heads and noise; knows no policy, no layout and no 
 from __future__ import annotations
 
 from collections.abc import Generator, Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -19,7 +20,7 @@ from spark.compiled.draw import draw as compiled_draw
 from spark.compiled.step import MOST_ROWS, CompiledHeads
 from spark.confidence import confidence
 from spark.heads import HeadBank
-from spark.sampling import SamplingSettings, draw
+from spark.sampling import SamplingSettings, draw, draw_at_once
 from spark.schedule import Measure
 from spark.transformer import Transformer
 
@@ -82,25 +83,30 @@ class Worker:
     Args:
         body: the transformer.
         bank: its heads; looked up at each call.
-        compiled: whether to use the compiled step that the transformer has now; one that it gets
-            later is for later workers, so that a reply is decoded in one way.
+        compiled: whether to use the compiled step and the graphs that the transformer has now;
+            what it gets later is for later workers, so that a reply is decoded in one way.
     """
 
     def __init__(self, body: Transformer, bank: HeadBank, compiled: bool = True) -> None:
         self._body, self._bank = body, bank
         self.step = body.compiled if compiled else None
+        self.graphs = body.graphs if compiled else None
+        # To be held around work on caches that are not one's own alone.
+        held = body.graphs.turn if body.graphs else nullcontext()
+        self.turn: AbstractContextManager[object] = held
         self._compiled_heads = CompiledHeads(self.step.library) if self.step else None
         self._positions = torch.arange(body.config.max_position_embeddings, device=body.device)
 
     @torch.inference_mode()
     def alone(self, task: Task[T]) -> T:
         """Run a task to its end; returns what it returns."""
-        try:
-            wanted = next(task)
-            while True:
-                wanted = task.send(self._do(wanted))
-        except StopIteration as end:
-            return end.value
+        with self.turn:
+            try:
+                wanted = next(task)
+                while True:
+                    wanted = task.send(self._do(wanted))
+            except StopIteration as end:
+                return end.value
 
     @torch.inference_mode()
     def together(self, tasks: Sequence[Task[T]]) -> list[T]:
@@ -109,6 +115,10 @@ class Worker:
         In each round every task that is not over has its piece of work done, those of one kind as
         one. Results are those of `alone` to rounding: products of several rows add up otherwise.
         """
+        with self.turn:
+            return self._together(tasks)
+
+    def _together(self, tasks: Sequence[Task[T]]) -> list[T]:
         results: dict[int, T] = {}
         answers: dict[int, Tensor | None] = dict.fromkeys(range(len(tasks)))
         while answers:
@@ -140,6 +150,10 @@ class Worker:
         rows = work.rows
         if self.step and rows.end - rows.start <= MOST_ROWS:
             return self.step.run_layers(work.low, work.high, rows.states, rows.start, work.cache)
+        if self.graphs and work.cache.batch == 1:
+            made = self.graphs.run(work.low, work.high, rows.states, rows.start, work.cache)
+            if made is not None:
+                return made
         positions = self._positions[rows.start : rows.end]
         return self._body.run_layers(work.low, work.high, rows.states, positions, work.cache)
 
@@ -172,6 +186,11 @@ class Worker:
                 if self.step and seen is None:
                     library = self.step.library
                     return compiled_draw(library, logits, ids, sampling, positions, seeds)
+                if self.graphs and seen is None:
+                    tokens, sure = draw_at_once(logits, ids, sampling, positions, seeds)
+                    told = torch.stack((tokens, sure.long())).cpu()  # waits once
+                    if bool(told[1].all()):
+                        return told[0]
                 return draw(logits, ids, sampling, positions, seen, seeds)
 
     def _do_together(self, alike: Sequence[Work]) -> list[Tensor]:

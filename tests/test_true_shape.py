@@ -13,12 +13,14 @@ import torch
 
 from benchmarks import decode, true_shape
 from benchmarks.baseline import reference_model
-from spark import hardware
+from spark import graphs, hardware
 from spark.engine import Engine
+from spark.graphs import Graphs
 from spark.heads import base_head
 from spark.models import glm4_voice, step_audio_2
 from spark.sampling import SamplingSettings
 from spark.schedule import Spark
+from spark.transformer import Transformer
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +98,7 @@ def test_weights_are_the_published_names_and_generates_are_the_same(
 @pytest.mark.parametrize("name", ["step-audio-2-mini", "glm-4-voice-9b"])
 def test_replies_keep_to_the_layout_and_cost_what_others_cost(name: str, tmp_path: Path) -> None:
     lm, _ = true_shape.load(true_shape.TrueShape(name, 4, "cpu"), tmp_path)
-    engine, whole = true_shape.engines(lm, 50)
+    engine, whole, plain = true_shape.engines(lm, 50)
     told = true_shape.script(lm, 50)
     policy = Spark(lm.default_exit)
     made = engine.generate(engine.prefill(lm.encode_prompt("")), policy, SamplingSettings(), 50)
@@ -106,7 +108,38 @@ def test_replies_keep_to_the_layout_and_cost_what_others_cost(name: str, tmp_pat
     assert {step.head for step in steps} == {"full", "speech", "untrained-speech"}
     made = whole.generate(whole.prefill(lm.encode_prompt("")), policy, SamplingSettings(), 50)
     assert {step.head for step in made} == {"full", "untrained"}
-    assert isinstance(engine, Engine)
+    assert isinstance(plain, Engine)
+
+
+def test_layers_in_eight_bits_are_timed_too(capsys: pytest.CaptureFixture[str]) -> None:
+    result = run(capsys, "--model", "step-audio-2-mini", "--layers", "4", "--bits", "8",
+                 "--tokens", "12", "--repeats", "1")  # fmt: skip
+    assert result["weights"] == "int8"
+    full = next(row for row in result["rows"] if row["policy"] == "full")
+    assert full["ms_per_token"] > 0
+
+
+def test_true_shapes_are_replayed_from_graphs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on a GPU, with the calls themselves for records."""
+    made = []
+
+    def with_graphs(body: Transformer) -> None:
+        body.graphs = Graphs(body, lambda call: call)
+        made.append(body.graphs)
+
+    monkeypatch.setattr(graphs, "prepare", with_graphs)
+    result = run(capsys, "--model", "step-audio-2-mini", "--layers", "4", "--tokens", "24",
+                 "--repeats", "2")  # fmt: skip
+    assert result["graphs"]
+    assert result["rows"][-1]["policy"] == decode.PLAIN
+    (found,) = made
+    assert found.trouble is None
+    exit_at = true_shape.FAMILIES["step-audio-2-mini"].exits_of(4)[1]
+    spans = {(kind.low, kind.high, kind.rows) for kind in found.kinds}
+    assert {(0, 4, 1), (0, exit_at, 1)} < spans
+    assert any(low == exit_at and rows > 1 for low, _, rows in spans)
 
 
 @pytest.mark.parametrize(

@@ -75,8 +75,9 @@ class Need:
         """Bytes that the model takes while it decodes.
 
         Weights, the copy of the head's speech rows, two caches (a prompt's and a reply's) of
-        `tokens` tokens, what hears and speaks, and a twentieth more for what a step works with;
-        8-bit layers are widened one at a time.
+        `tokens` tokens, what hears and speaks, and a twentieth more for what a step works with,
+        a GPU's slots for recorded steps (`spark.graphs`) among it; 8-bit layers are widened one at
+        a time.
         """
         shape, size = self.shape, dtype.itemsize
         layers, ends = parameters(shape)

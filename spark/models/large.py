@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from spark import graphs
 from spark.heads import Head, base_hash, expect_heads, load_heads
 from spark.models import fits, hub
 from spark.models.base import SpokenLM
@@ -301,7 +302,9 @@ def read_body(
     """
     told = _Reading(family.title, 2 * sum(fits.parameters(shape)), quiet, watch)
     state = NamedTensors(checkpoint, family.sources(shape), told)
-    return Transformer.from_state_dict(state, shape, place.dtype, place.device, place.bits)
+    body = Transformer.from_state_dict(state, shape, place.dtype, place.device, place.bits)
+    graphs.prepare(body)
+    return body
 
 
 def heads_path(family: Family, folder: Path) -> Path:
