@@ -13,10 +13,12 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from spark.evaluation.tradeoff import MEASURES, SOUND, Summary, front, placed
+from spark.plots.labels import sides
 
 # Told apart from a light and a dark ground alike, at 3:1 or more.
 _MARK, _INK, _GRID = "#2a7fd4", "#7c8593", "rgba(127, 133, 147, 0.25)"
 _ROW_PX, _HEAD_PX, _PANEL_PX = 46, 120, 230
+_NARROW_PX = 420  # between a phone's panel and a desktop's: what names are kept apart for
 # Kinds of policies by shape, beside their names; hollow where text exits too.
 _SHAPES = {"full": "star", "spark": "circle", "schedule": "circle", "confidence": "square",
            "fixed": "diamond"}  # fmt: skip
@@ -46,25 +48,34 @@ def pareto_figure(summary: Summary, names: Sequence[str] = SOUND) -> go.Figure:
 
 
 def _marks(summary: Summary, name: str) -> go.Scatter:
-    """A mark a policy with its name, by turns above and below, so that neighbours do not meet.
+    """A mark a policy with its name, on the side where it lies on no other as far as that goes.
 
     Whiskers are 95 % intervals; a mean without them, as of predicted MOS, stands without.
     """
     at = placed(summary, name)
     order = sorted(at, key=lambda policy: at[policy][0])
+    points = [(at[policy][0], at[policy][1]) for policy in order]
     values = [summary["policies"][policy][name] for policy in order]
     return go.Scatter(
         x=[100 * at[policy][0] for policy in order],
         y=[MEASURES[name].scale * at[policy][1] for policy in order],
         error_y=_spread(values) if all(isinstance(v, Mapping) for v in values) else None,
         text=order,
-        textposition=["top center" if i % 2 else "bottom center" for i in range(len(order))],
+        textposition=sides(points, order, _NARROW_PX, _rise(values)),
         mode="markers+text",
         marker={"color": _MARK, "size": 10, "symbol": [_shape(policy) for policy in order],
                 "line": {"color": _MARK, "width": 2}},
         cliponaxis=False,
         hovertemplate="%{text}<br>%{x:.1f} % of the weights, %{y:.2f}<extra></extra>",
     )  # fmt: skip
+
+
+def _rise(values: Sequence[Any]) -> float:
+    """Pixels from the least to the greatest of a panel's values, whose whiskers go farther."""
+    means = [v["value"] if isinstance(v, Mapping) else v for v in values]
+    ends = [end for v in values if isinstance(v, Mapping) for end in v["ci95"]]
+    whole = max((*means, *ends)) - min((*means, *ends))
+    return (_PANEL_PX - 60) * (max(means) - min(means)) / whole if whole else 0.0
 
 
 def _shape(name: str) -> str:
