@@ -75,9 +75,13 @@ def seed_of(setting: Setting, item: Item) -> int:
 
 
 def replies(
-    lm: SpokenLM, setting: Setting, schedule: str, items: Sequence[Item], batch: int = BATCH
+    lm: SpokenLM, setting: Setting, schedule: str, items: Sequence[Item], batch: int | None = None
 ) -> list[Trace]:
-    """The replies to some prompts under one schedule (its notation), in the prompts' order."""
+    """The replies to some prompts under one schedule (its notation), in the prompts' order.
+
+    `batch` of them are decoded together; by default `BATCH`, or one by one where the model has a
+    compiled step, which is for one sequence and takes about half of a batch's time for each.
+    """
     policy = positions.parse(schedule)
     assert policy is not None
     engine = Engine(lm, head=setting.head, outside_mass=False)
@@ -90,7 +94,7 @@ def replies(
         )
         for item in items
     ]
-    for _ in decode_batch(made, batch):
+    for _ in decode_batch(made, batch or (1 if lm.transformer.compiled else BATCH)):
         pass
     return [reply.trace for reply in made]
 
