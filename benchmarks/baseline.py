@@ -6,6 +6,7 @@ Knows weights and token ids; knows no policy.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -109,41 +110,42 @@ def matrices(lm: SpokenLM) -> list[Tensor]:
 
 
 @torch.inference_mode()
-def reading_ms(nbytes: int, device: torch.device, rounds: int = 20) -> float:
+def reading_ms(nbytes: int, device: torch.device) -> float:
     """Milliseconds to read so many bytes once, from one end to the other, adding them up."""
     stretch = torch.ones(nbytes // 8, dtype=torch.int64, device=device)
-    stretch.sum()
-    begun = time.perf_counter()
-    for _ in range(rounds):
-        stretch.sum()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return 1e3 * (time.perf_counter() - begun) / rounds
+    return _timed(stretch.sum, device)
 
 
 @torch.inference_mode()
-def copying_ms(nbytes: int, device: torch.device, rounds: int = 20) -> float:
-    """Milliseconds to copy so many bytes from one place to another."""
-    stretch = torch.ones(nbytes // 8, dtype=torch.int64, device=device)
-    copy = torch.empty_like(stretch)
-    copy.copy_(stretch)
-    begun = time.perf_counter()
-    for _ in range(rounds):
-        copy.copy_(stretch)
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return 1e3 * (time.perf_counter() - begun) / rounds
+def copying_ms(nbytes: int, device: torch.device) -> float:
+    """Milliseconds to read half as many bytes and write them beside: so many move."""
+    one, other = torch.ones(nbytes // 8, dtype=torch.int64, device=device).tensor_split(2)
+    return _timed(lambda: other[: len(one)].copy_(one[: len(other)]), device)
 
 
 @torch.inference_mode()
-def floor_ms(weights: list[Tensor], rounds: int = 20) -> float:
+def floor_ms(weights: list[Tensor]) -> float:
     """Milliseconds to multiply every matrix with one vector, once."""
     vectors = {w.shape[1]: w.new_ones(w.shape[1]) for w in weights}
-    on_gpu = weights[0].device.type == "cuda"
-    begun = time.perf_counter()
-    for _ in range(rounds):
+
+    def multiply() -> None:
         for weight in weights:
             torch.mv(weight, vectors[weight.shape[1]])
-    if on_gpu:  # which works on while the clock is read
-        torch.cuda.synchronize(weights[0].device)
+
+    return _timed(multiply, weights[0].device)
+
+
+def _timed(call: Callable[[], object], device: torch.device, rounds: int = 20) -> float:
+    """Milliseconds of a call, mean over `rounds` after one that does not count."""
+
+    def wait() -> None:
+        if device.type == "cuda":  # which works on while the clock is read
+            torch.cuda.synchronize(device)
+
+    call()
+    wait()
+    begun = time.perf_counter()
+    for _ in range(rounds):
+        call()
+    wait()
     return 1e3 * (time.perf_counter() - begun) / rounds

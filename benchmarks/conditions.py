@@ -45,9 +45,10 @@ def told(lm: SpokenLM) -> dict[str, Any]:
         "model": lm.name,
         "device": str(body.device),
         "dtype": dtype,
-        "weights": step.weights if step else _kept(body, dtype),
+        "weights": step.weights if step else "int8" if in_eighths(body) else dtype,
         "compiled_step": step is not None,
-        "graphs": body.graphs is not None,
+        "graphs": len(body.graphs.kinds) if body.graphs else 0,
+        "graphs_trouble": body.graphs.trouble if body.graphs else None,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "processor": _processor(),
@@ -55,10 +56,9 @@ def told(lm: SpokenLM) -> dict[str, Any]:
     }
 
 
-def _kept(body: Transformer, dtype: str) -> str:
-    """The type in which the blocks' matrices are kept, where all that runs is plain."""
-    eighths = all(isinstance(layer, Int8Layer) for layer in body.layers)
-    return "int8" if eighths else dtype
+def in_eighths(body: Transformer) -> bool:
+    """Whether the blocks' matrices are kept as 8-bit integers."""
+    return all(isinstance(layer, Int8Layer) for layer in body.layers)
 
 
 def finish(result: Mapping[str, Any], out: Path | None) -> None:

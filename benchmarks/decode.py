@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import conditions, true_shape
+from benchmarks import conditions, printed, true_shape
 from benchmarks.baseline import (
     copying_ms,
     floor_ms,
@@ -36,12 +36,11 @@ from benchmarks.rows import Measured, Run, ratio, realised, rows
 from spark import schedule_file
 from spark.comparison import CompareSettings
 from spark.engine import Engine
-from spark.evaluation.speed import number
 from spark.models.base import SpokenLM
 from spark.sampling import SamplingSettings
 from spark.schedule import FixedExit, FullDepth, Policy
 
-READING, COPYING = "reading weights", "copying weights"
+READING, COPYING, FLOOR = "reading weights", "copying weights", "floor"
 PROMPTS = ("What is nineteen minus eight?", "Hello, who are you?", "Say: the tide turns at noon.")
 COMPILED = "generate, compiled"
 WHOLE_HEAD = "full, whole head"  # what `generate` computes: every row at every step
@@ -61,6 +60,10 @@ def endless(engine: Engine) -> Engine:
     return engine
 
 
+Engines = tuple[Engine, Engine, Engine]
+Clock = Callable[[list[int]], float]
+
+
 @dataclass(frozen=True)
 class Contender:
     """A policy on the engine it runs on."""
@@ -70,7 +73,7 @@ class Contender:
     policy: Policy
 
 
-def engines(lm: SpokenLM) -> tuple[Engine, Engine, Engine]:
+def engines(lm: SpokenLM) -> Engines:
     """One that computes speech rows only in slots of speech, one that computes all, one plain.
 
     The last is as the first without compiled step and graphs.
@@ -112,10 +115,23 @@ def reply(run: Contender, ids: list[int], seed: int, tokens: int) -> Run:
     return Run(made.trace, 1e3 * (time.perf_counter() - begun))
 
 
+def peak_of(lm: SpokenLM, runs: Sequence[Contender], tokens: int) -> float:
+    """The most memory that was in use while each contender made a reply, GB.
+
+    Of a GPU from here on; of a process since it began.
+    """
+    where = lm.transformer.device
+    if where.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(where)
+    for run in runs:
+        reply(run, lm.encode_prompt(PROMPTS[0]), seed=0, tokens=tokens)
+    return conditions.peak_gb(where)
+
+
 def measure(
     lm: SpokenLM,
     runs: Sequence[Contender],
-    extra: dict[str, Callable[[list[int]], float]],
+    extra: dict[str, Clock],
     repeats: int,
     tokens: int,
 ) -> Measured:
@@ -135,91 +151,61 @@ def measure(
     return got
 
 
-def report(lm: SpokenLM, got: Measured, read: int, multiplied: int) -> dict[str, Any]:
-    """The JSON object.
+def beside(lm: SpokenLM, read: int, tokens: int, compile_too: bool) -> dict[str, Clock]:
+    """What the policies are timed beside: a name, and milliseconds of it given a prompt.
+
+    Args:
+        lm: the model; with layers in 8 bits there is no `generate` and no floor, for which all of
+            them would have to lie there widened.
+        read: bytes that are read, and copied.
+        tokens: of a reply.
+        compile_too: whether compiled `generate` is wanted, which takes minutes.
+    """
+    body = lm.transformer
+    found: dict[str, Clock] = {
+        READING: lambda ids: reading_ms(read, body.device),
+        COPYING: lambda ids: copying_ms(read, body.device),
+    }
+    if conditions.in_eighths(body):
+        return found
+    model, weights = reference_model(lm), matrices(lm)
+    found["generate"] = lambda ids: generate_ms(model, ids, tokens)
+    found[FLOOR] = lambda ids: floor_ms(weights)
+    if compile_too and shutil.which("c++"):
+        compiled, prompt = reference_model(lm), lm.encode_prompt(PROMPTS[0])
+        # Always the same prompt: another length would be compiled anew.
+        found[COMPILED] = lambda ids: generate_ms(compiled, prompt, tokens, compiled=True)
+    return found
+
+
+def report(lm: SpokenLM, got: Measured, read: int) -> dict[str, Any]:
+    """The JSON object; None for what was not measured.
 
     Args:
         lm: the model.
         got: of all contenders, and of what they stand beside.
         read: bytes that `READING` reads and `COPYING` copies.
-        multiplied: bytes of the matrices of `floor`.
     """
     table = rows(got, lm.transformer.num_layers)
-    reading, copying, floor = (median(got.ms[name]) for name in (READING, COPYING, "floor"))
     spark = next(row for row in table if row["policy"] == "spark")
-    compiled = COMPILED in got.ms
+    multiplied = sum(matrix.nbytes for matrix in matrices(lm)) if FLOOR in got.ms else 0
     return {
         **conditions.told(lm),
         "repeats": len(got.ms["full"]),
         "rows": table,
-        "generate_ms_per_token": median(got.ms["generate"]),
-        "generate_compiled_ms_per_token": median(got.ms[COMPILED]) if compiled else None,
+        "generate_ms_per_token": got.middle("generate"),
+        "generate_compiled_ms_per_token": got.middle(COMPILED),
         "speedup_over_generate": ratio(got, "generate", WHOLE_HEAD),
-        "speedup_over_compiled_generate": (ratio(got, COMPILED, WHOLE_HEAD) if compiled else None),
-        "floor_ms_per_token": floor,
-        "floor_gb_per_s": multiplied / floor / 1e6,
-        "floor_ratio": ratio(got, "floor", WHOLE_HEAD),
-        "reading_ms_per_token": reading,
-        "reading_gb_per_s": read / reading / 1e6,
-        "copy_gb_per_s": 2 * read / copying / 1e6,  # each byte is read and written
+        "speedup_over_compiled_generate": ratio(got, COMPILED, WHOLE_HEAD),
+        "floor_ms_per_token": got.middle(FLOOR),
+        "floor_gb_per_s": got.speed(FLOOR, multiplied),
+        "floor_ratio": ratio(got, FLOOR, WHOLE_HEAD),
+        "reading_ms_per_token": got.middle(READING),
+        "reading_gb_per_s": got.speed(READING, read),
+        "copy_gb_per_s": got.speed(COPYING, read),
         "reading_ratio": ratio(got, READING, WHOLE_HEAD),
         "depth_cut_realised": realised(spark),
     }
-
-
-def show(result: dict[str, Any]) -> None:
-    """The table for people."""
-    print(
-        f"{result['model']}, {result['dtype']} with weights in {result['weights']}, "
-        f"{result['threads']} thread(s), "
-        f"medians of {result['repeats']} interleaved repetitions, prefill apart"
-    )
-    heads = ("policy", "ms/token", "lowest", "highest", "tokens/s", "RTF", "GB/s", "depth",
-             "traffic", "time")  # fmt: skip
-    print("{:<18}{:>9}{:>8}{:>8}{:>9}{:>7}{:>7}{:>7}{:>8}{:>7}".format(*heads))
-    for row in result["rows"]:
-        depth, factor = (
-            number(row[key], form)
-            for key, form in (("mean_depth_speech", ".2f"), ("real_time_factor", ".3f"))
-        )
-        print(
-            f"{row['policy']:<18}{row['ms_per_token']:>9.2f}{row['lowest']:>8.2f}"
-            f"{row['highest']:>8.2f}{row['tokens_per_s']:>9.1f}{factor:>7}{row['gb_per_s']:>7.2f}"
-            f"{depth:>7}{row['traffic_ratio']:>8.3f}{row['time_ratio']:>7.3f}"
-        )
-    for row in result["rows"]:
-        told = ", ".join(
-            f"{name} {kind['ms']:.2f} ms ({kind['steps']})" for name, kind in row["kinds"].items()
-        )
-        print(f"{row['policy']}, a step of {told}")
-    for name, key in (
-        ("generate", "generate_ms_per_token"),
-        (COMPILED, "generate_compiled_ms_per_token"),
-        ("matrix-vector", "floor_ms_per_token"),
-        (READING, "reading_ms_per_token"),
-    ):
-        value = result[key]
-        print(f"{name:<20}" + ("  not measured" if value is None else f"{value:>10.2f}"))
-    over = result["speedup_over_compiled_generate"]
-    compiled = (
-        "not measured (no C++ compiler, or left out)" if over is None else f"{over:.2f} times"
-    )
-    cut = result["depth_cut_realised"]
-    print(f"{WHOLE_HEAD} is {result['speedup_over_generate']:.2f} times as fast as generate; "
-          f"as generate, compiled: {compiled}")  # fmt: skip
-    print(
-        f"of {WHOLE_HEAD}'s time, torch's matrix-vector products of the same weights take "
-        f"{result['floor_ratio']:.2f}, and reading as many bytes {result['reading_ratio']:.2f}"
-    )
-    print(
-        f"{result['copy_gb_per_s']:.1f} GB/s copied, {result['reading_gb_per_s']:.1f} read, "
-        f"{result['floor_gb_per_s']:.1f} multiplied with a vector; the policies took at most "
-        f"{result['policies_gb']:.2f} GB"
-    )
-    print("SPAR-K's cut in traffic that became time: "
-          + ("not measured" if cut is None else f"{cut:.2f}"))  # fmt: skip
-    if "load_s" in result:
-        print(true_shape.told(result))
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -251,10 +237,7 @@ def _arguments() -> argparse.ArgumentParser:
     return parser
 
 
-_Three = tuple[Engine, Engine, Engine]
-
-
-def _loaded(wanted: argparse.Namespace) -> tuple[SpokenLM, _Three, dict[str, Any]]:
+def _loaded(wanted: argparse.Namespace) -> tuple[SpokenLM, Engines, dict[str, Any]]:
     """The model, its engines, and what else is to be reported of it; raises ValueError."""
     if wanted.random:
         shape = true_shape.TrueShape(wanted.model, wanted.layers, wanted.device, wanted.bits or 16)
@@ -280,32 +263,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    for run in runs:
-        reply(run, lm.encode_prompt(PROMPTS[0]), seed=0, tokens=wanted.tokens)
-    policies_gb = conditions.peak_gb(lm.transformer.device)
-    model, weights = reference_model(lm), matrices(lm)
+    policies_gb = peak_of(lm, runs, wanted.tokens)
     held = runs[0].engine.weight_bytes()
     read = sum(held.layers) + held.heads["full"]
-    extra: dict[str, Callable[[list[int]], float]] = {
-        "generate": lambda ids: generate_ms(model, ids, wanted.tokens),
-        "floor": lambda ids: floor_ms(weights),
-        READING: lambda ids: reading_ms(read, lm.transformer.device),
-        COPYING: lambda ids: copying_ms(read, lm.transformer.device),
-    }
-    if not wanted.no_compile and shutil.which("c++"):
-        compiled, prompt = reference_model(lm), lm.encode_prompt(PROMPTS[0])
-        # Always the same prompt: another length would be compiled anew.
-        extra[COMPILED] = lambda ids: generate_ms(compiled, prompt, wanted.tokens, compiled=True)
+    extra = beside(lm, read, wanted.tokens, compile_too=not wanted.no_compile)
     got = measure(lm, runs, extra, wanted.repeats, wanted.tokens)
-    multiplied = sum(weight.nbytes for weight in weights)
-    result = report(lm, got, read, multiplied) | {
-        "schedule": schedule, "policies_gb": policies_gb,
-    }  # fmt: skip
+    result = report(lm, got, read) | {"schedule": schedule, "policies_gb": policies_gb}
     if wanted.random:
         prefills = [run.trace.prefill_ms for run in got.runs["full"]]
         peak = conditions.peak_gb(lm.transformer.device)
         result |= told | {"prefill_ms": median(prefills), "peak_gb": peak}
-    show(result)
+    printed.show(result)
     conditions.finish(result, wanted.out)
     return 0
 

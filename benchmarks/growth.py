@@ -25,6 +25,7 @@ import torch
 
 from benchmarks import conditions
 from benchmarks.decode import PROMPTS, endless
+from spark import graphs
 from spark.comparison import CompareSettings
 from spark.compiled import prepare
 from spark.engine import Engine, Prefill, decode_batch
@@ -46,6 +47,7 @@ def roomy(lm: SpokenLM, positions: int) -> SpokenLM:
     parts = (body.embedding, body.layers, body.final_gain, body.unembedding)
     longer = Transformer(config, *parts)
     prepare(longer, wait=True)
+    graphs.prepare(longer)
     return replace(lm, transformer=longer)
 
 

@@ -35,9 +35,20 @@ class Measured:
     ms: dict[str, list[float]]
     runs: dict[str, list[Run]]
 
+    def middle(self, name: str) -> float | None:
+        """Median milliseconds, None where that was not measured."""
+        return median(self.ms[name]) if name in self.ms else None
 
-def ratio(got: Measured, name: str, over: str) -> float:
-    """Median over repetitions of the ratio of two times."""
+    def speed(self, name: str, nbytes: int) -> float | None:
+        """GB/s of so many bytes, None where that was not measured."""
+        ms = self.middle(name)
+        return None if ms is None else nbytes / ms / 1e6
+
+
+def ratio(got: Measured, name: str, over: str) -> float | None:
+    """Median over repetitions of the ratio of two times, None where one was not measured."""
+    if name not in got.ms:
+        return None
     return median(a / b for a, b in zip(got.ms[name], got.ms[over], strict=True))
 
 

@@ -390,16 +390,6 @@ def _anchor(study: Study, anchor: Anchor) -> str:
     return f"{anchor.label} ({made}, made from {study.origin(anchor)})"
 
 
-def materials(evidence: Evidence) -> str | None:
-    """Where the texts come from, and the talkers of the study file; None where only those are."""
-    told = evidence.details.materials
-    if told is None or evidence.study is None:
-        return told
-    texts = Counter(item.talker for item in evidence.study.items if item.talker)
-    named = [f"{talker} ({number(n, 'text')})" for talker, n in texts.items()]
-    return _joined(told, f"Talkers: {', '.join(named)}." if named else None)
-
-
 def _playback(evidence: Evidence) -> str | None:
     study = evidence.study
     if evidence.stimuli is None or study is None:
@@ -444,8 +434,14 @@ def _design(evidence: Evidence) -> str | None:
     return (
         f"{order} (seed {study.seed}). Between the trials lay {number(study.repeats, 'repeat')}, "
         f"{number(study.null_pairs, 'null pair')} and {number(checks, 'check')} with a known "
-        "answer."
+        f"answer.{_talkers(study)}"
     )
+
+
+def _talkers(study: Study) -> str:
+    texts = Counter(item.talker for item in study.items if item.talker)
+    named = [f"{talker} ({number(n, 'text')})" for talker, n in texts.items()]
+    return f" Talkers: {', '.join(named)}." if named else ""
 
 
 def _under(study: Study) -> str:
@@ -541,7 +537,7 @@ _FACTORS: tuple[_Entry, ...] = (
     ("Task", "Practice", _training, _EXPORTED),
     ("Stimuli", "Range of systems, anchors, natural reference", _systems, _told(
         "systems", "what each system is, and whether natural speech and a low anchor are there.")),
-    ("Stimuli", "Origin of the texts", materials, _told(
+    ("Stimuli", "Origin of the texts", _detail("materials"), _told(
         "materials", "source of the texts, how they were picked, language, talkers.")),
     ("Stimuli", "Lengths and identical clips", _lengths, _EXPORTED),
     ("Stimuli", "Playback", _playback, _EXPORTED),

@@ -6,6 +6,7 @@ are already inside the keys, so a layer's rows are simply those it has seen, old
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -95,14 +96,25 @@ class KVCache:
         Args:
             buffer: (layers, B, 2 KV, at least `capacity`, head_dim).
         """
-        longest = max(self.lengths)
         room = buffer[:, :, :, : self.capacity]
-        room[..., :longest, :].copy_(self._buffer[..., :longest, :])
+        for low, high, held in self._runs():  # what no row has filled yet stays behind
+            room[low:high, ..., :held, :].copy_(self._buffer[low:high, ..., :held, :])
         self._buffer = room
 
     def live_alone(self) -> None:
         """Keep the rows in a buffer of their own from now on."""
         self.live_in(torch.empty_like(self._buffer, memory_format=torch.contiguous_format))
+
+    def _runs(self) -> Iterator[tuple[int, int, int]]:
+        """Neighbouring layers of one length: (first, one past the last, rows held)."""
+        low = 0
+        while low < len(self.lengths):
+            held = self.lengths[low]
+            high = low + 1
+            while high < len(self.lengths) and self.lengths[high] == held:
+                high += 1
+            yield low, high, held
+            low = high
 
     def _check_room(self, lo: int, hi: int, count: int) -> None:
         if hi > lo and max(self.lengths[lo:hi]) + count > self.capacity:

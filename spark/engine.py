@@ -101,20 +101,21 @@ class Engine:
         """
         if not ids:
             raise ValueError("the prompt is empty")
-        start = time.perf_counter()
         body = self.lm.transformer
         known = history.ids if history else ()
         every = (*known, *ids)
         done = max(len(known) - 1, 0)  # the last known token has not been run
         with self._worker.turn:
+            start = time.perf_counter()  # from here: others' turns are not its time
             cache = history.cache.fork(len(every)) if history else body.new_cache(len(every))
             if len(every) - 1 > done:
                 fresh = torch.tensor([every[done:-1]], device=body.device)
                 rows = Rows(_overlaid(body.embed(fresh), features, len(known) - done), done)
-                self._worker.run(Run(0, body.num_layers, rows, cache))
-        if body.device.type == "cuda":  # which works on while the clock is read
-            torch.cuda.synchronize(body.device)
-        return Prefill(tuple(every), cache, 1e3 * (time.perf_counter() - start))
+                self._worker.run_prompt(Run(0, body.num_layers, rows, cache))
+            if body.device.type == "cuda":  # which works on while the clock is read
+                torch.cuda.synchronize(body.device)
+            spent_ms = 1e3 * (time.perf_counter() - start)
+        return Prefill(tuple(every), cache, spent_ms)
 
     def generate(
         self,
@@ -150,6 +151,8 @@ class Engine:
                 f"{len(prefill.ids)} prompt tokens and {limit} more do not fit into the model's "
                 f"{lm.transformer.config.max_position_embeddings} positions: shorten the prompt"
             )
+        if self._worker.graphs:
+            self._worker.graphs.prepare(capacity)
         trace = Trace(
             steps=[],
             model=lm.name,
@@ -162,11 +165,9 @@ class Engine:
             prefill_ms=prefill.ms,
             frame_rate=lm.vocoder.frame_rate if lm.vocoder else lm.speech_rate,
             acceptance=acceptance.mode,
-            compiled=self._worker.step is not None or self._worker.graphs is not None,
+            compiled=self._worker.is_compiled,
         )
         metered = self.drift_meter and kept == "deferred"  # else nothing is ever caught up
-        if self._worker.graphs:
-            self._worker.graphs.prepare(capacity)
         with self._worker.turn:
             cache = prefill.cache.fork(capacity)
         decoding = Decoding(

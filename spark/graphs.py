@@ -4,8 +4,9 @@ At batch 1 a GPU reads a layer's weights in less time than a program takes to as
 operations one by one. What runs again and again is recorded once and replayed: from one layer to
 another, over so many rows, beside so many slots of the cache. All records share one cache's slots
 (a reply's cache moves in when it is decoded and out when another one is) and one pool of memory.
-What has not been recorded, what a device cannot record, and rows that do not follow each other
-run as they do without. Knows layers and caches; knows no heads, tokens and policies.
+What has not been recorded yet makes the same calls one by one, so that a reply does not hang on
+what was decoded before it; what a device cannot record, prompts, and rows that do not follow each
+other run as they do without. Knows layers and caches; knows no heads, tokens and policies.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ from spark.transformer import Transformer
 MOST_ROWS = 16  # of one call: more are a prompt's, which takes its time anyway
 _FEWEST_SLOTS = 256  # beside which a graph attends; further ones have twice as many
 _OFTEN = 2  # calls of a kind after which it is worth recording
+_AT_ONCE, _MOST = 12, 96  # records made before one reply, and in all
 _WARM = 3  # runs before a record, in which libraries choose and allocate (PyTorch's own advice)
 # Of the largest value, between a record and the calls it was made of.
 _TOLERANCE = 1e-2
 
+# Makes of a call that takes and returns nothing one that does the same again.
 Recorder = Callable[[Callable[[], None]], Callable[[], None]]
 
 
@@ -42,42 +45,41 @@ class Kind:
     slots: int
 
 
+@dataclass(frozen=True)
 class _Record:
     """A graph with the tensors that it reads and writes."""
 
-    def __init__(self, body: Transformer, kind: Kind, buffer: Tensor, record: Recorder) -> None:
-        width = body.config.hidden_size
-        self.states = torch.zeros(1, kind.rows, width, dtype=body.dtype, device=body.device)
-        self.positions = torch.arange(kind.rows, device=body.device)
-        self.out = torch.empty_like(self.states)
-        slots = buffer[:, :, :, : kind.slots]
-
-        def step() -> None:
-            made = body.run_fixed(kind.low, kind.high, self.states, self.positions, slots)
-            self.out.copy_(made)
-
-        self.plain, self.replay = step, record(step)
+    states: Tensor  # (1, T, D)
+    positions: Tensor  # (T,)
+    out: Tensor  # (1, T, D)
+    replay: Callable[[], None]
 
 
 class Graphs:
     """The records of one transformer.
 
+    Whoever runs steps of the transformer, or looks at a cache of its replies, holds `turn`: records
+    have one set of tensors, and caches move.
+
     Args:
         body: on one device.
-        record: makes of a call that takes and returns nothing one that does the same again.
+        recorder: makes a recorder, whose records share memory; asked again when all are forgotten.
+
+    Attributes:
+        turn: to be held.
+        trouble: why nothing is recorded any more; None where all is well.
     """
 
-    def __init__(self, body: Transformer, record: Recorder) -> None:
-        self._body, self._record = body, record
+    def __init__(self, body: Transformer, recorder: Callable[[], Recorder]) -> None:
+        self._body, self._recorder = body, recorder
+        self._record = recorder()
         self._positions = torch.arange(body.config.max_position_embeddings, device=body.device)
         self._buffer: Tensor | None = None
         self._resident: weakref.ref[KVCache] | None = None
         self._records: dict[Kind, _Record] = {}
         self._calls: Counter[Kind] = Counter()
-        # Records have one set of tensors, and a cache that moves must not be looked at: whoever
-        # runs steps of this transformer holds it, a step at a time.
         self.turn = threading.RLock()
-        self.trouble: str | None = None  # why nothing is recorded any more
+        self.trouble: str | None = None
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -86,31 +88,27 @@ class Graphs:
 
     @torch.inference_mode()
     def prepare(self, capacity: int) -> None:
-        """Record what earlier replies ran often. Takes a moment, so not while a token is awaited.
+        """Make room for a reply, and record what earlier ones ran often, a dozen kinds at a time.
+
+        Takes a moment, so not while a token of this reply is awaited.
 
         Args:
             capacity: of the cache of the reply to come.
         """
-        often = [kind for kind, calls in self._calls.items() if calls >= _OFTEN]
-        if self.trouble or not often:
-            return
         with self.turn:
-            buffer = self._room(capacity)
-            fresh = [kind for kind in often
-                     if kind not in self._records and kind.slots <= buffer.shape[3]]  # fmt: skip
-            if not fresh:
+            if self.trouble:
                 return
-            self._move_out()
             try:
-                # Those that need most first: the others then fit into the pool's memory.
-                for kind in sorted(fresh, key=lambda kind: (-kind.rows, -kind.slots, kind.low)):
+                buffer = self._room(capacity)
+                for kind in self._due(buffer.shape[3]):
+                    self._move_out()
                     self._records[kind] = self._checked(kind, buffer)
-            except RuntimeError as error:
+            except RuntimeError as error:  # out of memory, or not to be recorded
                 self._give_up(str(error))
 
     @torch.inference_mode()
     def run(self, low: int, high: int, states: Tensor, start: int, cache: KVCache) -> Tensor | None:
-        """As `Transformer.run_layers` of one sequence, from a record.
+        """As `Transformer.run_layers` of one sequence, in fixed shapes, from a record if there is.
 
         Args:
             low: first layer.
@@ -120,43 +118,67 @@ class Graphs:
             cache: of batch size 1.
 
         Returns:
-            States (1, T, D); None where there is no such record (yet), and nothing was done.
+            States (1, T, D); None where it cannot be, and nothing was done.
 
         Raises:
             ValueError: the cache is full.
         """
-        rows = states.shape[1]
-        if self.trouble or rows > MOST_ROWS or any(
-            held != start for held in cache.lengths[low:high]
-        ):  # where layers lack rows, a slot is no position
+        rows, buffer = states.shape[1], self._buffer
+        if buffer is None or rows > MOST_ROWS or cache.capacity > buffer.shape[3]:
             return None
-        kind = Kind(low, high, rows, _slots(start + rows))
-        self._calls[kind] += 1
-        record, buffer = self._records.get(kind), self._buffer
-        if record is None or buffer is None or cache.capacity > buffer.shape[3]:
+        if any(held != start for held in cache.lengths[low:high]):
+            return None  # where layers lack rows, a slot is no position
+        try:
+            self._move_in(cache, buffer)
+        except RuntimeError as error:  # no memory for the cache that was there
+            self._give_up(str(error))
             return None
         cache.reserve(low, high, rows)
-        if self._resident is None or self._resident() is not cache:
-            self._move_out()
-            cache.live_in(buffer)
-            self._resident = weakref.ref(cache)
+        kind = Kind(low, high, rows, _slots(start + rows))
+        self._calls[kind] += 1
+        positions = self._positions[start : start + rows]
+        record = self._records.get(kind)
+        if record is None:
+            slots = buffer[:, :, :, : kind.slots]
+            return self._body.run_fixed(low, high, states, positions, slots)
         record.states.copy_(states)
-        record.positions.copy_(self._positions[start : start + rows])
+        record.positions.copy_(positions)
         record.replay()
         return record.out.clone()
+
+    def _due(self, slots: int) -> list[Kind]:
+        """What is to be recorded now, beside so many slots.
+
+        Of what is called most; those that need most memory first: the others then fit into it.
+        """
+        free = min(_AT_ONCE, _MOST - len(self._records))
+        often = [kind for kind, calls in self._calls.most_common() if calls >= _OFTEN]
+        fresh = [kind for kind in often if kind not in self._records and kind.slots <= slots]
+        return sorted(fresh[:free], key=lambda kind: (-kind.rows, -kind.slots, kind.low))
 
     def _room(self, capacity: int) -> Tensor:
         """Slots for a cache of that capacity; records of a smaller buffer are forgotten."""
         if self._buffer is None or self._buffer.shape[3] < capacity:
             self._move_out()
-            self._records.clear()
-            self._buffer = None  # before the next is made: there may be no room for two
+            self._forget()  # before the next is made: there may be no room for two
             shape = self._body.config
             self._buffer = torch.zeros(
                 self._body.num_layers, 1, 2 * shape.num_key_value_heads, _slots(capacity),
                 shape.head_dim, dtype=self._body.dtype, device=self._body.device,
             )  # fmt: skip
         return self._buffer
+
+    def _forget(self) -> None:
+        if self._records:
+            self._records.clear()
+            self._record = self._recorder()  # a pool that nothing uses any more cannot be used
+        self._buffer = None
+
+    def _move_in(self, cache: KVCache, buffer: Tensor) -> None:
+        if self._resident is None or self._resident() is not cache:
+            self._move_out()
+            cache.live_in(buffer)
+            self._resident = weakref.ref(cache)
 
     def _move_out(self) -> None:
         resident = self._resident() if self._resident else None
@@ -170,22 +192,31 @@ class Graphs:
         Raises:
             RuntimeError: it did not, or could not be made.
         """
-        made = _Record(self._body, kind, buffer, self._record)
+        body, slots = self._body, buffer[:, :, :, : kind.slots]
         noise = torch.Generator().manual_seed(0)
-        made.states.copy_(torch.randn(made.states.shape, generator=noise))
-        made.positions.add_(min(kind.slots, len(self._positions)) - kind.rows)
-        made.plain()
-        wanted = made.out.clone()
-        made.out.zero_()
-        made.replay()
-        far = float((made.out - wanted).abs().max() / wanted.abs().max().clamp_min(1e-9))
+        states = torch.randn(1, kind.rows, body.config.hidden_size, generator=noise)
+        states = states.to(body.device, body.dtype)
+        last = min(kind.slots, len(self._positions))
+        positions = self._positions[last - kind.rows : last].clone()
+        out = torch.zeros_like(states)
+
+        # Of these tensors only: a record that it belonged to would live until it is collected.
+        def step() -> None:
+            out.copy_(body.run_fixed(kind.low, kind.high, states, positions, slots))
+
+        replay = self._record(step)
+        step()
+        wanted = out.clone()
+        out.zero_()
+        replay()
+        far = float((out - wanted).abs().max() / wanted.abs().max().clamp_min(1e-9))
         if not far <= _TOLERANCE:
             raise RuntimeError(f"a recorded step differs by {far:.1e} of the largest value")
-        return made
+        return _Record(states, positions, out, replay)
 
     def _give_up(self, why: str) -> None:
-        self._records.clear()
-        self._buffer, self.trouble = None, why
+        self._forget()
+        self._resident, self.trouble = None, why
 
 
 def _slots(end: int) -> int:
@@ -199,22 +230,34 @@ def _slots(end: int) -> int:
 def prepare(body: Transformer) -> None:
     """Give a transformer on a CUDA device its graphs; others run as they are."""
     if body.device.type == "cuda" and body.graphs is None:
-        body.graphs = Graphs(body, _cuda_recorder(body.device))
+        device = body.device  # not the body: its graphs should not keep it
+        body.graphs = Graphs(body, lambda: _cuda_recorder(device))
 
 
 def _cuda_recorder(device: torch.device) -> Recorder:
-    """Records CUDA graphs, all into one pool of memory."""
-    pool = torch.cuda.graph_pool_handle()
+    """Records CUDA graphs, all into one pool of memory.
+
+    Streams are few and kept, since libraries keep memory for each; that for warming up is another
+    than that of the records, whose memory lies in their pool. Errors count in this thread only:
+    others may load, hear and speak meanwhile.
+    """
+    with torch.cuda.device(device):
+        pool, warming, own = (
+            torch.cuda.graph_pool_handle(), torch.cuda.Stream(device), torch.cuda.Stream(device),
+        )  # fmt: skip
 
     def record(call: Callable[[], None]) -> Callable[[], None]:
-        beside = torch.cuda.Stream(device)
-        beside.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(beside):
+        now = torch.cuda.current_stream(device)
+        warming.wait_stream(now)
+        with torch.cuda.stream(warming):
             for _ in range(_WARM):
                 call()
-        torch.cuda.current_stream(device).wait_stream(beside)
+        now.wait_stream(warming)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
+        with (
+            torch.cuda.stream(own),  # gives the stream back also where a record fails
+            torch.cuda.graph(graph, pool=pool, stream=own, capture_error_mode="thread_local"),
+        ):
             call()
         return graph.replay
 

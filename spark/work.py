@@ -97,6 +97,11 @@ class Worker:
         self._compiled_heads = CompiledHeads(self.step.library) if self.step else None
         self._positions = torch.arange(body.config.max_position_embeddings, device=body.device)
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether steps run by the compiled step or from graphs."""
+        return self.step is not None or (self.graphs is not None and self.graphs.trouble is None)
+
     @torch.inference_mode()
     def alone(self, task: Task[T]) -> T:
         """Run a task to its end; returns what it returns."""
@@ -147,13 +152,18 @@ class Worker:
 
     def run(self, work: Run) -> Tensor:
         """Layers over rows, whose keys and values join the cache."""
-        rows = work.rows
-        if self.step and rows.end - rows.start <= MOST_ROWS:
-            return self.step.run_layers(work.low, work.high, rows.states, rows.start, work.cache)
         if self.graphs and work.cache.batch == 1:
+            rows = work.rows
             made = self.graphs.run(work.low, work.high, rows.states, rows.start, work.cache)
             if made is not None:
                 return made
+        return self.run_prompt(work)
+
+    def run_prompt(self, work: Run) -> Tensor:
+        """As `run`, of what comes once."""
+        rows = work.rows
+        if self.step and rows.end - rows.start <= MOST_ROWS:
+            return self.step.run_layers(work.low, work.high, rows.states, rows.start, work.cache)
         positions = self._positions[rows.start : rows.end]
         return self._body.run_layers(work.low, work.high, rows.states, positions, work.cache)
 

@@ -56,6 +56,9 @@ def test_the_last_line_is_the_contracts_json(
     assert result["depth_cut_realised"] == pytest.approx(cut)
     assert result["floor_ratio"] > 0
     assert result["reading_ratio"] > 0
+    old = [{k: v for k, v in row.items() if k != "kinds"} for row in result["rows"]]
+    with pytest.raises(ValueError, match=r"lacks 'kinds'.*Run .*benchmarks\.decode"):
+        speed.tables({"decode": result | {"rows": old}})
     told = speed.tables({"decode": result})
     line = next(text for text in told.splitlines() if text.startswith("| spark |"))
     assert f"| {spark['ms_per_token']:.2f} ({spark['lowest']:.2f} to " in line

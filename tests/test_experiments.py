@@ -155,6 +155,13 @@ def test_the_plot_stands_where_the_summary_says(made: Path) -> None:
             assert y == pytest.approx(measure.scale * value)
 
 
+def test_a_measure_that_no_policy_has_leaves_an_empty_panel(made: Path) -> None:
+    held = json.loads((made / "tries" / "first" / summary.SUMMARY).read_text())
+    mute = {name: {**of, "sets": None} for name, of in held["policies"].items()}
+    line, marks = pareto_figure({**held, "policies": mute}, ("sets",)).data
+    assert (len(line.x), len(marks.x)) == (0, 0)
+
+
 def test_an_item_sounds_as_the_engine_makes_it(made: Path) -> None:
     found = experiment.read(made, "tries/first")
     row = found.rows[1]

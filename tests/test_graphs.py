@@ -6,6 +6,8 @@ there is a GPU.
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,6 +18,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spark import graphs as graphs_module
 from spark.acceptance import EXACT
 from spark.engine import Engine, Generation
 from spark.graphs import Graphs, prepare
@@ -57,7 +60,7 @@ def recording(seed: int = 0, **options: Any) -> tuple[SpokenLM, SpokenLM, Counti
     body, counting = plain.transformer, Counting()
     parts = (body.embedding, body.layers, body.final_gain, body.unembedding)
     other = Transformer(body.config, *parts)
-    other.graphs = Graphs(other, counting)
+    other.graphs = Graphs(other, lambda: counting)
     return plain, replace(plain, transformer=other), counting
 
 
@@ -184,6 +187,85 @@ def test_a_longer_reply_is_recorded_beside_more_slots() -> None:
     assert counting.replayed > 300
 
 
+def test_what_no_row_has_filled_never_gets_into_the_shared_slots() -> None:
+    """Memory that nobody wrote may hold anything, and what the mask hides is multiplied by 0."""
+    torch.use_deterministic_algorithms(True)  # which fills new memory with nan
+    try:
+        plain, fast, counting = recording(ends=False)
+        decoded(begun(fast, Spark(2), 0))
+        words = "a rather long prompt to begin with"
+        long = [begun(fast, Spark(2), seed, words) for seed in (1, 2)]
+        for _ in range(9):
+            for reply in long:
+                next(reply)
+        ours, theirs = (decoded(begun(lm, Spark(2), 3)) for lm in (fast, plain))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert counting.replayed
+    assert fast.transformer.graphs is not None
+    assert fast.transformer.graphs.trouble is None
+    assert_same(ours, theirs)
+
+
+def test_a_reply_does_not_hang_on_those_before_it() -> None:
+    """To the bit: what is not recorded yet makes the same calls."""
+    _, fast, counting = recording()
+    first, *later = [decoded(begun(fast, Spark(2), 1)) for _ in range(4)]
+    assert counting.replayed
+    for reply in later:
+        mine, theirs = reply._decoding.cache, first._decoding.cache
+        assert [step.confidence for step in reply.trace.steps] == [
+            step.confidence for step in first.trace.steps
+        ]
+        assert all(torch.equal(mine.rows(i), theirs.rows(i)) for i in range(len(mine.lengths)))
+
+
+def test_records_of_a_smaller_buffer_go_at_once() -> None:
+    """Not when rubbish is next collected: their memory is needed now."""
+    _, fast, _ = recording(ends=False, max_tokens=300)
+    graphs, engine = fast.transformer.graphs, Engine(fast)
+    assert graphs is not None
+    gc.disable()
+    try:
+        for limit in (20, 20):
+            start = engine.prefill(tiny_prompt("hello"))
+            list(engine.generate(start, Spark(2), SamplingSettings(), limit))
+        gone = [weakref.ref(record.out) for record in graphs._records.values()]
+        assert gone
+        graphs.prepare(400)
+        assert not [record for record in gone if record() is not None]
+    finally:
+        gc.enable()
+
+
+def test_no_more_is_recorded_at_once_than_a_moment_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs_module, "_AT_ONCE", 2)
+    monkeypatch.setattr(graphs_module, "_MOST", 3)
+    _, fast, counting = recording()
+    seen = []
+    for seed in range(4):
+        decoded(begun(fast, Spark(2), seed))
+        seen.append(counting.recorded)
+    assert seen == [0, 2, 3, 3]
+
+
+def test_no_memory_for_the_slots_is_no_reason_to_say_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain, fast, _ = recording()
+
+    def full(*size: int, **options: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(graphs_module.torch, "zeros", full)
+    ours = begun(fast, Spark(2), 1)
+    monkeypatch.undo()
+    assert_same(decoded(ours), decoded(begun(plain, Spark(2), 1)))
+    assert not ours.trace.compiled
+    assert fast.transformer.graphs is not None
+    assert "out of memory" in str(fast.transformer.graphs.trouble)
+
+
 def wrong(call: Callable[[], None]) -> Callable[[], None]:
     """A record that does nothing."""
     return lambda: None
@@ -199,7 +281,7 @@ def test_a_record_that_cannot_be_trusted_is_not_used(
     record: Callable[[Callable[[], None]], Callable[[], None]], says: str
 ) -> None:
     plain, fast, _ = recording()
-    graphs = fast.transformer.graphs = Graphs(fast.transformer, record)
+    graphs = fast.transformer.graphs = Graphs(fast.transformer, lambda: record)
     for seed in range(3):
         ours, theirs = (begun(lm, Spark(2), seed) for lm in (fast, plain))
         assert len(list(ours)) == len(list(theirs))
@@ -240,21 +322,27 @@ def test_a_draw_at_once_is_the_draw_where_it_is_sure(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
-def test_cuda_graphs_decode_as_without(policy: Policy) -> None:
-    base = tiny_lm(dtype=torch.float64)
-    config, state = base.transformer.config, base.transformer.state_dict()
-    body = Transformer.from_state_dict(state, config, device="cuda")
+def test_cuda_graphs_replay_what_was_recorded(policy: Policy, dtype: torch.dtype) -> None:
+    """The same reply before and after its steps are recorded; in float64 also without graphs."""
+    base = tiny_lm(dtype=dtype, ends=False, max_tokens=300)
+    body = Transformer.from_state_dict(
+        base.transformer.state_dict(), base.transformer.config, dtype, "cuda"
+    )
     prepare(body)
     lm = replace(base, transformer=body)
     assert body.graphs is not None
-    for seed in range(3):
-        ours, theirs = Engine(lm), Engine(lm, compiled=False)
+    for limit in (40, 290):  # the second is recorded beside more slots
         made = []
-        for engine in (ours, theirs):
-            how = SamplingSettings(seed=seed)
-            made.append(engine.generate(engine.prefill(tiny_prompt("hello")), policy, how))
-            list(made[-1])
-        assert_same(*made)
+        for compiled in (True, True, True, False):
+            engine = Engine(lm, compiled=compiled)
+            start = engine.prefill(tiny_prompt("hello"))
+            made.append(decoded(engine.generate(start, policy, SamplingSettings(seed=1), limit)))
+        first, _, replayed, plain = made
+        ids = [[step.token_id for step in reply.trace.steps] for reply in (first, replayed)]
+        assert ids[0] == ids[1]
+        if dtype == torch.float64:
+            assert_same(replayed, plain)
     assert body.graphs.trouble is None
     assert body.graphs.kinds

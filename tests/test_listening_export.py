@@ -18,18 +18,16 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from listening_test import analyse, decode, enrolment, export, ready
+from listening_test import analyse, decode, enrolment, export, ready, report_factors
 from listening_test.columns import RATING_COLUMNS
 from listening_test.gate import SECRET_VARIABLE
 from listening_test.hosting import Studies, StudyState
 from listening_test.levelling import StimulusError
 from listening_test.prepared import NotPrepared, load_prepared
-from listening_test.report_factors import Evidence, materials
 from listening_test.server import attach
 from listening_test.stimuli import prepare
 from listening_test.store import StoreMismatch
 from listening_test.study import load_study
-from listening_test.study_parts import Reporting
 from listening_test.ui import admin as admin_page
 from listening_test.ui import public as ui
 from tests.listening import SYSTEMS, Rater, prepared_study, write_study
@@ -288,7 +286,7 @@ def test_no_page_of_the_app_names_a_system(
 def test_a_talker_is_in_the_key_and_in_the_report_and_nowhere_that_is_served(
     tmp_path: Path,
 ) -> None:
-    path = write_study(tmp_path / "source", extra="report: {materials: Nine sentences.}")
+    path = write_study(tmp_path / "source")
     before = load_study(path)
     text = path.read_text()
     for number, talker in enumerate(("Voice-F", "Voice-F", "Voice-M")):
@@ -307,6 +305,6 @@ def test_a_talker_is_in_the_key_and_in_the_report_and_nowhere_that_is_served(
     served = b"".join(file.read_bytes() for file in (study_dir / "serve").rglob("*.*"))
     assert b"text-0" in served
     assert b"Voice" not in served
-    evidence = Evidence(pd.DataFrame(), pd.DataFrame(), {}, study=study, details=study.report)
-    assert materials(evidence) == "Nine sentences. Talkers: Voice-F (2 texts), Voice-M (1 text)."
-    assert materials(replace(evidence, details=Reporting())) is None  # the report says missing
+    nothing = pd.DataFrame()
+    told = report_factors._design(report_factors.Evidence(nothing, nothing, {}, study=study))
+    assert str(told).endswith(" Talkers: Voice-F (2 texts), Voice-M (1 text).")

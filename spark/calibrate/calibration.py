@@ -38,6 +38,8 @@ TRIALS, SCHEDULE, RESULT = "trials.jsonl", "schedule.json", "calibration.json"
 PAGE = "calibration.html"
 FINALS_SHARE = 0.5  # of the time for replies goes to the finalists
 _LEAST = 2 * BATCH  # prompts of a round
+_PACE = "seconds_a_reply"
+_SPARE = 0.97  # of the minutes: figures and page come at the end
 
 
 class Calibration:
@@ -82,13 +84,14 @@ class Calibration:
             exits = _exits(reference)
             found.append(search.predicted(exits, sweep, costs))
         predicted = {row.notation: row for row in found}
-        plan = self._planned(len(predicted))
+        first = self._trials(len(predicted))
         seed, notations = wanted.setting.sampling.seed, list(predicted)
-        items = prompts.draw("trial", plan.trials + plan.finals, seed)
-        self._try("first round", notations, items[: plan.trials])
-        rows = [self._tried(name, items[: plan.trials]) for name in notations]
+        items = prompts.draw("trial", first, seed)
+        plan = self._planned(first, self._try("first round", notations, items))
+        rows = [self._tried(name, items) for name in notations]
         harm = {name: row.kl for name, row in predicted.items()}
         last = [row.notation for row in front.finalists(rows, limits, wanted.finalists, harm)]
+        items = prompts.draw("trial", plan.trials + plan.finals, seed)
         self._try("finalists", last, items)
         finals = [self._tried(name, items) for name in last]
         rows = finals + [row for row in rows if row.notation not in last]
@@ -125,22 +128,43 @@ class Calibration:
             tell(at + len(batch), len(items))
         return [(item, held[item.item_id]) for item in items]
 
-    def _planned(self, schedules: int) -> Plan:
-        """How many prompts: those asked for, or else what the time allows, which then stays."""
-        path, wanted = self._out / PLAN, self._wanted
-        held = stages.read_json(path) or {"trials": None, "finals": None, "seconds_a_reply": None}
-        first, more = wanted.trials or held["trials"], wanted.finals or held["finals"]
-        seconds = held["seconds_a_reply"]
-        if first is None or more is None:
+    def _trials(self, schedules: int) -> int:
+        """Prompts of the first round: those asked for, or what the time allows; they then stay."""
+        found = self._wanted.trials or self._held("trials")
+        seconds = self._held(_PACE)
+        if found is None:
             seconds = self._seconds_a_reply()
-            left = max(wanted.minutes * 60 - (time.monotonic() - self._begun), 0)
-            able = left * wanted.workers / seconds
-            first = first or _batches((1 - FINALS_SHARE) * able / (schedules + 1))
-            more = more or _batches(FINALS_SHARE * able / (wanted.finalists + 1))
-        # Whole batches: the second round then makes none of the first's again.
-        plan = Plan(-(-first // BATCH) * BATCH, -(-more // BATCH) * BATCH, seconds)
-        stages.write_json(path, asdict(plan))
+            found = _batches((1 - FINALS_SHARE) * self._able(seconds) / (schedules + 1))
+        trials_, more = _whole(found), self._held("finals")
+        self._keep({"trials": trials_, "finals": more, _PACE: seconds})
+        return trials_
+
+    def _planned(self, first: int, seconds: float | None) -> Plan:
+        """Both rounds: the second is of prompts asked for, or what the time left allows.
+
+        Args:
+            first: prompts of the first round.
+            seconds: a reply took each process in it, all at work; None where all were there.
+        """
+        more, pace = self._wanted.finals or self._held("finals"), self._held(_PACE)
+        if more is None:
+            pace = seconds or pace or self._seconds_a_reply()
+            more = _batches(self._able(pace) / (self._wanted.finalists + 1))
+        plan = Plan(first, _whole(more), pace)
+        self._keep(asdict(plan))
         return plan
+
+    def _held(self, name: str) -> Any:
+        """Of the plan on disk; None where it says nothing yet."""
+        return (stages.read_json(self._out / PLAN) or {}).get(name)
+
+    def _keep(self, plan: dict[str, Any]) -> None:
+        stages.write_json(self._out / PLAN, plan)
+
+    def _able(self, seconds: float) -> float:
+        """Replies that the time left allows, at so many seconds a reply of each process."""
+        left = _SPARE * self._wanted.minutes * 60 - (time.monotonic() - self._begun)
+        return max(left, 0) * self._wanted.workers / seconds
 
     def _seconds_a_reply(self) -> float:
         """Of one process: making a reply in a batch, and hearing it."""
@@ -153,12 +177,16 @@ class Calibration:
                 trials.judged(self._lm, FULL, *pair)
         return (time.monotonic() - begun) / len(items)
 
-    def _try(self, stage: str, notations: Sequence[str], items: Sequence[Item]) -> None:
+    def _try(
+        self, stage: str, notations: Sequence[str], items: Sequence[Item]
+    ) -> float | None:
+        """Make the replies that are missing; seconds each took one process, None for none."""
         tell, path = stages.teller(stage), self._out / TRIALS
-        wanted = self._wanted
+        wanted, begun, made = self._wanted, time.monotonic(), 0
         asked = (wanted.setting, [FULL, *notations], items, path, wanted.workers)
         for made, total in trials.run(self._lm, *asked):
             tell(made, total)
+        return (time.monotonic() - begun) * wanted.workers / made if made else None
 
     def _tried(self, notation: str, items: Sequence[Item]) -> Tried:
         names = {item.item_id for item in items}
@@ -208,3 +236,8 @@ def costs_of(lm: SpokenLM, setting: Setting) -> Costs:
 def _batches(prompts_: float) -> int:
     """Whole batches, at least `_LEAST`."""
     return max(_LEAST, int(prompts_) // BATCH * BATCH)
+
+
+def _whole(prompts_: int) -> int:
+    """Whole batches, none of which the second round makes again."""
+    return -(-prompts_ // BATCH) * BATCH

@@ -241,12 +241,12 @@ static void attend(const float *query, const float *keys, const float *values, i
 static void attend_group(const struct shape *s, const struct step *c, int layer, int group,
                          float *qkv, float *scores, float *mixed) {
     const int size = s->head_dim, heads = s->heads, keys_n = s->kv_heads;
-    const int wide = (heads + 2 * keys_n) * size, shared = heads / keys_n;
+    const int across = (heads + 2 * keys_n) * size, shared = heads / keys_n;
     const int64_t old = c->lengths[layer], block = (int64_t)c->capacity * size;
     float *keys = c->cache + ((int64_t)layer * 2 * keys_n + group) * block;
     float *values = keys + keys_n * block;
     for (int t = 0; t < c->rows; t++) {
-        float *row = qkv + t * wide;
+        float *row = qkv + t * across;
         const float *turn = c->rotary + t * size;
         rotate(row + (heads + group) * size, turn, size);
         memcpy(keys + (old + t) * size, row + (heads + group) * size, size * sizeof *row);
@@ -270,13 +270,13 @@ static void add_product(const struct shape *s, const struct step *c, struct part
 
 static void project(const struct shape *s, const struct step *c, struct part p,
                     const struct layer *w, float *normed, float *qkv) {
-    const int width = s->width, wide = (s->heads + 2 * s->kv_heads) * s->head_dim;
-    const int from = share(wide, p.me, p.of), to = share(wide, p.me + 1, p.of);
+    const int width = s->width, across = (s->heads + 2 * s->kv_heads) * s->head_dim;
+    const int from = share(across, p.me, p.of), to = share(across, p.me + 1, p.of);
     for (int t = 0; t < c->rows; t++)
         norm(c->states + t * width, w->attention_gain, width, s->eps, normed + t * width);
-    product(w->qkv, s->narrow, from, to, width, c->rows, normed, width, qkv, wide);
+    product(w->qkv, s->narrow, from, to, width, c->rows, normed, width, qkv, across);
     for (int t = 0; w->bias && t < c->rows; t++)
-        for (int r = from; r < to; r++) qkv[t * wide + r] += w->bias[r];
+        for (int r = from; r < to; r++) qkv[t * across + r] += w->bias[r];
 }
 
 /* silu(gate) * up, of the thread's outputs. */

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -111,8 +112,8 @@ def _held(path: Path) -> dict[str, Any] | None:
     return found
 
 
-def main() -> None:
-    """Command line."""
+def main() -> int:
+    """Command line; 0, or 2 after a message about what cannot be read."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, help="of an evaluation")
     given = parser.parse_args()
@@ -120,11 +121,19 @@ def main() -> None:
     claims = _held(given.folder / "claims.json")
     held = {name: _held(given.folder / f"{name}.json") for name in speed.COMMANDS}
     benchmarks = {name: found for name, found in held.items() if found}
-    for name in PAGES:
-        path = ROOT / name
-        path.write_text(fill(path.read_text("utf-8"), summary, benchmarks, claims), "utf-8")
+    try:
+        pages = {
+            ROOT / name: fill((ROOT / name).read_text("utf-8"), summary, benchmarks, claims)
+            for name in PAGES
+        }
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    for path, text in pages.items():
+        path.write_text(text, "utf-8")
         print(path.relative_to(ROOT))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

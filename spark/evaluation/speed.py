@@ -18,20 +18,31 @@ COMMANDS = {
 
 
 def tables(results: Mapping[str, Result]) -> str:
-    """The tables of those benchmarks that were run, by name; the others are called not measured."""
+    """The tables of those benchmarks that were run, by name; the others are called not measured.
+
+    Raises:
+        ValueError: another version wrote one of them.
+    """
     makers = {"decode": _decode, "growth": _growth, "first_audio": _first_audio}
     parts = []
     for name, make in makers.items():
         told = f"`{COMMANDS[name]}`"
-        if name in results:
-            parts.append(f"{told}: {_conditions(results[name])}\n\n{make(results[name])}")
-        else:
+        if name not in results:
             parts.append(f"{told}: not measured.")
+            continue
+        try:
+            parts.append(f"{told}: {_conditions(results[name])}\n\n{make(results[name])}")
+        except KeyError as error:
+            raise ValueError(
+                f"{name}.json lacks {error}: another version wrote it. Run {told} again."
+            ) from error
     return "\n\n".join(parts) + "\n"
 
 
 def _conditions(found: Result) -> str:
     step = "compiled step" if found["compiled_step"] else "plain step"
+    if found["graphs"]:
+        step = "CUDA graphs"
     return (
         f"{found['processor']}, {found['cores']} cores, {found['threads']} threads, torch "
         f"{found['torch']}, {found['dtype']} with weights in {found['weights']}, {step}; medians "

@@ -71,21 +71,22 @@ class Need:
     speech_rows: int
     beside: Callable[[torch.dtype], int] = lambda _: 0
 
-    def nbytes(self, dtype: torch.dtype, bits: Bits) -> int:
+    def nbytes(self, dtype: torch.dtype, bits: Bits, recorded: bool = False) -> int:
         """Bytes that the model takes while it decodes.
 
         Weights, the copy of the head's speech rows, two caches (a prompt's and a reply's) of
-        `tokens` tokens, what hears and speaks, and a twentieth more for what a step works with,
-        a GPU's slots for recorded steps (`spark.graphs`) among it; 8-bit layers are widened one at
-        a time.
+        `tokens` tokens, what hears and speaks, and a twentieth more for what a step works with;
+        8-bit layers are widened one at a time. Steps that are recorded (`spark.graphs`) have slots
+        of their own, at most twice as many as tokens, and the widened layer twice more.
         """
         shape, size = self.shape, dtype.itemsize
         layers, ends = parameters(shape)
         per_layer = layers // shape.num_hidden_layers
-        body = layers * size if bits == 16 else layers + per_layer * size
+        widened = 3 if recorded else 1
+        body = layers * size if bits == 16 else layers + widened * per_layer * size
         rows = self.speech_rows * shape.hidden_size * size
         keys = shape.num_key_value_heads * shape.head_dim
-        caches = 2 * self.tokens * shape.num_hidden_layers * 2 * keys * size
+        caches = (4 if recorded else 2) * self.tokens * shape.num_hidden_layers * 2 * keys * size
         total = body + ends * size + rows + caches + self.beside(dtype)
         return total + total // 20
 
@@ -111,7 +112,8 @@ def place(
     where = hardware.best_device() if device is None else _device(device)
     free = hardware.free_memory(where)
     choices = [(dtype, "as asked")] if dtype else _choices(where)
-    wanted = {kind: need.nbytes(kind, bits) for kind, _ in choices}
+    recorded = where.type == "cuda"
+    wanted = {kind: need.nbytes(kind, bits, recorded) for kind, _ in choices}
     for kind, why in choices:
         if free is None or wanted[kind] <= free:
             layers = ", layers in 8 bits" if bits == 8 else ""
@@ -161,7 +163,7 @@ def _choices(where: torch.device) -> list[tuple[torch.dtype, str]]:
 
 
 def _remedy(need: Need, where: torch.device, free: int, bits: Bits) -> str:
-    smaller = need.nbytes(torch.bfloat16, 8)
+    smaller = need.nbytes(torch.bfloat16, 8, recorded=where.type == "cuda")
     if bits == 16 and smaller <= free:
         return (
             f"8-bit weights need {smaller / GIB:.1f} GiB and would fit: --bits 8, where the "

@@ -18,6 +18,7 @@ from spark.plots.labels import sides
 # Told apart from a light and a dark ground alike, at 3:1 or more.
 _MARK, _INK, _GRID = "#2a7fd4", "#7c8593", "rgba(127, 133, 147, 0.25)"
 _ROW_PX, _HEAD_PX, _PANEL_PX = 46, 120, 230
+_INSIDE_PX = 170  # of a panel's height, for marks and whiskers
 _NARROW_PX = 420  # between a phone's panel and a desktop's: what names are kept apart for
 # Kinds of policies by shape, beside their names; hollow where text exits too.
 _SHAPES = {"full": "star", "spark": "circle", "schedule": "circle", "confidence": "square",
@@ -72,10 +73,12 @@ def _marks(summary: Summary, name: str) -> go.Scatter:
 
 def _rise(values: Sequence[Any]) -> float:
     """Pixels from the least to the greatest of a panel's values, whose whiskers go farther."""
+    if not values:
+        return 0.0
     means = [v["value"] if isinstance(v, Mapping) else v for v in values]
     ends = [end for v in values if isinstance(v, Mapping) for end in v["ci95"]]
     whole = max((*means, *ends)) - min((*means, *ends))
-    return (_PANEL_PX - 60) * (max(means) - min(means)) / whole if whole else 0.0
+    return _INSIDE_PX * (max(means) - min(means)) / whole if whole else 0.0
 
 
 def _shape(name: str) -> str:
