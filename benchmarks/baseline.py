@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import GlmConfig, GlmForCausalLM, Qwen2Config, Qwen2ForCausalLM
 from transformers.generation import BaseStreamer, CompileConfig
 
+from spark import hardware
 from spark.models.base import SpokenLM
 from spark.sampling import SamplingSettings
 
@@ -137,15 +138,10 @@ def floor_ms(weights: list[Tensor]) -> float:
 
 def _timed(call: Callable[[], object], device: torch.device, rounds: int = 20) -> float:
     """Milliseconds of a call, mean over `rounds` after one that does not count."""
-
-    def wait() -> None:
-        if device.type == "cuda":  # which works on while the clock is read
-            torch.cuda.synchronize(device)
-
     call()
-    wait()
+    hardware.wait(device)
     begun = time.perf_counter()
     for _ in range(rounds):
         call()
-    wait()
+    hardware.wait(device)
     return 1e3 * (time.perf_counter() - begun) / rounds

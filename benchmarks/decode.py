@@ -40,6 +40,8 @@ from spark.models.base import SpokenLM
 from spark.sampling import SamplingSettings
 from spark.schedule import FixedExit, FullDepth, Policy
 
+Engines = tuple[Engine, Engine, Engine]
+Timer = Callable[[list[int]], float]  # of a prompt: milliseconds
 READING, COPYING, FLOOR = "reading weights", "copying weights", "floor"
 PROMPTS = ("What is nineteen minus eight?", "Hello, who are you?", "Say: the tide turns at noon.")
 COMPILED = "generate, compiled"
@@ -58,10 +60,6 @@ def endless(engine: Engine) -> Engine:
     heads = engine.bank.heads
     heads.update({name: head.restricted(kept) for name, head in heads.items()})
     return engine
-
-
-Engines = tuple[Engine, Engine, Engine]
-Clock = Callable[[list[int]], float]
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,7 @@ def peak_of(lm: SpokenLM, runs: Sequence[Contender], tokens: int) -> float:
 def measure(
     lm: SpokenLM,
     runs: Sequence[Contender],
-    extra: dict[str, Clock],
+    extra: dict[str, Timer],
     repeats: int,
     tokens: int,
 ) -> Measured:
@@ -151,7 +149,7 @@ def measure(
     return got
 
 
-def beside(lm: SpokenLM, read: int, tokens: int, compile_too: bool) -> dict[str, Clock]:
+def beside(lm: SpokenLM, read: int, tokens: int, compile_too: bool) -> dict[str, Timer]:
     """What the policies are timed beside: a name, and milliseconds of it given a prompt.
 
     Args:
@@ -162,7 +160,7 @@ def beside(lm: SpokenLM, read: int, tokens: int, compile_too: bool) -> dict[str,
         compile_too: whether compiled `generate` is wanted, which takes minutes.
     """
     body = lm.transformer
-    found: dict[str, Clock] = {
+    found: dict[str, Timer] = {
         READING: lambda ids: reading_ms(read, body.device),
         COPYING: lambda ids: copying_ms(read, body.device),
     }
@@ -271,7 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result = report(lm, got, read) | {"schedule": schedule, "policies_gb": policies_gb}
     if wanted.random:
         prefills = [run.trace.prefill_ms for run in got.runs["full"]]
-        peak = conditions.peak_gb(lm.transformer.device)
+        peak = max(told["load_gb"], policies_gb, conditions.peak_gb(lm.transformer.device))
         result |= told | {"prefill_ms": median(prefills), "peak_gb": peak}
     printed.show(result)
     conditions.finish(result, wanted.out)

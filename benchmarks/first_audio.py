@@ -174,11 +174,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    result = {
-        **conditions.told(lm),
-        "repeats": wanted.repeats,
-        "rows": rows(measure(lm, wanted.repeats, wanted.tokens)),
-    }
+    table = rows(measure(lm, wanted.repeats, wanted.tokens))
+    result = {**conditions.told(lm), "repeats": wanted.repeats, "rows": table}
     show(result)
     conditions.finish(result, wanted.out)
     return 0

@@ -132,13 +132,11 @@ def measure(
     def in_batch(policy: Policy, size: int, turn: int) -> float:
         return timed(engine, short[:size], policy, turn, tokens)
 
-    return {
-        **conditions.told(lm),
-        "repeats": repeats,
-        "tokens": tokens,
+    curves = {
         "context": curve(contexts, policies, in_context, repeats),
         "batch": curve(batches, policies, in_batch, repeats),
     }
+    return {**conditions.told(engine.lm), "repeats": repeats, "tokens": tokens, **curves}
 
 
 def show(result: dict[str, Any]) -> None:

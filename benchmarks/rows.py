@@ -47,7 +47,7 @@ class Measured:
 
 def ratio(got: Measured, name: str, over: str) -> float | None:
     """Median over repetitions of the ratio of two times, None where one was not measured."""
-    if name not in got.ms:
+    if name not in got.ms or over not in got.ms:
         return None
     return median(a / b for a, b in zip(got.ms[name], got.ms[over], strict=True))
 

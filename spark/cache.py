@@ -94,12 +94,13 @@ class KVCache:
         """Keep the rows in another buffer from now on.
 
         Args:
-            buffer: (layers, B, 2 KV, at least `capacity`, head_dim).
+            buffer: (layers, B, 2 KV, at least `capacity`, head_dim); 0 where no row is held yet,
+                since neither new memory nor another cache's rows need be finite.
         """
-        room = buffer[:, :, :, : self.capacity]
-        for low, high, held in self._runs():  # what no row has filled yet stays behind
-            room[low:high, ..., :held, :].copy_(self._buffer[low:high, ..., :held, :])
-        self._buffer = room
+        for low, high, held in self._runs():
+            buffer[low:high, ..., :held, :].copy_(self._buffer[low:high, ..., :held, :])
+            buffer[low:high, ..., held:, :].zero_()
+        self._buffer = buffer[:, :, :, : self.capacity]
 
     def live_alone(self) -> None:
         """Keep the rows in a buffer of their own from now on."""

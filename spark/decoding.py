@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from spark import hardware
 from spark.acceptance import Acceptance
 from spark.cache import KVCache, Pending, Rows
 from spark.confidence import mass_outside, state_similarity
@@ -155,6 +156,7 @@ class Decoding:
         low, start = self._pending.lowest, time.perf_counter()
         if low is not None:
             yield from self._rise_pending()
+            hardware.wait(self._lm.transformer.device)
             self.trace.flushes.append(Flush(low, self._top))
             self.trace.flush_ms += self._spent(start)
 

@@ -14,6 +14,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from spark import hardware
 from spark.acceptance import ALWAYS, Acceptance
 from spark.cache import KVCache, Rows
 from spark.decoding import Decoding
@@ -106,14 +107,14 @@ class Engine:
         every = (*known, *ids)
         done = max(len(known) - 1, 0)  # the last known token has not been run
         with self._worker.turn:
+            hardware.wait(body.device)
             start = time.perf_counter()  # from here: others' turns are not its time
             cache = history.cache.fork(len(every)) if history else body.new_cache(len(every))
             if len(every) - 1 > done:
                 fresh = torch.tensor([every[done:-1]], device=body.device)
                 rows = Rows(_overlaid(body.embed(fresh), features, len(known) - done), done)
-                self._worker.run_prompt(Run(0, body.num_layers, rows, cache))
-            if body.device.type == "cuda":  # which works on while the clock is read
-                torch.cuda.synchronize(body.device)
+                self._worker.run_once(Run(0, body.num_layers, rows, cache))
+            hardware.wait(body.device)
             spent_ms = 1e3 * (time.perf_counter() - start)
         return Prefill(tuple(every), cache, spent_ms)
 

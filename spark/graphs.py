@@ -31,6 +31,7 @@ _WARM = 3  # runs before a record, in which libraries choose and allocate (PyTor
 # Of the largest value, between a record and the calls it was made of.
 _TOLERANCE = 1e-2
 
+_RECORDING = threading.Lock()  # of two models on one device one at a time
 # Makes of a call that takes and returns nothing one that does the same again.
 Recorder = Callable[[Callable[[], None]], Callable[[], None]]
 
@@ -63,7 +64,8 @@ class Graphs:
 
     Args:
         body: on one device.
-        recorder: makes a recorder, whose records share memory; asked again when all are forgotten.
+        recorder: makes a recorder, whose records share memory; asked at the first record, and again
+            when all are forgotten.
 
     Attributes:
         turn: to be held.
@@ -72,7 +74,7 @@ class Graphs:
 
     def __init__(self, body: Transformer, recorder: Callable[[], Recorder]) -> None:
         self._body, self._recorder = body, recorder
-        self._record = recorder()
+        self._record: Recorder | None = None  # at the first record: a GPU may only be lent later
         self._positions = torch.arange(body.config.max_position_embeddings, device=body.device)
         self._buffer: Tensor | None = None
         self._resident: weakref.ref[KVCache] | None = None
@@ -169,10 +171,9 @@ class Graphs:
         return self._buffer
 
     def _forget(self) -> None:
-        if self._records:
-            self._records.clear()
-            self._record = self._recorder()  # a pool that nothing uses any more cannot be used
-        self._buffer = None
+        self._records.clear()
+        # A pool that nothing uses any more cannot be used.
+        self._buffer = self._record = None
 
     def _move_in(self, cache: KVCache, buffer: Tensor) -> None:
         if self._resident is None or self._resident() is not cache:
@@ -204,7 +205,9 @@ class Graphs:
         def step() -> None:
             out.copy_(body.run_fixed(kind.low, kind.high, states, positions, slots))
 
-        replay = self._record(step)
+        self._record = self._record or self._recorder()
+        with _RECORDING:
+            replay = self._record(step)
         step()
         wanted = out.clone()
         out.zero_()
@@ -230,7 +233,7 @@ def _slots(end: int) -> int:
 def prepare(body: Transformer) -> None:
     """Give a transformer on a CUDA device its graphs; others run as they are."""
     if body.device.type == "cuda" and body.graphs is None:
-        device = body.device  # not the body: its graphs should not keep it
+        device = body.device
         body.graphs = Graphs(body, lambda: _cuda_recorder(device))
 
 

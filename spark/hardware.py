@@ -41,6 +41,14 @@ def free_memory(where: torch.device) -> int | None:
     return min(found) if found else None
 
 
+def wait(where: torch.device) -> None:
+    """Until a GPU has done what it was given; a program's clock would not know."""
+    if where.type == "cuda":
+        torch.cuda.current_stream(where).synchronize()
+    elif where.type == "mps":
+        torch.mps.synchronize()
+
+
 def give_back() -> None:
     """Hand the memory of what nothing refers to any more back to the system, where it is kept."""
     gc.collect()

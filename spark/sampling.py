@@ -232,7 +232,8 @@ def _loudest(
     """Ids (B,) of the largest log p + noise a row, of columns (B, M)."""
     tokens = columns if ids is None else ids[columns]
     pairs = zip(seeds, positions, strict=True)
-    # Filled where it is needed: a copy to a GPU would wait for all that it still has to do.
-    keys = torch.cat([tokens.new_full((1, 1), noise_key(*pair)) for pair in pairs])
-    scores = log_p + _noise(tokens * _signed(_GOLDEN) + keys)
+    words = tokens * _signed(_GOLDEN)
+    # Added row by row: a copy of keys to a GPU would wait for all that it still has to do.
+    rows = [row + noise_key(*pair) for row, pair in zip(words.split(1), pairs, strict=True)]
+    scores = log_p + _noise(torch.cat(rows))
     return tokens.gather(-1, scores.argmax(dim=-1, keepdim=True)).squeeze(-1)

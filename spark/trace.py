@@ -125,7 +125,8 @@ class Trace:
         ahead_ms: wall-clock of steps drawn ahead of an interrupt.
         batch: the most replies that were decoded together, this one included. Above 1 the times
             are wall-clock that all of them shared.
-        compiled: whether steps were run by the model's compiled step, or from graphs.
+        compiled: whether steps were run by the model's compiled step, or in the fixed shapes of its
+            graphs.
     """
 
     steps: list[Step]

@@ -99,7 +99,7 @@ class Worker:
 
     @property
     def is_compiled(self) -> bool:
-        """Whether steps run by the compiled step or from graphs."""
+        """Whether steps run by the compiled step or in the graphs' fixed shapes."""
         return self.step is not None or (self.graphs is not None and self.graphs.trouble is None)
 
     @torch.inference_mode()
@@ -157,10 +157,10 @@ class Worker:
             made = self.graphs.run(work.low, work.high, rows.states, rows.start, work.cache)
             if made is not None:
                 return made
-        return self.run_prompt(work)
+        return self.run_once(work)
 
-    def run_prompt(self, work: Run) -> Tensor:
-        """As `run`, of what comes once."""
+    def run_once(self, work: Run) -> Tensor:
+        """As `run`, of what is not worth moving the cache to the graphs' slots."""
         rows = work.rows
         if self.step and rows.end - rows.start <= MOST_ROWS:
             return self.step.run_layers(work.low, work.high, rows.states, rows.start, work.cache)
@@ -205,11 +205,11 @@ class Worker:
 
     def _do_together(self, alike: Sequence[Work]) -> list[Tensor]:
         """The results of pieces of one kind."""
-        if len(alike) == 1:
-            return [self._do(alike[0])]
         runs = [work for work in alike if isinstance(work, Run)]
         if runs:
-            return self._run_together(runs)
+            return self._run_together(runs) if len(runs) > 1 else [self.run_once(runs[0])]
+        if len(alike) == 1:
+            return [self._do(alike[0])]
         rest = [work for work in alike if not isinstance(work, Run)]
         return list(self._do(_joined(rest)).split([len(_rows(work)) for work in rest]))
 

@@ -6,6 +6,7 @@ import http.server
 import json
 import shutil
 import threading
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -149,14 +150,12 @@ def test_minutes_become_numbers_of_prompts_that_stay(tmp_path: Path, monkeypatch
         trials.Setting("tiny", "fitted", LM.sampling, 40), Limits(), 10.0, workers=2
     )
     made = calibration.Calibration(LM, wanted, tmp_path)
-    # 2,328 replies in what ten minutes on two cores leave: half for ten schedules.
-    assert made._trials(9) == 112
-    # All processes at work were slower: three times as long a reply, for four schedules.
-    plan = made._planned(112, 1.5)
-    assert (plan.trials, plan.finals, plan.seconds_a_reply) == (112, 192, 1.5)
+    plan = made._planned(9)
+    # 2,328 replies in what ten minutes on two cores leave: half for ten schedules, half for four.
+    assert (plan.trials, plan.finals) == (112, 288)
     monkeypatch.setattr(calibration.Calibration, "_seconds_a_reply", lambda self: 5.0)
-    assert made._trials(9) == 112
-    assert made._planned(112, 9.0) == plan
+    assert made._planned(9) == plan
+    assert made._settled(plan, None) == plan  # of an earlier process, whose time is not known
 
 
 def test_a_second_round_gets_what_the_first_one_left(tmp_path: Path, monkeypatch) -> None:
@@ -165,10 +164,13 @@ def test_a_second_round_gets_what_the_first_one_left(tmp_path: Path, monkeypatch
         trials.Setting("tiny", "fitted", LM.sampling, 40), Limits(), 10.0, workers=2
     )
     made = calibration.Calibration(LM, wanted, tmp_path)
-    first = made._trials(9)
-    made._begun -= 500  # seconds that the first round took: 82 of 582 are left
-    # At half a second, 328 replies of two processes, for four schedules.
-    assert made._planned(first, 0.5).finals == 80
+    plan = made._planned(9)
+    made._begun -= 400  # seconds that the first round took: 182 of 582 are left
+    settled = made._settled(plan, 0.75)  # 485 replies of two processes, for four schedules
+    assert (settled.trials, settled.finals) == (plan.trials, 112)
+    assert made._planned(9) == settled
+    asked = calibration.Calibration(LM, replace(wanted, finals=64), tmp_path)
+    assert asked._settled(asked._planned(9), 0.75).finals == 64
 
 
 def lines_of(policy: str, right: float, edits: int, n: int = 1500) -> list[dict]:

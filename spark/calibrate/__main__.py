@@ -19,6 +19,7 @@ from spark.calibrate.report import Wanted
 from spark.calibrate.stages import read_json
 from spark.calibrate.trials import Setting, workers_for
 from spark.comparison import CompareSettings
+from spark.compiled import prepare
 from spark.evaluation.report import table
 from spark.heads import HeadKind
 from spark.models import load
@@ -79,6 +80,7 @@ def _calibrate(asked: Sequence[str]) -> int:
     try:
         options = placement(given)
         lm = load(given.model, told=say, aloud=True, **options)
+        prepare(lm.transformer, wait=True)
         settings = CompareSettings.of(lm, seed=given.seed, temperature=given.temperature)
         setting = Setting(given.model, given.head, settings.sampling(), given.max_tokens, **options)
         result = Calibration(lm, _wanted(given, lm, setting), given.out).run()

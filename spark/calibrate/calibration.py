@@ -36,7 +36,7 @@ from spark.schedule_file import ScheduleFile
 RUN, REPLIES, SWEEP, PLAN = "run.json", "replies.jsonl", "sweep.json", "plan.json"
 TRIALS, SCHEDULE, RESULT = "trials.jsonl", "schedule.json", "calibration.json"
 PAGE = "calibration.html"
-FINALS_SHARE = 0.5  # of the time for replies goes to the finalists
+FINALS_SHARE = 0.5  # of the time for replies is kept for the finalists
 _LEAST = 2 * BATCH  # prompts of a round
 _PACE = "seconds_a_reply"
 _SPARE = 0.97  # of the minutes: figures and page come at the end
@@ -84,10 +84,10 @@ class Calibration:
             exits = _exits(reference)
             found.append(search.predicted(exits, sweep, costs))
         predicted = {row.notation: row for row in found}
-        first = self._trials(len(predicted))
+        plan = self._planned(len(predicted))
         seed, notations = wanted.setting.sampling.seed, list(predicted)
-        items = prompts.draw("trial", first, seed)
-        plan = self._planned(first, self._try("first round", notations, items))
+        items = prompts.draw("trial", plan.trials, seed)
+        plan = self._settled(plan, self._try("first round", notations, items))
         rows = [self._tried(name, items) for name in notations]
         harm = {name: row.kl for name, row in predicted.items()}
         last = [row.notation for row in front.finalists(rows, limits, wanted.finalists, harm)]
@@ -128,38 +128,38 @@ class Calibration:
             tell(at + len(batch), len(items))
         return [(item, held[item.item_id]) for item in items]
 
-    def _trials(self, schedules: int) -> int:
-        """Prompts of the first round: those asked for, or what the time allows; they then stay."""
-        found = self._wanted.trials or self._held("trials")
-        seconds = self._held(_PACE)
-        if found is None:
+    def _planned(self, schedules: int) -> Plan:
+        """How many prompts: those asked for, or else what the time allows, which then stays."""
+        wanted = self._wanted
+        held = stages.read_json(self._out / PLAN) or dict.fromkeys(("trials", "finals", _PACE))
+        first, more = wanted.trials or held["trials"], wanted.finals or held["finals"]
+        seconds = held[_PACE]
+        if first is None or more is None:
             seconds = self._seconds_a_reply()
-            found = _batches((1 - FINALS_SHARE) * self._able(seconds) / (schedules + 1))
-        trials_, more = _whole(found), self._held("finals")
-        self._keep({"trials": trials_, "finals": more, _PACE: seconds})
-        return trials_
+            able = self._able(seconds)
+            first = first or _batches((1 - FINALS_SHARE) * able / (schedules + 1))
+            more = more or _batches(FINALS_SHARE * able / (wanted.finalists + 1))
+        return self._keep(Plan(_whole(first), _whole(more), seconds))
 
-    def _planned(self, first: int, seconds: float | None) -> Plan:
-        """Both rounds: the second is of prompts asked for, or what the time left allows.
+    def _settled(self, plan: Plan, seconds: float | None) -> Plan:
+        """The plan with the second round that the time left allows.
+
+        A reply takes longer when all processes are at work, and the first round shows how long.
+        What was begun earlier keeps its plan: its time is not known here.
 
         Args:
-            first: prompts of the first round.
-            seconds: a reply took each process in it, all at work; None where all were there.
+            plan: from the pace of one process.
+            seconds: a reply took each process in the first round; None where not all of it was made
+                now.
         """
-        more, pace = self._wanted.finals or self._held("finals"), self._held(_PACE)
-        if more is None:
-            pace = seconds or pace or self._seconds_a_reply()
-            more = _batches(self._able(pace) / (self._wanted.finalists + 1))
-        plan = Plan(first, _whole(more), pace)
-        self._keep(asdict(plan))
+        if self._wanted.finals is not None or seconds is None:
+            return plan
+        more = _batches(self._able(seconds) / (self._wanted.finalists + 1))
+        return self._keep(Plan(plan.trials, more, seconds))
+
+    def _keep(self, plan: Plan) -> Plan:
+        stages.write_json(self._out / PLAN, asdict(plan))
         return plan
-
-    def _held(self, name: str) -> Any:
-        """Of the plan on disk; None where it says nothing yet."""
-        return (stages.read_json(self._out / PLAN) or {}).get(name)
-
-    def _keep(self, plan: dict[str, Any]) -> None:
-        stages.write_json(self._out / PLAN, plan)
 
     def _able(self, seconds: float) -> float:
         """Replies that the time left allows, at so many seconds a reply of each process."""
@@ -167,7 +167,7 @@ class Calibration:
         return max(left, 0) * self._wanted.workers / seconds
 
     def _seconds_a_reply(self) -> float:
-        """Of one process: making a reply in a batch, and hearing it."""
+        """Of one process: making a reply, and hearing it."""
         setting = self._wanted.setting
         items, begun = prompts.draw("sweep", BATCH, setting.sampling.seed), 0.0
         for _ in range(2):  # the first time loads what hears
@@ -177,16 +177,20 @@ class Calibration:
                 trials.judged(self._lm, FULL, *pair)
         return (time.monotonic() - begun) / len(items)
 
-    def _try(
-        self, stage: str, notations: Sequence[str], items: Sequence[Item]
-    ) -> float | None:
-        """Make the replies that are missing; seconds each took one process, None for none."""
+    def _try(self, stage: str, notations: Sequence[str], items: Sequence[Item]) -> float | None:
+        """Make the replies that are missing.
+
+        Returns:
+            Seconds that one took each process; None where some were there already.
+        """
         tell, path = stages.teller(stage), self._out / TRIALS
         wanted, begun, made = self._wanted, time.monotonic(), 0
         asked = (wanted.setting, [FULL, *notations], items, path, wanted.workers)
         for made, total in trials.run(self._lm, *asked):
             tell(made, total)
-        return (time.monotonic() - begun) * wanted.workers / made if made else None
+        if made < (1 + len(notations)) * len(items):
+            return None
+        return (time.monotonic() - begun) * wanted.workers / made
 
     def _tried(self, notation: str, items: Sequence[Item]) -> Tried:
         names = {item.item_id for item in items}

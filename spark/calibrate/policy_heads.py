@@ -28,6 +28,7 @@ from spark.calibrate.stages import Line
 from spark.calibrate.sweep import compared
 from spark.calibrate.trials import BATCH, FULL, Setting
 from spark.comparison import CompareSettings
+from spark.compiled import prepare
 from spark.evaluation.report import table
 from spark.evaluation.statistics import paired_mean, paired_share, paired_wer
 from spark.heads import Head, base_hash, load_heads, untrained_head
@@ -257,6 +258,7 @@ def main(arguments: Sequence[str]) -> int:
     given = _arguments().parse_args(arguments)
     try:
         lm = load(given.model, told=say, aloud=True, **placement(given))
+        prepare(lm.transformer, wait=True)
         plan, workers = _plan(given, lm), given.workers or trials.workers_for(lm)
         found = compare(lm, plan, given.folder, workers)
     except ValueError as error:

@@ -24,7 +24,7 @@ class Wanted:
     Attributes:
         setting: how replies are made.
         limits: what is looked for.
-        minutes: for everything; turned into numbers of prompts by timing the first replies.
+        minutes: for everything; turned into numbers of prompts by timing replies.
         sweep: prompts of the sweep.
         candidates: schedules of the first round.
         finalists: of the second.

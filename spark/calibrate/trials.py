@@ -1,8 +1,8 @@
 """Free-running replies: every prompt under every schedule, heard by the offline ear.
 
 One JSON line a reply, on disk before the next task is taken, so that a killed run goes on where it
-stopped. Prompts of one schedule are decoded in a batch; all schedules of a prompt share its seed.
-Processes take tasks of some prompts and one schedule. Knows no limits and no choice.
+stopped. All schedules of a prompt share its seed. Processes take tasks of some prompts and one
+schedule. Knows no limits and no choice.
 """
 
 from __future__ import annotations

@@ -71,10 +71,11 @@ def time_saved(decode: dict[str, Any]) -> str:
     spark = next(row for row in decode["rows"] if row["policy"] == "spark")
     over = decode["speedup_over_compiled_generate"]
     compiled = "not measured" if over is None else f"{over:.1f} times"
+    faster = speed.number(decode["speedup_over_generate"], ".1f")
     return (
         f"SPAR-K takes {100 * spark['time_ratio']:.1f} % of full depth's time a token and reads "
         f"{100 * spark['traffic_ratio']:.1f} % of its weights; full depth is "
-        f"{decode['speedup_over_generate']:.1f} times as fast as transformers' generate, compiled "
+        f"{faster} times as fast as transformers' generate, compiled "
         f"{compiled} ({decode['device']}, {decode['dtype']}, threads: {decode['threads']})"
     )
 

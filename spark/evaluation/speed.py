@@ -69,18 +69,24 @@ def _decode(found: Result) -> str:
     rows += [[name, number(found[key], ".2f"), *["-"] * 6] for name, key in beside]
     heads = ("policy", "ms a token", "tokens/s", "real-time factor", "GB/s", "speech depth",
              "weights read", "time")  # fmt: skip
-    over, cut = found["speedup_over_compiled_generate"], found["depth_cut_realised"]
+    return f"{table(rows, heads)}\n\n{_kinds(found)}\n\n{_beside(found)}"
+
+
+def _beside(found: Result) -> str:
+    """What the table comes to beside other decoders and the machine's ceilings, in words."""
+    over = found["speedup_over_compiled_generate"]
     return (
-        f"{table(rows, heads)}\n\n{_kinds(found)}\n\nFull depth on every row of the head is "
-        f"{found['speedup_over_generate']:.1f} times as fast as transformers' generate on the same "
-        f"weights ({'not measured' if over is None else f'{over:.1f} times'} where that is "
-        f"compiled) and takes {1 / found['floor_ratio']:.2f} of the time of torch's matrix-vector "
-        f"products. SPAR-K's cut in weights became time to {_share(cut)}. This machine copies "
+        "Full depth on every row of the head is "
+        f"{number(found['speedup_over_generate'], '.1f')} times as fast as transformers' generate "
+        f"on the same weights ({'not measured' if over is None else f'{over:.1f} times'} where "
+        "that is compiled); torch's matrix-vector products take "
+        f"{number(found['floor_ratio'], '.2f')} times as long. SPAR-K's cut in weights became time "
+        f"to {_share(found['depth_cut_realised'])}. This machine copies "
         f"{found['copy_gb_per_s']:.0f} GB/s (read and written), reads "
         f"{found['reading_gb_per_s']:.0f} and multiplies matrices with a vector at "
-        f"{found['floor_gb_per_s']:.0f}, in stretches as long as the weights. The real-time factor "
-        f"is without the vocoder. The process of the policies took {found['policies_gb']:.2f} GB "
-        "of memory at most."
+        f"{number(found['floor_gb_per_s'], '.0f')}, in stretches as long as the weights. The "
+        "real-time factor is without the vocoder. The process of the policies took "
+        f"{found['policies_gb']:.2f} GB of memory at most."
     )
 
 
