@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -33,7 +35,7 @@ def results(
     """
     context = multiprocessing.get_context("spawn")
     try:
-        with ProcessPoolExecutor(count, context, start, given) as pool:
+        with ProcessPoolExecutor(count, context, _begin, (start, given)) as pool:
             for future in as_completed([pool.submit(work, task) for task in tasks]):
                 yield future.result()
     except BrokenProcessPool as error:
@@ -41,3 +43,16 @@ def results(
             "a worker process died, perhaps for want of memory. What was written is kept: run the "
             "same command again, with fewer --workers"
         ) from error
+
+
+def _begin(start: Callable[..., None], given: tuple[Any, ...]) -> None:
+    """In a new process: end when the command ends, however that was killed, and make ready."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    start(*given)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)  # tasks wait for nobody any more
