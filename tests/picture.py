@@ -12,6 +12,7 @@ from playwright.sync_api import expect
 
 import app
 from listening_test.hosting import Studies
+from spark.compiled import prepare
 from spark.models import load
 from tests.browser import chromium, local_page
 
@@ -22,8 +23,9 @@ COLOURS = 96  # a palette keeps the file small; the page uses few colours
 
 def main() -> None:
     """Serve, press, photograph."""
-    studies = Studies()
-    demo = app.build(load("embedded"), studies)
+    studies, lm = Studies(), load("embedded")
+    prepare(lm.transformer, wait=True)  # as `make run` has it
+    demo = app.build(lm, studies)
     _, address = app.launch(demo, studies, "127.0.0.1")
     with (
         chromium() as browser,

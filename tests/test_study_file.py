@@ -99,7 +99,7 @@ def test_the_hash_follows_the_content_not_the_layout_or_the_place(tmp_path: Path
         ("stimulus: 6", "stimulus: 6\n\tseed: 1", 14, "indent with spaces, not tabs"),
         ("title: A demo", "title: 2027", 2, "write it in quotes (found 2027)"),
         ("{id: a, prompt: First.}", "{id: 001, prompt: First.}", 9, "write it in quotes (found 1)"),
-        ("{id: a, prompt: First.}", "a", 9, "known keys: id, prompt (found 'a')"),
+        ("{id: a, prompt: First.}", "a", 9, "known keys: id, prompt, talker (found 'a')"),
         ("stimulus: 6", "stimulus: 6\ngold: {id: x}", 14, "must be a list"),
         ("stimulus: 6", "stimulus: 6\npractice: []\nitems: []", 15, "duplicate key"),
         ("stimulus: 6", "stimulus: 6\nscreening: {environment: {pass: 3}}", 14, "passes, on_fail"),

@@ -118,7 +118,7 @@ def main():
     permit.withdraw()
 
     found["refused"] = [str(event) for event in lent.run_on_loan(told(away, prompt="x" * 300))]
-    late = list(lent.run_on_loan(told(away, replays=20, seconds=4.0)))
+    late = list(lent.run_on_loan(told(away, replays=5000, seconds=4.0)))
     found["late"] = [type(event).__name__ for event in late[-2:]]
     recording = Recording(tiny_lm().vocoder.decode([1, 2, 3]), 8000)
     found["spoken"] = [str(event) for event in lent.run_on_loan(told(away, recording=recording))]
