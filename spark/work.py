@@ -120,6 +120,8 @@ class Worker:
         In each round every task that is not over has its piece of work done, those of one kind as
         one. Results are those of `alone` to rounding: products of several rows add up otherwise.
         """
+        if len(tasks) == 1:
+            return [self.alone(tasks[0])]
         with self.turn:
             return self._together(tasks)
 

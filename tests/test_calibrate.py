@@ -144,32 +144,30 @@ def test_what_cannot_be_asked_is_refused(tmp_path: Path, capsys, monkeypatch) ->
     assert "has no sound here" in capsys.readouterr().err
 
 
-def test_minutes_become_numbers_of_prompts_that_stay(tmp_path: Path, monkeypatch) -> None:
+@pytest.fixture
+def timed(tmp_path: Path, monkeypatch) -> calibration.Calibration:
+    """Of ten minutes on two processes, where one alone takes half a second a reply."""
     monkeypatch.setattr(calibration.Calibration, "_seconds_a_reply", lambda self: 0.5)
-    wanted = report.Wanted(
-        trials.Setting("tiny", "fitted", LM.sampling, 40), Limits(), 10.0, workers=2
-    )
-    made = calibration.Calibration(LM, wanted, tmp_path)
-    plan = made._planned(9)
+    setting = trials.Setting("tiny", "fitted", LM.sampling, 40)
+    return calibration.Calibration(LM, report.Wanted(setting, Limits(), 10.0, workers=2), tmp_path)
+
+
+def test_minutes_become_numbers_of_prompts_that_stay(timed, monkeypatch) -> None:
+    plan = timed._planned(9)
     # 2,328 replies in what ten minutes on two cores leave: half for ten schedules, half for four.
     assert (plan.trials, plan.finals) == (112, 288)
     monkeypatch.setattr(calibration.Calibration, "_seconds_a_reply", lambda self: 5.0)
-    assert made._planned(9) == plan
-    assert made._settled(plan, None) == plan  # of an earlier process, whose time is not known
+    assert timed._planned(9) == plan
+    assert timed._settled(plan, None) == plan  # of an earlier process, whose time is not known
 
 
-def test_a_second_round_gets_what_the_first_one_left(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(calibration.Calibration, "_seconds_a_reply", lambda self: 0.5)
-    wanted = report.Wanted(
-        trials.Setting("tiny", "fitted", LM.sampling, 40), Limits(), 10.0, workers=2
-    )
-    made = calibration.Calibration(LM, wanted, tmp_path)
-    plan = made._planned(9)
-    made._begun -= 400  # seconds that the first round took: 182 of 582 are left
-    settled = made._settled(plan, 0.75)  # 485 replies of two processes, for four schedules
+def test_a_second_round_gets_what_the_first_one_left(timed) -> None:
+    plan = timed._planned(9)
+    timed._begun -= 400  # seconds that the first round took: 182 of 582 are left
+    settled = timed._settled(plan, 0.75)  # 485 replies of two processes, for four schedules
     assert (settled.trials, settled.finals) == (plan.trials, 112)
-    assert made._planned(9) == settled
-    asked = calibration.Calibration(LM, replace(wanted, finals=64), tmp_path)
+    assert timed._planned(9) == settled
+    asked = calibration.Calibration(LM, replace(timed._wanted, finals=64), timed._out)
     assert asked._settled(asked._planned(9), 0.75).finals == 64
 
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from spark import graphs as graphs_module
 from spark.acceptance import EXACT
-from spark.engine import Engine, Generation
+from spark.engine import Engine, Generation, decode_batch
 from spark.graphs import Graphs, prepare
 from spark.models.base import SpokenLM
 from spark.sampling import SamplingSettings, draw, draw_at_once
@@ -140,6 +140,23 @@ def test_replies_that_take_turns_share_the_slots() -> None:
         theirs = begun(plain, Spark(2), seed, word)
         list(theirs)
         assert_same(ours[seed], theirs)
+
+
+@pytest.mark.parametrize(("size", "replays"), [(1, True), (3, False)])
+def test_a_batch_of_one_is_a_reply_alone(size: int, replays: bool) -> None:
+    """Several read the weights once for all, and their caches stay where they are."""
+    plain, fast, counting = recording(ends=False)
+    decoded(begun(fast, Spark(2), 0))
+    engine, prompt = Engine(fast), tiny_prompt("hello")
+    made = [
+        engine.generate(engine.prefill(prompt), Spark(2), SamplingSettings(seed=seed))
+        for seed in range(3)
+    ]
+    for _ in decode_batch(made, size):
+        pass
+    assert (counting.replayed > counting.recorded) == replays
+    for seed, reply in enumerate(made):
+        assert_same(reply, decoded(begun(plain, Spark(2), seed)))
 
 
 def test_replies_in_two_threads_do_not_meet() -> None:
