@@ -64,16 +64,13 @@ class KVCache:
         """
         self._check_room(lo, hi, count)
         views: list[tuple[Tensor, Tensor, Tensor]] = []
-        while lo < hi:  # layers of one length are sliced together
-            start = self.lengths[lo]
-            same = next((i for i in range(lo, hi) if self.lengths[i] != start), hi)
-            end = start + count
-            block = self._buffer[lo:same, :, :, :end]
-            new = block[..., start:, :].unbind(0)
+        for low, high, held in self._runs(lo, hi):  # layers of one length are sliced together
+            end = held + count
+            block = self._buffer[low:high, :, :, :end]
+            new = block[..., held:, :].unbind(0)
             keys, values = block.split(self._kv_heads, dim=2)
             views += zip(new, keys.unbind(0), values.unbind(0), strict=True)
-            self.lengths[lo:same] = [end] * (same - lo)
-            lo = same
+            self.lengths[low:high] = [end] * (high - low)
         return views
 
     def reserve(self, lo: int, hi: int, count: int) -> Tensor:
@@ -97,7 +94,7 @@ class KVCache:
             buffer: (layers, B, 2 KV, at least `capacity`, head_dim); 0 where no row is held yet,
                 since neither new memory nor another cache's rows need be finite.
         """
-        for low, high, held in self._runs():
+        for low, high, held in self._runs(0, len(self.lengths)):
             buffer[low:high, ..., :held, :].copy_(self._buffer[low:high, ..., :held, :])
             buffer[low:high, ..., held:, :].zero_()
         self._buffer = buffer[:, :, :, : self.capacity]
@@ -106,16 +103,13 @@ class KVCache:
         """Keep the rows in a buffer of their own from now on."""
         self.live_in(torch.empty_like(self._buffer, memory_format=torch.contiguous_format))
 
-    def _runs(self) -> Iterator[tuple[int, int, int]]:
-        """Neighbouring layers of one length: (first, one past the last, rows held)."""
-        low = 0
-        while low < len(self.lengths):
-            held = self.lengths[low]
-            high = low + 1
-            while high < len(self.lengths) and self.lengths[high] == held:
-                high += 1
-            yield low, high, held
-            low = high
+    def _runs(self, lo: int, hi: int) -> Iterator[tuple[int, int, int]]:
+        """Neighbours of one length among layers lo..hi-1: (first, one past the last, rows held)."""
+        while lo < hi:
+            held = self.lengths[lo]
+            same = next((i for i in range(lo, hi) if self.lengths[i] != held), hi)
+            yield lo, same, held
+            lo = same
 
     def _check_room(self, lo: int, hi: int, count: int) -> None:
         if hi > lo and max(self.lengths[lo:hi]) + count > self.capacity:
