@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -57,3 +59,18 @@ def local_page(browser: Browser, **options) -> Iterator[Page]:
     context.close()
     assert not outside, f"requests left the machine: {outside}"
     assert not errors, f"the page's scripts failed: {errors}"
+
+
+def accessible(page: Page, within: str | None = None, *, step: str = "") -> None:
+    """axe finds nothing on the page (or ``within`` a selector).
+
+    What fades in or out has a poor contrast for a moment, so what axe finds counts once it
+    is found in three runs, half a second apart.
+    """
+    for _ in range(3):
+        found = Axe().run(page, within).response["violations"]
+        if not found:
+            return
+        page.wait_for_timeout(500)
+    told = [(v["id"], [node["html"][:160] for node in v["nodes"]][:3]) for v in found]
+    pytest.fail(f"{step}: {json.dumps(told, indent=1)}")

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 
 from spark import jsonl, schedule_file
 from spark.calibrate import __main__ as command
@@ -23,7 +22,7 @@ from spark.metrics import mos, wer
 from spark.modality import Modality
 from spark.positions import parse
 from spark.schedule_file import ScheduleFile
-from tests.browser import chromium, local_page
+from tests.browser import accessible, chromium, local_page
 from tests.tiny import tiny_lm
 
 AMOUNTS = (
@@ -255,8 +254,7 @@ def test_the_page_stands_alone_and_is_accessible(done: Path) -> None:
             held = json.loads((done / "calibration.json").read_text())
             assert f"{held['chosen']} *" in shown.inner_text("table")
             assert report.verdict(held) in shown.inner_text("main")
-            found = Axe().run(shown)
-            assert not found.response["violations"], found.generate_report()
+            accessible(shown)
     finally:
         server.shutdown()
 

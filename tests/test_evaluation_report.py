@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from spark import jsonl
 from spark.evaluation import figures, paper, report, runner, statistics, summary, tables
 from spark.evaluation.figures import summarise
-from tests.browser import chromium, local_page
+from tests.browser import accessible, chromium, local_page
 
 RNG = np.random.default_rng(0)
 
@@ -225,5 +224,4 @@ def test_the_page_opens_from_a_file_without_a_network(tmp_path: Path) -> None:
         assert page.locator("code").inner_text().endswith("<script>alert(1)</script>")
         assert page.locator("h2").first.inner_text() == "Against full depth"
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-        found = Axe().run(page)
-        assert not found.response["violations"], found.generate_report()
+        accessible(page)

@@ -19,7 +19,6 @@ import gradio as gr
 import httpx
 import pandas as pd
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from fastapi.testclient import TestClient
 from playwright.sync_api import Browser, expect
 
@@ -32,7 +31,7 @@ from listening_test.hosting import Studies
 from listening_test.results import show_results
 from listening_test.ui import admin as admin_page
 from listening_test.ui import public as ui
-from tests.browser import local_page
+from tests.browser import accessible, local_page
 from tests.listening import SYSTEMS, Rater, prepared_study
 from tests.test_listening_methods import served, study_of, take
 from tests.test_listening_screening import answer_screen
@@ -428,9 +427,7 @@ def _clean(page: Any) -> None:
     # Gradio's own words and fading, while a part comes in.
     expect(page.get_by_text("Loading...")).to_have_count(0)
     expect(page.locator(".pending")).to_have_count(0)
-    found = Axe().run(page).response["violations"]
-    told = [(v["id"], [node["html"][:120] for node in v["nodes"]][:3]) for v in found]
-    assert not told, json.dumps(told, indent=1)
+    accessible(page)
 
 
 @pytest.mark.browser

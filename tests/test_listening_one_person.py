@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 from listening_test.export import exported_frame, sessions_frame
-from tests.browser import chromium, local_page
+from tests.browser import accessible, chromium, local_page
 from tests.listening import serving
 from tests.test_listening_crowd import MTURK, PROLIFIC, study_of, through
 from tests.test_listening_page import heading, rate
@@ -98,8 +97,7 @@ def test_a_labs_computer_goes_on_with_the_next_participant(tmp_path: Path) -> No
     with serving(study_dir) as url, chromium() as browser, local_page(browser) as page:
         page.set_default_timeout(15_000)
         through(page, url)
-        result = Axe().run(page)
-        assert result.violations_count == 0, result.generate_report()
+        accessible(page)
         page.get_by_role("button", name="Begin with the next participant").click()
         page.get_by_role("button", name="I agree").click()
         page.get_by_role("button", name="Begin", exact=True).click()

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Route, expect
 
 from listening_test.server import PAGE
-from tests.browser import local_page
+from tests.browser import accessible, local_page
 from tests.listening import SYSTEMS, prepared_study, serving
 
 pytestmark = pytest.mark.browser
@@ -238,11 +237,8 @@ def test_axe_finds_nothing_at_any_step(browser: Browser, url: str, scheme: Any) 
 
 
 def run_axe_through_a_session(page: Page, url: str) -> None:
-    axe = Axe()
-
     def check(step: str) -> None:
-        result = axe.run(page)
-        assert result.violations_count == 0, f"{step}: {result.generate_report()}"
+        accessible(page, step=step)
 
     page.goto(url)
     expect(page.get_by_role("button", name="I agree")).to_be_visible()
@@ -426,7 +422,7 @@ def test_every_scale_by_keyboard(
         begin(page, url)
         hear_all(page, players)
         expect(page.get_by_role("radio").first).to_be_enabled()
-        assert Axe().run(page).violations_count == 0
+        accessible(page)
         for digit in digits:
             expect(page.get_by_role("button", name="Next")).to_be_disabled()
             page.keyboard.press(digit)
@@ -467,7 +463,7 @@ def test_sliders_count_only_once_they_were_moved_or_pressed(page: Page, tmp_path
         expect(page.get_by_role("button", name="Play – Reference")).to_be_visible()
         hear_all(page, 4)
         expect(sliders.first).to_be_enabled()
-        assert Axe().run(page).violations_count == 0
+        accessible(page)
         following = page.get_by_role("button", name="Next")
         sliders.nth(0).focus()
         page.keyboard.press("ArrowRight")
@@ -499,7 +495,7 @@ def test_the_page_speaks_the_studys_language(
         page.set_viewport_size({"width": 360, "height": 740})
         page.goto(url)
         page.locator("#agree").click()
-        assert Axe().run(page).violations_count == 0
+        accessible(page)
         page.locator("#begin").click()
         expect(page.get_by_role("button", name=play)).to_be_visible()
         assert page.evaluate("document.documentElement.dir") == direction
@@ -508,7 +504,7 @@ def test_the_page_speaks_the_studys_language(
         expect(page.get_by_role("radio").first).to_be_enabled()
         page.keyboard.press("4")
         expect(page.get_by_role("button", name=next_word)).to_be_enabled()
-        assert Axe().run(page).violations_count == 0
+        accessible(page)
 
 
 def test_every_language_says_everything_with_the_same_gaps() -> None:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from hypothesis import given
 from hypothesis import strategies as st
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Route, expect
 
 from listening_test.columns import uncell
 from listening_test.export import export
@@ -20,7 +19,7 @@ from listening_test.prepared import load_prepared
 from listening_test.questionnaire import MAX_TEXT, checked
 from listening_test.study import StudyError, load_study
 from listening_test.study_parts import PersonalQuestion
-from tests.browser import local_page
+from tests.browser import accessible, local_page
 from tests.listening import SYSTEMS, Rater, prepared_study, serving, write_study
 from tests.test_listening_methods import served
 from tests.test_listening_page import heading, rate
@@ -137,11 +136,6 @@ def url(study_dir: Path) -> Iterator[str]:
         yield address
 
 
-def clean(page: Page) -> None:
-    result = Axe().run(page)
-    assert result.violations_count == 0, result.generate_report()
-
-
 def kept(study_dir: Path, folder: Path) -> dict[str, str]:
     export(study_dir, folder)
     return table(folder, "sessions.csv")[-1]
@@ -161,7 +155,7 @@ def test_by_keyboard_through_a_reload_and_an_outage(
         heading(page, "About you")
         expect(page.locator("#about input:checked")).to_have_count(0)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        clean(page)
+        accessible(page)
         page.locator("h1:visible").focus()
         page.keyboard.press("Tab")
         page.keyboard.press("Space")
@@ -203,10 +197,10 @@ def test_it_can_be_skipped_in_every_language(
         page.goto(url)
         page.locator("#agree").click()
         heading(page, title)
-        clean(page)
+        accessible(page)
         page.locator("#about-form button").click()
         expect(page.locator("#begin")).to_be_visible()
         page.locator("#withdraw").click()
-        clean(page)
+        accessible(page)
         page.locator("#withdraw-yes").click()
         expect(page.locator("#withdrawn")).to_be_visible()

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from axe_playwright_python.sync_playwright import Axe
 from fastapi.testclient import TestClient
 from playwright.sync_api import expect
 
@@ -19,7 +18,7 @@ from listening_test.export import export
 from listening_test.prepared import load_prepared
 from listening_test.screening import QUESTIONS, RATE, screen_clips
 from listening_test.study import StudyError, load_study
-from tests.browser import chromium, local_page
+from tests.browser import accessible, chromium, local_page
 from tests.listening import SYSTEMS, Rater, prepared_study, serving, write_study
 from tests.test_listening_methods import served
 
@@ -198,7 +197,7 @@ def test_the_screen_in_a_browser(tmp_path: Path) -> None:
             expect(page.get_by_role("radio")).to_have_count(3)
             if number == 2:
                 break
-            assert Axe().run(page).violations_count == 0
+            accessible(page)
             page.keyboard.press("Space")
             expect(page.get_by_role("radio").first).to_be_enabled(timeout=15_000)
             page.keyboard.press("2")
@@ -210,4 +209,4 @@ def test_the_screen_in_a_browser(tmp_path: Path) -> None:
         page.keyboard.press("1")
         page.keyboard.press("Enter")
         expect(page.get_by_role("heading", name="Thank you for your time")).to_be_visible()
-        assert Axe().run(page).violations_count == 0
+        accessible(page)

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser import local_page
+from tests.browser import accessible, local_page
 from tests.listening import SYSTEMS, prepared_study, serving
 from tests.test_listening_page import heading, hear_all, methods_study, rate, stored
 
@@ -51,8 +50,7 @@ def set_sessions(study_dir: Path, change: str) -> None:
 
 
 def check(page: Page, step: str) -> None:
-    result = Axe().run(page)
-    assert result.violations_count == 0, f"{step}: {result.generate_report()}"
+    accessible(page, step=step)
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), step
 
 

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, Route, expect
+from playwright.sync_api import Browser, Route, expect
 
 from listening_test import enrolment, shadow, trials, withdraw
 from listening_test.enrolment import Refused
 from listening_test.export import export
 from listening_test.store import Store
 from listening_test.study_parts import Platform
-from tests.browser import local_page
+from tests.browser import accessible, local_page
 from tests.listening import SYSTEMS, Rater, prepared_study, serving
 from tests.test_listening_crowd import PROLIFIC, ids, start, study_of
 from tests.test_listening_methods import served
@@ -285,11 +284,6 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield address
 
 
-def clean(page: Page) -> None:
-    result = Axe().run(page)
-    assert result.violations_count == 0, result.generate_report()
-
-
 @pytest.mark.browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_asks_twice_and_then_forgets(browser: Browser, url: str, scheme: Any) -> None:
@@ -304,7 +298,7 @@ def test_the_page_asks_twice_and_then_forgets(browser: Browser, url: str, scheme
         page.get_by_role("button", name="Withdraw from the study").click()
         dialog = page.get_by_role("dialog", name="Withdraw from the study?")
         expect(dialog).to_be_visible()
-        clean(page)
+        accessible(page)
         page.keyboard.press("Space")  # the focus is on “No”: a slip costs nothing
         expect(dialog).to_be_hidden()
         expect(page.locator(".play.playing")).to_have_count(0)
@@ -312,7 +306,7 @@ def test_the_page_asks_twice_and_then_forgets(browser: Browser, url: str, scheme
         page.get_by_role("button", name="Withdraw from the study").click()
         page.get_by_role("button", name="Yes, delete everything").click()
         heading(page, "You have withdrawn")
-        clean(page)
+        accessible(page)
         assert page.evaluate("Object.keys(localStorage).filter((k) => !k.endsWith('/keys'))") == []
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         page.reload()

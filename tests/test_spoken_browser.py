@@ -5,22 +5,16 @@ import re
 import numpy as np
 import pytest
 import soundfile
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
 import app
 from listening_test.hosting import Studies
 from spark.compare import compare
-from tests.browser import chromium, local_page
+from tests.browser import accessible, chromium, local_page
 from tests.forms import Ears
 from tests.tiny import tiny_lm
 
 pytestmark = pytest.mark.browser
-
-
-def violations(page):
-    found = Axe().run(page).response["violations"]
-    return [(v["id"], [node["html"][:120] for node in v["nodes"]]) for v in found]
 
 
 def test_a_file_is_asked_aloud(tmp_path):
@@ -38,11 +32,11 @@ def test_a_file_is_asked_aloud(tmp_path):
             expect(page.locator("#depth-plot .js-plotly-plot")).to_be_visible()
             page.get_by_text("Ask aloud").click()
             expect(page.get_by_text("Up to two minutes")).to_be_visible()
-            assert violations(page) == []
+            accessible(page)
             page.locator("#spoken button[aria-label*=pload]").first.click()
             page.locator("#spoken input[type=file]").set_input_files(tmp_path / "question.wav")
             expect(page.locator("#spoken time").first).to_be_visible()
-            assert violations(page) == []
+            accessible(page)
             page.get_by_role("button", name="Generate all three").click()
             expect(page.locator("#status")).to_contain_text(re.compile("Done"), timeout=120_000)
             page.get_by_label("Go on:").check()
@@ -53,7 +47,7 @@ def test_a_file_is_asked_aloud(tmp_path):
             page.get_by_role("button", name=re.compile("^Settings")).click()
             expect(page.get_by_label("System prompt")).to_have_value("Be tiny.")
             expect(page.locator("#model-facts")).to_contain_text("4 layers")
-            assert violations(page) == []
+            accessible(page)
     finally:
         demo.close(verbose=False)
         studies.close()
