@@ -18,7 +18,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-_SOURCES = tuple(sorted(Path(__file__).parent.glob("*.c")))
+_FILES = tuple(sorted(Path(__file__).parent.glob("*.[ch]")))
+_SOURCES = tuple(file for file in _FILES if file.suffix == ".c")
 # Fast mathematics for the vector version of exp. It is left out when linking, where it would also
 # have the whole process flush small numbers to zero.
 _FLAGS = ("-O3", "-march=native", "-ffast-math", "-fopenmp", "-fPIC")
@@ -74,7 +75,7 @@ def _path(compiler: str) -> Path:
     told = subprocess.run(
         [compiler, "--version"], capture_output=True, check=True, timeout=_PATIENCE_S
     ).stdout
-    sources = b"\0".join(source.read_bytes() for source in _SOURCES)
+    sources = b"\0".join(file.read_bytes() for file in _FILES)
     parts = (sources, told, " ".join(_FLAGS).encode(), _processor().encode())
     name = hashlib.sha256(b"\0".join(parts)).hexdigest()[:24]
     try:

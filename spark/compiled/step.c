@@ -8,53 +8,15 @@
  * Matrices lie in tiles: (outputs / TILE, inputs, TILE), float32, or bfloat16 where `narrow`. There
  * outputs 0, HALF, 1, HALF + 1... of a tile follow each other.
  */
-#include <float.h>
+#include "step.h"
+
 #include <math.h>
 #include <omp.h>
-#include <stdint.h>
-#include <string.h>
+#include <sched.h>
 
-#define LANES 8
-#ifdef __AVX512F__
-#define WIDE 16 /* lanes of a product */
-#else
-#define WIDE LANES
-#endif
 #define TILE 32
 #define HALF (TILE / 2)
 #define PAIRS (HALF / WIDE) /* of vectors, in a tile */
-#define INLINE static inline __attribute__((always_inline))
-/* Lanes of two vectors, by number; compilers disagree on its name. */
-#if defined(__clang__) || __GNUC__ >= 12
-#define PICK(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
-#else
-#define PICK(a, b, ...) __builtin_shuffle(a, b, (words){__VA_ARGS__})
-#endif
-
-typedef float lanes __attribute__((vector_size(4 * LANES)));
-typedef uint32_t words __attribute__((vector_size(4 * LANES)));
-typedef float wide __attribute__((vector_size(4 * WIDE)));
-typedef uint32_t wide_words __attribute__((vector_size(4 * WIDE)));
-
-struct shape {
-    int width, inner, heads, kv_heads, head_dim, narrow, threads;
-    float eps;
-};
-
-struct layer {
-    const void *qkv, *output, *gate_up, *down;
-    const float *bias; /* of qkv, or NULL */
-    const float *attention_gain, *mlp_gain;
-};
-
-struct step {
-    int low, high, rows, capacity;
-    const int64_t *lengths; /* rows that each layer's cache holds */
-    float *states;          /* (rows, width), updated in place */
-    const float *rotary;    /* (rows, head_dim / 2, 2): cosine and sine */
-    float *cache;           /* (layers, 2 kv_heads, capacity, head_dim), keys first */
-    float *scratch;         /* `spark_scratch` floats */
-};
 
 struct head {
     const void *lens, *logits; /* (width, width) or NULL; (outputs, width) */
@@ -63,21 +25,26 @@ struct head {
     float eps;
 };
 
+#define PATIENCE 20000 /* looks at a thread that is late, a fraction of a millisecond */
+
+/* How often a thread has come to a meeting; a line of the cache of its own. */
+struct seat {
+    _Alignas(64) int met;
+};
+
 /* A thread's part of the work: the `me`-th of `of`. */
 struct part {
     int me, of;
+    struct seat *seats; /* one a thread, 0 at first */
 };
 
-INLINE lanes load(const float *from) {
-    lanes v;
-    memcpy(&v, from, sizeof v);
-    return v;
-}
-
-INLINE void store(float *to, lanes v) { memcpy(to, &v, sizeof v); }
-
-INLINE float total(lanes v) {
-    return ((v[0] + v[4]) + (v[1] + v[5])) + ((v[2] + v[6]) + (v[3] + v[7]));
+/* Until all threads are here. OpenMP's barrier takes four times as long, five times a layer. */
+static void meet(const struct part *p) {
+    const int met = p->seats[p->me].met + 1;
+    __atomic_store_n(&p->seats[p->me].met, met, __ATOMIC_RELEASE);
+    for (int i = 0; i < p->of; i++)
+        for (int looks = 0; __atomic_load_n(&p->seats[i].met, __ATOMIC_ACQUIRE) - met < 0; looks++)
+            if (looks > PATIENCE) sched_yield(); /* it may wait for this one's processor */
 }
 
 /* The `k`-th pair of vectors of a tile's row of weights at `at`, as float32: outputs k WIDE.. and
@@ -123,8 +90,7 @@ INLINE void tiles(const void *matrix, int narrow, int TILES, int first, int COUN
         for (int t = 0; t < ROWS; t++)
 #pragma GCC unroll 4
             for (int k = 0; k < 2 * COUNT; k++)
-                memcpy(out + t * out_step + k % 2 * HALF + k / 2 * WIDE, &sums[tile][t][k],
-                       sizeof(wide));
+                store_wide(out + t * out_step + k % 2 * HALF + k / 2 * WIDE, sums[tile][t][k]);
 }
 
 /* Outputs from..to-1, whole tiles, of ROWS rows that lie `x_step` and `out_step` apart. */
@@ -173,105 +139,19 @@ static int share(int outputs, int me, int of) {
     return (int)((int64_t)(outputs / TILE) * me / of) * TILE;
 }
 
-static void rotate(float *head, const float *turn, int size) {
-    for (int i = 0; i < size; i += 2) {
-        float a = head[i], b = head[i + 1], cosine = turn[i], sine = turn[i + 1];
-        head[i] = a * cosine - b * sine;
-        head[i + 1] = a * sine + b * cosine;
-    }
-}
-
-/* The sums of LANES vectors: of the first in the first place, and so on. */
-INLINE lanes totals(const lanes v[LANES]) {
-    lanes twos[4], fours[2];
-    for (int i = 0; i < 4; i++) {
-        const lanes a = v[2 * i], b = v[2 * i + 1];
-        twos[i] = PICK(a, b, 0, 8, 2, 10, 4, 12, 6, 14) + PICK(a, b, 1, 9, 3, 11, 5, 13, 7, 15);
-    }
-    for (int i = 0; i < 2; i++) {
-        const lanes a = twos[2 * i], b = twos[2 * i + 1];
-        fours[i] = PICK(a, b, 0, 1, 8, 9, 4, 5, 12, 13) + PICK(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
-    }
-    return PICK(fours[0], fours[1], 0, 1, 2, 3, 8, 9, 10, 11) +
-           PICK(fours[0], fours[1], 4, 5, 6, 7, 12, 13, 14, 15);
-}
-
-/* Products of a query with KEYS keys, in the first places. */
-INLINE lanes likeness(const float *query, const float *keys, int size, int KEYS) {
-    lanes dots[LANES] = {{0}};
-    for (int i = 0; i < size; i += LANES) {
-        const lanes q = load(query + i);
-#pragma GCC unroll 8
-        for (int j = 0; j < KEYS; j++) dots[j] += q * load(keys + j * size + i);
-    }
-    return totals(dots);
-}
-
-/* VECTORS vectors of the sum of `count` rows of values, each as many times as its score says. */
-INLINE void mix(const float *scores, const float *values, int count, int size, float scale,
-                int VECTORS, float *out) {
-    lanes mixed[LANES] = {{0}};
-    for (int j = 0; j < count; j++) {
-#pragma GCC unroll 8
-        for (int k = 0; k < VECTORS; k++)
-            mixed[k] += scores[j] * load(values + (int64_t)j * size + k * LANES);
-    }
-#pragma GCC unroll 8
-    for (int k = 0; k < VECTORS; k++) store(out + k * LANES, mixed[k] * scale);
-}
-
-/* Softmax attention of one query over `count` rows of keys and values. */
-static void attend(const float *query, const float *keys, const float *values, int count, int size,
-                   float *scores, float *out) {
-    float most = -FLT_MAX, scale = 1.0f / sqrtf((float)size), sum = 0;
-    int j = 0, i = 0;
-    for (; j + LANES <= count; j += LANES)
-        store(scores + j, likeness(query, keys + (int64_t)j * size, size, LANES) * scale);
-    for (; j < count; j++)
-        scores[j] = likeness(query, keys + (int64_t)j * size, size, 1)[0] * scale;
-    for (j = 0; j < count; j++) most = scores[j] > most ? scores[j] : most;
-    for (j = 0; j < count; j++) scores[j] = expf(scores[j] - most);
-    for (j = 0; j < count; j++) sum += scores[j];
-    for (; i + LANES * LANES <= size; i += LANES * LANES)
-        mix(scores, values + i, count, size, 1 / sum, LANES, out + i);
-    for (; i < size; i += LANES) mix(scores, values + i, count, size, 1 / sum, 1, out + i);
-}
-
-/* One key head and the queries that share it: rotated, appended to the cache, attended. */
-static void attend_group(const struct shape *s, const struct step *c, int layer, int group,
-                         float *qkv, float *scores, float *mixed) {
-    const int size = s->head_dim, heads = s->heads, keys_n = s->kv_heads;
-    const int across = (heads + 2 * keys_n) * size, shared = heads / keys_n;
-    const int64_t old = c->lengths[layer], block = (int64_t)c->capacity * size;
-    float *keys = c->cache + ((int64_t)layer * 2 * keys_n + group) * block;
-    float *values = keys + keys_n * block;
-    for (int t = 0; t < c->rows; t++) {
-        float *row = qkv + t * across;
-        const float *turn = c->rotary + t * size;
-        rotate(row + (heads + group) * size, turn, size);
-        memcpy(keys + (old + t) * size, row + (heads + group) * size, size * sizeof *row);
-        memcpy(values + (old + t) * size, row + (heads + keys_n + group) * size, size * sizeof *row);
-        for (int h = group * shared; h < (group + 1) * shared; h++) {
-            rotate(row + h * size, turn, size);
-            attend(row + h * size, keys, values, (int)old + t + 1, size, scores,
-                   mixed + (t * heads + h) * size);
-        }
-    }
-}
-
 /* states += rows of x times a matrix, the thread's outputs of it. */
-static void add_product(const struct shape *s, const struct step *c, struct part p,
+static void add_product(const struct shape *s, const struct step *c, const struct part *p,
                         const void *matrix, int inputs, const float *x, float *sums) {
-    const int width = s->width, from = share(width, p.me, p.of), to = share(width, p.me + 1, p.of);
+    const int width = s->width, from = share(width, p->me, p->of), to = share(width, p->me + 1, p->of);
     product(matrix, s->narrow, from, to, inputs, c->rows, x, inputs, sums, width);
     for (int t = 0; t < c->rows; t++)
         for (int r = from; r < to; r++) c->states[t * width + r] += sums[t * width + r];
 }
 
-static void project(const struct shape *s, const struct step *c, struct part p,
+static void project(const struct shape *s, const struct step *c, const struct part *p,
                     const struct layer *w, float *normed, float *qkv) {
     const int width = s->width, across = (s->heads + 2 * s->kv_heads) * s->head_dim;
-    const int from = share(across, p.me, p.of), to = share(across, p.me + 1, p.of);
+    const int from = share(across, p->me, p->of), to = share(across, p->me + 1, p->of);
     for (int t = 0; t < c->rows; t++)
         norm(c->states + t * width, w->attention_gain, width, s->eps, normed + t * width);
     product(w->qkv, s->narrow, from, to, width, c->rows, normed, width, qkv, across);
@@ -280,10 +160,10 @@ static void project(const struct shape *s, const struct step *c, struct part p,
 }
 
 /* silu(gate) * up, of the thread's outputs. */
-static void gate(const struct shape *s, const struct step *c, struct part p, const struct layer *w,
+static void gate(const struct shape *s, const struct step *c, const struct part *p, const struct layer *w,
                  float *normed, float *pair, float *active) {
     const int width = s->width, inner = s->inner;
-    const int from = share(inner, p.me, p.of), to = share(inner, p.me + 1, p.of);
+    const int from = share(inner, p->me, p->of), to = share(inner, p->me + 1, p->of);
     for (int t = 0; t < c->rows; t++)
         norm(c->states + t * width, w->mlp_gain, width, s->eps, normed + t * width);
     product(w->gate_up, s->narrow, from, to, width, c->rows, normed, width, pair, 2 * inner);
@@ -298,7 +178,7 @@ static void gate(const struct shape *s, const struct step *c, struct part p, con
 
 /* What one thread needs for itself, in floats. */
 static int64_t own_scratch(const struct shape *s, int rows, int capacity) {
-    return (int64_t)rows * 2 * (s->width + s->inner) + capacity;
+    return (int64_t)rows * 2 * (s->width + s->inner) + spark_scores(s, rows, capacity);
 }
 
 /* Floats of `scratch` that a step needs. */
@@ -312,25 +192,27 @@ void spark_step(const struct shape *s, const struct layer *layers, const struct 
     float *qkv = c->scratch;
     float *mixed = qkv + rows * (s->heads + 2 * s->kv_heads) * s->head_dim;
     float *active = mixed + rows * s->heads * s->head_dim;
+    struct seat seats[s->threads];
+    memset(seats, 0, sizeof seats);
 #pragma omp parallel num_threads(s->threads)
     {
-        const struct part p = {omp_get_thread_num(), omp_get_num_threads()};
+        const struct part p = {omp_get_thread_num(), omp_get_num_threads(), seats};
         float *own = active + rows * s->inner + p.me * own_scratch(s, rows, c->capacity);
         float *normed = own, *sums = normed + rows * width;
         float *pair = sums + rows * width, *scores = pair + rows * 2 * s->inner;
         for (int l = c->low; l < c->high; l++) {
             const struct layer *w = layers + l;
-            project(s, c, p, w, normed, qkv);
-#pragma omp barrier
+            project(s, c, &p, w, normed, qkv);
+            meet(&p);
             for (int g = groups * p.me / p.of; g < groups * (p.me + 1) / p.of; g++)
-                attend_group(s, c, l, g, qkv, scores, mixed);
-#pragma omp barrier
-            add_product(s, c, p, w->output, s->heads * s->head_dim, mixed, sums);
-#pragma omp barrier
-            gate(s, c, p, w, normed, pair, active);
-#pragma omp barrier
-            add_product(s, c, p, w->down, s->inner, active, sums);
-#pragma omp barrier
+                spark_attend(s, c, l, g, qkv, scores, mixed);
+            meet(&p);
+            add_product(s, c, &p, w->output, s->heads * s->head_dim, mixed, sums);
+            meet(&p);
+            gate(s, c, &p, w, normed, pair, active);
+            meet(&p);
+            add_product(s, c, &p, w->down, s->inner, active, sums);
+            meet(&p);
         }
     }
 }
@@ -339,9 +221,11 @@ void spark_step(const struct shape *s, const struct layer *layers, const struct 
 void spark_head(const struct head *h, int rows, const float *states, float *scratch, float *out) {
     const int width = h->width;
     float *lensed = scratch, *normed = scratch + rows * width;
+    struct seat seats[h->threads];
+    memset(seats, 0, sizeof seats);
 #pragma omp parallel num_threads(h->threads)
     {
-        const struct part p = {omp_get_thread_num(), omp_get_num_threads()};
+        const struct part p = {omp_get_thread_num(), omp_get_num_threads(), seats};
         int from = share(width, p.me, p.of), to = share(width, p.me + 1, p.of);
         if (h->lens)
             product(h->lens, h->narrow, from, to, width, rows, states, width, lensed, width);
@@ -350,11 +234,11 @@ void spark_head(const struct head *h, int rows, const float *states, float *scra
                 lensed[t * width + r] = h->lens
                     ? lensed[t * width + r] + h->lens_bias[r] + states[t * width + r]
                     : states[t * width + r];
-#pragma omp barrier
+        meet(&p);
         if (p.me == 0)
             for (int t = 0; t < rows; t++)
                 norm(lensed + t * width, h->gain, width, h->eps, normed + t * width);
-#pragma omp barrier
+        meet(&p);
         from = share(h->outputs, p.me, p.of), to = share(h->outputs, p.me + 1, p.of);
         product(h->logits, h->narrow, from, to, width, rows, normed, width, out, h->outputs);
     }

@@ -20,7 +20,7 @@ from spark.transformer import Transformer
 from spark.weights import Layer
 
 MOST_ROWS = 8  # of one call; with more, torch's products gain on it
-_TILE = 32  # as in step.c
+_TILE, _LANES = 32, 16  # as in step.c, and the most in step.h
 _MOST_BYTES = 1 << 28  # of weights that are copied; larger models wait for memory, not for calls
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int
 
@@ -65,7 +65,7 @@ def unsuited(body: Transformer) -> str | None:
         return "its weights are not kept as they are multiplied"
     if body.nbytes > _MOST_BYTES:
         return f"it copies the weights, and these take more than {_MOST_BYTES >> 20} MiB"
-    if any(size % _TILE for size in tiled) or shape.head_dim % 8:
+    if any(size % _TILE for size in tiled) or shape.head_dim % _LANES:
         return f"its sizes are no multiples of {_TILE}"
     return None
 
