@@ -31,7 +31,7 @@ from spark.models.base import SpokenLM
 from spark.models.checkpoint import INDEX, Checkpoint
 from spark.models.family import Family
 from spark.weights import TransformerConfig
-from spark.work import Draw, Run, Sure, Work, Worker
+from spark.work import Draw, Drawn, Part, Run, Sure, Token, Worker
 
 FAMILIES = {module.FAMILY.name: module.FAMILY for module in (step_audio_2, glm4_voice)}
 _SHARD = 2**31  # bytes of a file at most, of which one at a time is in memory
@@ -208,11 +208,15 @@ class ScriptedWorker(Worker):
         self._high = work.high
         return super().run(work)
 
-    def _do(self, work: Work) -> Tensor:
+    def _token(self, work: Token) -> Drawn:
+        (place,) = work.how.positions
+        return replace(super()._token(work), token=self._tokens[place - self._start])
+
+    def _do(self, work: Part) -> Tensor:
         done = super()._do(work)
         if isinstance(work, Draw):
             int(done[0])  # waits for it, as a step does that needs the token
-            scripted = [self._tokens[place - self._start] for place in work.positions]
+            scripted = [self._tokens[place - self._start] for place in work.how.positions]
             return torch.tensor(scripted, device=done.device)
         if isinstance(work, Sure):
             return torch.full_like(done, float(self._high == self._sure_at))

@@ -161,6 +161,15 @@ class Rows:
         return Rows(torch.cat((self.states, later.states), dim=1), self.start)
 
 
+@dataclass(frozen=True)
+class Leg:
+    """A part of a way up: layers low..high-1, over the last `count` rows of those on the way."""
+
+    low: int
+    high: int
+    count: int
+
+
 class Pending:
     """Exited tokens, grouped by the layer they stopped at.
 
@@ -190,6 +199,27 @@ class Pending:
     def clear(self) -> None:
         """Forget all of them."""
         self._groups.clear()
+
+    def joined(self, rows: Rows, low: int, high: int) -> tuple[Rows, tuple[Leg, ...]]:
+        """The way from one layer to another, on which every row joins that waits there.
+
+        Args:
+            rows: that have run layers 0..low-1.
+            low: the first layer to run.
+            high: one past the last.
+
+        Returns:
+            All rows that are on the way in the end, each with its states where it joins; and the
+            legs, at each of whose beginnings rows join in front.
+        """
+        legs: list[Leg] = []
+        while low < high:
+            older = self.take(low)
+            rows = rows if older is None else older.then(rows)
+            stop = high if self.lowest is None else min(high, self.lowest)
+            legs.append(Leg(low, stop, rows.states.shape[1]))
+            low = stop
+        return rows, tuple(legs)
 
     def take(self, layer: int) -> Rows | None:
         """Remove and return the rows that wait at `layer`, None where there are none."""

@@ -29,7 +29,7 @@ from spark.schedule import FixedExit, Measure, Place, Policy
 from spark.trace import Flush, Step, Trace
 from spark.verification import Draft, Spot, Verifier
 from spark.watch import CaughtUp, Watch
-from spark.work import Ask, Run, Sure, Task
+from spark.work import Ask, Sure, Task, Token, climb
 
 
 @dataclass(frozen=True)
@@ -187,11 +187,14 @@ class Decoding:
         """Run the last token up to where the policy stops it, and leave its upper layers."""
         body, bank, policy = self._lm.transformer, self._bank, self._policy
         spot = Spot(self._count, len(self.ids) - 1, self._layout.fork(), self._codes)
-        place, speech_only = self._place(spot), self._speech_only(spot)
-        by_state = policy.measure == "state_similarity"
+        place = self._place(spot)
+        layers = () if self._surprised(spot) else policy.exits(place)
+        if policy.measure is None and (layers or not self._drafts):
+            return (yield from self._draw_at(spot, layers[0] if layers else None))
+        speech_only, by_state = self._speech_only(spot), policy.measure == "state_similarity"
         rows, low = Rows(body.embed_one(self.ids[-1]), spot.position), 0
         heads: tuple[str, ...] = ()
-        for layer in () if self._surprised(spot) else policy.exits(place):
+        for layer in layers:
             if by_state:
                 below = yield from self._rise(rows, low, max(low, layer - 1))
                 rows, low = (yield from self._rise(below, max(low, layer - 1), layer)), layer
@@ -205,18 +208,34 @@ class Decoding:
             logits = yield Ask(heads[-1], state)
             if not by_state:
                 sure = yield Sure(self._measure, logits)
-                # A float waits for the device: here only where the policy hangs on it.
-                if policy.measure is not None and not policy.stops(float(sure), place):
+                if not policy.stops(float(sure), place):
                     continue
-            self._leave(rows, layer)
             token = int((yield self._verifier.draw(logits, heads[-1], [spot], self.ids)))
-            if self._verifies or self._watch.wants:
-                self._drafts.append(Draft(spot, token, heads[-1], logits))
+            self._leave(rows, layer, Draft(spot, token, heads[-1], logits))
             return _Choice(spot, token, heads[-1], heads, layer, state, float(sure))
         rows = yield from self._rise(rows, low, self._top)
         choice = yield from self._at_the_top(rows, spot)
         assert choice is not None
         return replace(choice, heads=(*heads, *choice.heads))
+
+    def _draw_at(self, spot: Spot, layer: int | None) -> Task[_Choice]:
+        """Run the last token to a layer known beforehand, None for the top, and draw there."""
+        head = (
+            self._verifier.asked([spot])
+            if layer is None
+            else self._bank.name(layer, self._speech_only(spot))
+        )
+        rows = Rows(self._lm.transformer.embed_one(self.ids[-1]), spot.position)
+        rows, legs = self._pending.joined(rows, 0, layer or self._top)
+        how = self._verifier.how(head, [spot], self.ids)
+        made = yield Token(rows, legs, self.cache, head, how)
+        if layer is not None:
+            draft = Draft(spot, made.token, head, made.logits)
+            self._leave(Rows(made.states, rows.start), layer, draft)
+        state = made.states[:, -1]
+        return _Choice(
+            spot, made.token, head, (head,), layer or self._top, state, made.sureness
+        )
 
     @property
     def _measure(self) -> Measure:
@@ -248,14 +267,8 @@ class Decoding:
 
     def _rise(self, rows: Rows, low: int, high: int) -> Task[Rows]:
         """Run rows from layer `low` to `high`, taking along every row that waits on the way."""
-        while low < high:
-            older = self._pending.take(low)
-            rows = rows if older is None else older.then(rows)
-            waiting = self._pending.lowest
-            stop = high if waiting is None else min(high, waiting)
-            states = yield Run(low, stop, rows, self.cache)
-            rows, low = Rows(states, rows.start), stop
-        return rows
+        rows, legs = self._pending.joined(rows, low, high)
+        return (yield from climb(rows, legs, self.cache))
 
     def _rise_pending(self) -> Task[Rows]:
         """Run everything that waits to the top."""
@@ -265,8 +278,10 @@ class Decoding:
         assert rows is not None
         return (yield from self._rise(rows, low, self._top))
 
-    def _leave(self, rows: Rows, layer: int) -> None:
-        """Do with the layers above an exit what the KV policy says."""
+    def _leave(self, rows: Rows, layer: int, draft: Draft) -> None:
+        """Do with the layers above an exit what the KV policy says, and keep what is asked for."""
+        if self._verifies or self._watch.wants:
+            self._drafts.append(draft)
         if self.trace.kv_policy == "deferred":
             self._pending.push(layer, rows)
         elif self.trace.kv_policy == "propagate":

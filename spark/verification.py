@@ -16,7 +16,7 @@ from spark.acceptance import Acceptance
 from spark.heads import HeadBank, shared_columns
 from spark.modality import LayoutState, Slot
 from spark.sampling import SamplingSettings
-from spark.work import Ask, Draw, Task
+from spark.work import Ask, Draw, How, Task
 
 
 @dataclass(frozen=True)
@@ -142,14 +142,18 @@ class Verifier:
 
     def draw(self, logits: Tensor, head: str, spots: Sequence[Spot], ids: Sequence[int]) -> Draw:
         """Work: the tokens that a head's logits (n, R) give at n spots of a sequence."""
-        seen = None
+        return Draw(logits, self.how(head, spots, ids))
+
+    def how(self, name: str, spots: Sequence[Spot], ids: Sequence[int]) -> How:
+        """How tokens are drawn at n spots of a sequence from the logits of a head."""
+        head, seen = self._bank.heads[name], None
         if self._sampling.repetition_penalty != 1:
-            seen = logits.new_zeros(len(spots), self._size, dtype=torch.bool)
+            seen = torch.zeros(len(spots), self._size, dtype=torch.bool, device=head.rows.device)
             for row, spot in zip(seen, spots, strict=True):
                 row[list(ids[: spot.position + 1])] = True
         positions = tuple(spot.position + 1 for spot in spots)
-        rows, seeds = self._bank.heads[head].row_ids, (self._sampling.seed,) * len(spots)
-        return Draw(logits, rows, self._sampling, positions, seen, seeds)
+        seeds = (self._sampling.seed,) * len(spots)
+        return How(head.row_ids, self._sampling, positions, seen, seeds)
 
     def _answers(
         self, states: Tensor, spots: Sequence[Spot], asked: str, ids: Sequence[int]

@@ -10,14 +10,15 @@ from __future__ import annotations
 from collections.abc import Generator, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from spark.cache import KVCache, Rows
+from spark.cache import KVCache, Leg, Rows
 from spark.compiled.draw import draw as compiled_draw
 from spark.compiled.step import MOST_ROWS, CompiledHeads
+from spark.compiled.token import CompiledToken
 from spark.confidence import confidence
 from spark.heads import HeadBank
 from spark.sampling import SamplingSettings, draw, draw_at_once
@@ -52,19 +53,17 @@ class Sure:
 
 
 @dataclass(frozen=True)
-class Draw:
-    """A token from each row of logits (n, R) -> (n,).
+class How:
+    """How tokens are drawn.
 
     Attributes:
-        logits: one row a token.
-        ids: (R,) of the columns, None where column = id.
+        ids: (R,) of the logits' columns, None where column = id.
         sampling: how.
         positions: of the tokens.
         seen: (n, V) bool, or None without a repetition penalty.
         seeds: of the noise, one a row, in place of the settings'.
     """
 
-    logits: Tensor
     ids: Tensor | None
     sampling: SamplingSettings
     positions: tuple[int, ...]
@@ -72,9 +71,91 @@ class Draw:
     seeds: tuple[int, ...]
 
 
-Work = Run | Ask | Sure | Draw
+@dataclass(frozen=True)
+class Draw:
+    """A token from each row of logits (n, R) -> (n,)."""
+
+    logits: Tensor
+    how: How
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What came of `Token`.
+
+    Attributes:
+        states: (1, T, D) after the last layer.
+        logits: (1, R) of the last row.
+        token: drawn from them.
+        sureness: their largest probability.
+    """
+
+    states: Tensor
+    logits: Tensor
+    token: int
+    sureness: float
+
+
+@dataclass(frozen=True)
+class Token:
+    """All that a token takes where nothing on the way decides anything -> `Drawn`.
+
+    Attributes:
+        rows: of one sequence, as `Pending.joined` gives them.
+        legs: up which they go.
+        cache: that they join.
+        head: asked about the last row.
+        how: one token is drawn.
+    """
+
+    rows: Rows
+    legs: tuple[Leg, ...]
+    cache: KVCache
+    head: str
+    how: How
+
+
+Part = Run | Ask | Sure | Draw
+Work = Part | Token
 T = TypeVar("T")
-Task = Generator[Work, Tensor, T]
+# Yields work and is sent what that gives: `Drawn` for `Token`, else a tensor.
+Task = Generator[Work, Any, T]
+
+
+def climb(rows: Rows, legs: Sequence[Leg], cache: KVCache) -> Task[Rows]:
+    """Rows up their legs, one `Run` each."""
+    done: Tensor | None = None
+    for leg in legs:
+        count = leg.count - (0 if done is None else done.shape[1])
+        first = rows.states.shape[1] - leg.count
+        states = rows.states[:, first : first + count]  # those that join
+        if done is not None:
+            states = torch.cat((states, done), dim=1) if count else done
+        done = yield Run(leg.low, leg.high, Rows(states, rows.start + first), cache)
+    return rows if done is None else Rows(done, rows.start)
+
+
+def by_parts(work: Token) -> Task[Drawn]:
+    """The same in pieces, which can be done together with those of other replies."""
+    rows = yield from climb(work.rows, work.legs, work.cache)
+    logits = yield Ask(work.head, rows.states[:, -1])
+    sureness = yield Sure("max_prob", logits)
+    token = yield Draw(logits, work.how)
+    return Drawn(rows.states, logits, int(token), float(sureness))
+
+
+def unfolded(task: Task[T]) -> Task[T]:
+    """A task with its tokens in parts."""
+    try:
+        wanted = next(task)
+        while True:
+            if isinstance(wanted, Token):
+                answer: object = yield from by_parts(wanted)
+            else:
+                answer = yield wanted
+            wanted = task.send(answer)
+    except StopIteration as end:
+        return end.value
 
 
 class Worker:
@@ -95,6 +176,11 @@ class Worker:
         held = body.graphs.turn if body.graphs else nullcontext()
         self.turn: AbstractContextManager[object] = held
         self._compiled_heads = CompiledHeads(self.step.library) if self.step else None
+        self._compiled_token = (
+            CompiledToken(self.step, self._compiled_heads)
+            if self.step and self._compiled_heads
+            else None
+        )
         self._positions = torch.arange(body.config.max_position_embeddings, device=body.device)
 
     @property
@@ -106,12 +192,17 @@ class Worker:
     def alone(self, task: Task[T]) -> T:
         """Run a task to its end; returns what it returns."""
         with self.turn:
-            try:
-                wanted = next(task)
-                while True:
-                    wanted = task.send(self._do(wanted))
-            except StopIteration as end:
-                return end.value
+            return self._finished(task)
+
+    def _finished(self, task: Task[T]) -> T:
+        try:
+            wanted = next(task)
+            while True:
+                wanted = task.send(
+                    self._token(wanted) if isinstance(wanted, Token) else self._do(wanted)
+                )
+        except StopIteration as end:
+            return end.value
 
     @torch.inference_mode()
     def together(self, tasks: Sequence[Task[T]]) -> list[T]:
@@ -125,15 +216,16 @@ class Worker:
         with self.turn:
             return self._together(tasks)
 
-    def _together(self, tasks: Sequence[Task[T]]) -> list[T]:
+    def _together(self, whole: Sequence[Task[T]]) -> list[T]:
+        tasks = [unfolded(task) for task in whole]
         results: dict[int, T] = {}
         answers: dict[int, Tensor | None] = dict.fromkeys(range(len(tasks)))
         while answers:
-            wanted: dict[int, Work] = {}
+            wanted: dict[int, Part] = {}
             for number, answer in answers.items():
                 try:
                     # A generator that has not begun takes None, as `next` would send.
-                    wanted[number] = tasks[number].send(answer)  # type: ignore[arg-type]
+                    wanted[number] = tasks[number].send(answer)  # type: ignore[assignment]
                 except StopIteration as end:
                     results[number] = end.value
             groups: dict[Hashable, list[int]] = {}
@@ -183,7 +275,19 @@ class Worker:
         )
         return [part[None] for part in states.split(counts)]
 
-    def _do(self, work: Work) -> Tensor:
+    def _token(self, work: Token) -> Drawn:
+        how, fast = work.how, self._compiled_token
+        if fast is None or how.seen is not None or work.rows.states.shape[1] > MOST_ROWS:
+            return self._finished(by_parts(work))
+        head = self._bank.heads[work.head]
+        sampling, (seed,), (position,) = how.sampling, how.seeds, how.positions
+        return Drawn(
+            *fast.draw(
+                work.legs, work.rows, work.cache, work.head, head, sampling, seed, position
+            )
+        )
+
+    def _do(self, work: Part) -> Tensor:
         match work:
             case Run():
                 return self.run(work)
@@ -194,7 +298,7 @@ class Worker:
                 return head.logits(states)
             case Sure(measure, logits):
                 return confidence(measure, logits)
-            case Draw(logits, ids, sampling, positions, seen, seeds):
+            case Draw(logits, How(ids, sampling, positions, seen, seeds)):
                 if self.step and seen is None:
                     library = self.step.library
                     return compiled_draw(library, logits, ids, sampling, positions, seeds)
@@ -205,7 +309,7 @@ class Worker:
                         return told[0]
                 return draw(logits, ids, sampling, positions, seen, seeds)
 
-    def _do_together(self, alike: Sequence[Work]) -> list[Tensor]:
+    def _do_together(self, alike: Sequence[Part]) -> list[Tensor]:
         """The results of pieces of one kind."""
         runs = [work for work in alike if isinstance(work, Run)]
         if runs:
@@ -216,7 +320,7 @@ class Worker:
         return list(self._do(_joined(rest)).split([len(_rows(work)) for work in rest]))
 
 
-def _kind(work: Work) -> Hashable:
+def _kind(work: Part) -> Hashable:
     """Equal for pieces that can be done as one."""
     match work:
         case Run(low, high):
@@ -225,7 +329,7 @@ def _kind(work: Work) -> Hashable:
             return Ask, head
         case Sure(measure, logits):
             return Sure, measure, logits.shape[-1]
-        case Draw(logits, ids, sampling):
+        case Draw(logits, How(ids, sampling)):
             return Draw, logits.shape[-1], id(ids), replace(sampling, seed=0)
 
 
@@ -241,9 +345,10 @@ def _joined(alike: Sequence[Ask | Sure | Draw]) -> Ask | Sure | Draw:
             return Ask(head, rows)
         case Sure(measure):
             return Sure(measure, rows)
-        case Draw(_, ids, sampling):
-            draws = [work for work in alike if isinstance(work, Draw)]
-            positions = tuple(place for work in draws for place in work.positions)
-            seeds = tuple(seed for work in draws for seed in work.seeds)
-            seen = [work.seen for work in draws if work.seen is not None]
-            return Draw(rows, ids, sampling, positions, torch.cat(seen) if seen else None, seeds)
+        case Draw(_, How(ids, sampling)):
+            hows = [work.how for work in alike if isinstance(work, Draw)]
+            positions = tuple(place for how in hows for place in how.positions)
+            seeds = tuple(seed for how in hows for seed in how.seeds)
+            seen = [how.seen for how in hows if how.seen is not None]
+            every = torch.cat(seen) if seen else None
+            return Draw(rows, How(ids, sampling, positions, every, seeds))

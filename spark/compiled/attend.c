@@ -1,6 +1,6 @@
 /* Attention of the compiled step: the queries that share one key head beside all of its keys.
  *
- * Keys and values come from far, so a block of them is read once and serves the queries of all rows.
+ * Keys and values come from far: a block of them is read once and serves the queries of all rows.
  * Every row is computed in one fixed order of operations, however many come along.
  */
 #include "step.h"
@@ -23,7 +23,8 @@
 #if WIDE == 16
 #define EACH(a, b, c, d) \
     FROM(0, a, b, c, d), FROM(4, a, b, c, d), FROM(8, a, b, c, d), FROM(12, a, b, c, d)
-#define EVENS(o) FROM(o, 0, 1, 2, 3), FROM(o, 8, 9, 10, 11), FROM(o, 16, 17, 18, 19), FROM(o, 24, 25, 26, 27)
+#define EVENS(o) \
+    FROM(o, 0, 1, 2, 3), FROM(o, 8, 9, 10, 11), FROM(o, 16, 17, 18, 19), FROM(o, 24, 25, 26, 27)
 #else
 #define EACH(a, b, c, d) FROM(0, a, b, c, d), FROM(4, a, b, c, d)
 #define EVENS(o) FROM(o, 0, 1, 2, 3), FROM(o, 8, 9, 10, 11)
@@ -69,7 +70,8 @@ INLINE wide likeness(const float *query, const float *keys, int size, int last) 
 }
 
 /* Scores of a query beside keys from..to-1, `from` a multiple of WIDE, and up to a whole vector. */
-static void score(const float *query, const float *keys, int from, int to, int size, float *scores) {
+static void score(const float *query, const float *keys, int from, int to, int size,
+                  float *scores) {
     const float scale = 1.0f / sqrtf((float)size);
     for (int j = from; j < to; j += WIDE) {
         const float *first = keys + (int64_t)j * size;

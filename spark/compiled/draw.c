@@ -3,8 +3,9 @@
  * Temperature, top-k, top-p, then the largest of log p + Gumbel noise keyed by seed, position and
  * token id. Knows logits and ids; which seed and position a key stands for is the caller's business.
  */
+#include "step.h"
+
 #include <math.h>
-#include <stdint.h>
 #include <stdlib.h>
 
 /* Increment and multipliers of SplitMix64 (Steele, Lea, Flood 2014). */
@@ -12,13 +13,6 @@
 #define MIX1 0xBF58476D1CE4E5B9u
 #define MIX2 0x94D049BB133111EBu
 #define SLACK 1e-5 /* of a sum of float32 probabilities */
-
-struct draw {
-    int columns, step; /* of a row; rows of logits lie `step` apart */
-    int top_k;         /* 0 keeps all */
-    float temperature, top_p;
-    const int64_t *ids; /* of the columns, or NULL where column = id */
-};
 
 struct column {
     float p;
@@ -103,11 +97,18 @@ static int drawn(const struct draw *d, const float *logits, int64_t key, float *
     return kept[best].at;
 }
 
-/* scratch: `columns` floats and as many columns; tokens: ids, one a row. */
 void spark_draw(const struct draw *d, int rows, const float *logits, const int64_t *keys,
-                float *scratch, struct column *kept, int64_t *tokens) {
+                float *scratch, int64_t *tokens) {
     for (int t = 0; t < rows; t++) {
+        struct column *kept = (struct column *)(scratch + d->columns);
         const int at = drawn(d, logits + (int64_t)t * d->step, keys[t], scratch, kept);
         tokens[t] = d->ids ? d->ids[at] : at;
     }
+}
+
+float spark_sureness(const float *logits, int columns) {
+    const float most = logits[likeliest(logits, columns)];
+    float sum = 0;
+    for (int i = 0; i < columns; i++) sum += expf(logits[i] - most);
+    return 1 / sum;
 }

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from spark.sampling import SamplingSettings, noise_key
 
+SCRATCH = 3  # floats a column: one, and a pair of four bytes each
 _POINTER = ctypes.c_void_p
 
 
-class _Draw(ctypes.Structure):
+class DrawStruct(ctypes.Structure):
     _fields_ = [
         ("columns", ctypes.c_int), ("step", ctypes.c_int), ("top_k", ctypes.c_int),
         ("temperature", ctypes.c_float), ("top_p", ctypes.c_float), ("ids", _POINTER),
@@ -45,15 +46,21 @@ def draw(
         logits = logits.contiguous()
     rows, columns = logits.shape
     keys = (ctypes.c_int64 * rows)(*map(noise_key, seeds, positions))
-    told = _Draw(
-        columns, logits.stride(0), settings.top_k, settings.temperature, settings.top_p,
-        None if ids is None else ids.data_ptr(),
-    )  # fmt: skip
-    scratch = torch.empty(3, columns)  # a row of floats, and one of pairs of four bytes each
+    told = described(columns, logits.stride(0), ids, settings)
+    scratch = torch.empty(SCRATCH * columns)
     tokens = torch.empty(rows, dtype=torch.int64)
     built.spark_draw(
         ctypes.byref(told), rows, _POINTER(logits.data_ptr()), keys,
-        _POINTER(scratch.data_ptr()), _POINTER(scratch[1].data_ptr()),
-        _POINTER(tokens.data_ptr()),
+        _POINTER(scratch.data_ptr()), _POINTER(tokens.data_ptr()),
     )  # fmt: skip
     return tokens
+
+
+def described(
+    columns: int, step: int, ids: Tensor | None, settings: SamplingSettings
+) -> DrawStruct:
+    """How tokens are drawn, as the library takes it; rows of logits lie `step` floats apart."""
+    return DrawStruct(
+        columns, step, settings.top_k, settings.temperature, settings.top_p,
+        None if ids is None else ids.data_ptr(),
+    )  # fmt: skip

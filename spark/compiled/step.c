@@ -1,4 +1,4 @@
-/* One step of a decoder on a CPU: a few rows of one sequence through layers low..high-1, in float32.
+/* One step of a decoder on a CPU: a few rows of one sequence through layers, in float32.
  *
  * The arithmetic is that of `transformer.py`, in one call: there, a step of a small model is some
  * two hundred calls and its time is mostly theirs. Every row is computed in one fixed order of
@@ -18,11 +18,14 @@
 #define HALF (TILE / 2)
 #define PAIRS (HALF / WIDE) /* of vectors, in a tile */
 
-struct head {
-    const void *lens, *logits; /* (width, width) or NULL; (outputs, width) */
-    const float *lens_bias, *gain;
-    int width, outputs, narrow, threads;
-    float eps;
+struct token {
+    struct head head;
+    struct draw draw;
+    const struct leg *legs;
+    int64_t legs_n, key;
+    int64_t id; /* this, the logits and the sureness are written */
+    float *logits; /* `outputs` of the head */
+    float sureness;
 };
 
 #define PATIENCE 20000 /* looks at a thread that is late, a fraction of a millisecond */
@@ -142,7 +145,8 @@ static int share(int outputs, int me, int of) {
 /* states += rows of x times a matrix, the thread's outputs of it. */
 static void add_product(const struct shape *s, const struct step *c, const struct part *p,
                         const void *matrix, int inputs, const float *x, float *sums) {
-    const int width = s->width, from = share(width, p->me, p->of), to = share(width, p->me + 1, p->of);
+    const int width = s->width;
+    const int from = share(width, p->me, p->of), to = share(width, p->me + 1, p->of);
     product(matrix, s->narrow, from, to, inputs, c->rows, x, inputs, sums, width);
     for (int t = 0; t < c->rows; t++)
         for (int r = from; r < to; r++) c->states[t * width + r] += sums[t * width + r];
@@ -160,8 +164,8 @@ static void project(const struct shape *s, const struct step *c, const struct pa
 }
 
 /* silu(gate) * up, of the thread's outputs. */
-static void gate(const struct shape *s, const struct step *c, const struct part *p, const struct layer *w,
-                 float *normed, float *pair, float *active) {
+static void gate(const struct shape *s, const struct step *c, const struct part *p,
+                 const struct layer *w, float *normed, float *pair, float *active) {
     const int width = s->width, inner = s->inner;
     const int from = share(inner, p->me, p->of), to = share(inner, p->me + 1, p->of);
     for (int t = 0; t < c->rows; t++)
@@ -187,59 +191,95 @@ int64_t spark_scratch(const struct shape *s, int rows, int capacity) {
     return rows * (heads + s->inner) + s->threads * own_scratch(s, rows, capacity);
 }
 
-void spark_step(const struct shape *s, const struct layer *layers, const struct step *c) {
+/* A thread's part of a step. */
+static void climb(const struct shape *s, const struct layer *layers, const struct step *c,
+                  const struct part *p) {
     const int width = s->width, rows = c->rows, groups = s->kv_heads;
     float *qkv = c->scratch;
     float *mixed = qkv + rows * (s->heads + 2 * s->kv_heads) * s->head_dim;
     float *active = mixed + rows * s->heads * s->head_dim;
+    float *own = active + rows * s->inner + p->me * own_scratch(s, rows, c->capacity);
+    float *normed = own, *sums = normed + rows * width;
+    float *pair = sums + rows * width, *scores = pair + rows * 2 * s->inner;
+    for (int l = c->low; l < c->high; l++) {
+        const struct layer *w = layers + l;
+        project(s, c, p, w, normed, qkv);
+        meet(p);
+        for (int g = groups * p->me / p->of; g < groups * (p->me + 1) / p->of; g++)
+            spark_attend(s, c, l, g, qkv, scores, mixed);
+        meet(p);
+        add_product(s, c, p, w->output, s->heads * s->head_dim, mixed, sums);
+        meet(p);
+        gate(s, c, p, w, normed, pair, active);
+        meet(p);
+        add_product(s, c, p, w->down, s->inner, active, sums);
+        meet(p);
+    }
+}
+
+/* A thread's part of the logits (rows, outputs) of states (rows, width). */
+static void ask(const struct head *h, int rows, const float *states, const struct part *p,
+                float *scratch, float *out) {
+    const int width = h->width;
+    float *lensed = scratch, *normed = scratch + rows * width;
+    int from = share(width, p->me, p->of), to = share(width, p->me + 1, p->of);
+    if (h->lens) product(h->lens, h->narrow, from, to, width, rows, states, width, lensed, width);
+    for (int t = 0; t < rows; t++)
+        for (int r = from; r < to; r++)
+            lensed[t * width + r] = h->lens
+                ? lensed[t * width + r] + h->lens_bias[r] + states[t * width + r]
+                : states[t * width + r];
+    meet(p);
+    if (p->me == 0)
+        for (int t = 0; t < rows; t++)
+            norm(lensed + t * width, h->gain, width, h->eps, normed + t * width);
+    meet(p);
+    from = share(h->outputs, p->me, p->of), to = share(h->outputs, p->me + 1, p->of);
+    product(h->logits, h->narrow, from, to, width, rows, normed, width, out, h->outputs);
+}
+
+void spark_step(const struct shape *s, const struct layer *layers, const struct step *c) {
     struct seat seats[s->threads];
     memset(seats, 0, sizeof seats);
 #pragma omp parallel num_threads(s->threads)
     {
         const struct part p = {omp_get_thread_num(), omp_get_num_threads(), seats};
-        float *own = active + rows * s->inner + p.me * own_scratch(s, rows, c->capacity);
-        float *normed = own, *sums = normed + rows * width;
-        float *pair = sums + rows * width, *scores = pair + rows * 2 * s->inner;
-        for (int l = c->low; l < c->high; l++) {
-            const struct layer *w = layers + l;
-            project(s, c, &p, w, normed, qkv);
-            meet(&p);
-            for (int g = groups * p.me / p.of; g < groups * (p.me + 1) / p.of; g++)
-                spark_attend(s, c, l, g, qkv, scores, mixed);
-            meet(&p);
-            add_product(s, c, &p, w->output, s->heads * s->head_dim, mixed, sums);
-            meet(&p);
-            gate(s, c, &p, w, normed, pair, active);
-            meet(&p);
-            add_product(s, c, &p, w->down, s->inner, active, sums);
-            meet(&p);
-        }
+        climb(s, layers, c, &p);
     }
 }
 
-/* Logits (rows, outputs) of states (rows, width); scratch: 2 rows width floats. */
+/* scratch: 2 rows width floats. */
 void spark_head(const struct head *h, int rows, const float *states, float *scratch, float *out) {
-    const int width = h->width;
-    float *lensed = scratch, *normed = scratch + rows * width;
     struct seat seats[h->threads];
     memset(seats, 0, sizeof seats);
 #pragma omp parallel num_threads(h->threads)
     {
         const struct part p = {omp_get_thread_num(), omp_get_num_threads(), seats};
-        int from = share(width, p.me, p.of), to = share(width, p.me + 1, p.of);
-        if (h->lens)
-            product(h->lens, h->narrow, from, to, width, rows, states, width, lensed, width);
-        for (int t = 0; t < rows; t++)
-            for (int r = from; r < to; r++)
-                lensed[t * width + r] = h->lens
-                    ? lensed[t * width + r] + h->lens_bias[r] + states[t * width + r]
-                    : states[t * width + r];
-        meet(&p);
-        if (p.me == 0)
-            for (int t = 0; t < rows; t++)
-                norm(lensed + t * width, h->gain, width, h->eps, normed + t * width);
-        meet(&p);
-        from = share(h->outputs, p.me, p.of), to = share(h->outputs, p.me + 1, p.of);
-        product(h->logits, h->narrow, from, to, width, rows, normed, width, out, h->outputs);
+        ask(h, rows, states, &p, scratch, out);
     }
+}
+
+/* A token from the last of `c`'s rows: up the legs, through a head and out of its logits. Rows that
+ * a leg lacks join the next one. `c`'s low and high are not read; `scratch` has room for its step,
+ * then for the head and the draw. */
+void spark_token(const struct shape *s, const struct layer *layers, const struct step *c,
+                 struct token *t) {
+    float *scratch = c->scratch + spark_scratch(s, c->rows, c->capacity), *logits = t->logits;
+    struct seat seats[s->threads];
+    memset(seats, 0, sizeof seats);
+#pragma omp parallel num_threads(s->threads)
+    {
+        const struct part p = {omp_get_thread_num(), omp_get_num_threads(), seats};
+        for (int i = 0; i < t->legs_n; i++) {
+            const struct leg *leg = t->legs + i;
+            const int before = c->rows - leg->rows;
+            struct step own = *c;
+            own.low = leg->low, own.high = leg->high, own.rows = leg->rows;
+            own.states += before * s->width, own.rotary += before * s->head_dim;
+            climb(s, layers, &own, &p);
+        }
+        ask(&t->head, 1, c->states + (c->rows - 1) * s->width, &p, scratch, logits);
+    }
+    t->sureness = spark_sureness(logits, t->draw.columns);
+    spark_draw(&t->draw, 1, logits, &t->key, scratch + 2 * s->width, &t->id);
 }

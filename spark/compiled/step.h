@@ -36,6 +36,25 @@ struct step {
     float *scratch;         /* `spark_scratch` floats */
 };
 
+/* A part of the way up: layers low..high-1, with the last `rows` rows. */
+struct leg {
+    int low, high, rows;
+};
+
+struct head {
+    const void *lens, *logits; /* (width, width) or NULL; (outputs, width) */
+    const float *lens_bias, *gain;
+    int width, outputs, narrow, threads;
+    float eps;
+};
+
+struct draw {
+    int columns, step; /* of a row; rows of logits lie `step` apart */
+    int top_k;         /* 0 keeps all */
+    float temperature, top_p;
+    const int64_t *ids; /* of the columns, or NULL where column = id */
+};
+
 INLINE lanes load(const float *from) {
     lanes v;
     memcpy(&v, from, sizeof v);
@@ -65,3 +84,10 @@ void spark_attend(const struct shape *s, const struct step *c, int layer, int gr
 
 /* Floats of scores that so many rows take. */
 int64_t spark_scores(const struct shape *s, int rows, int capacity);
+
+/* Ids, one a row of logits; scratch: 3 times `columns` floats. */
+void spark_draw(const struct draw *d, int rows, const float *logits, const int64_t *keys,
+                float *scratch, int64_t *tokens);
+
+/* The largest probability of a row of logits, at temperature 1. */
+float spark_sureness(const float *logits, int columns);

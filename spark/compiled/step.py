@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spark.cache import KVCache
+from spark.cache import KVCache, Leg, Rows
 from spark.compiled.library import kept, library
 from spark.heads import Head
 from spark.transformer import Transformer
@@ -25,7 +27,7 @@ _MOST_BYTES = 1 << 28  # of weights that are copied; larger models wait for memo
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int
 
 
-class _Shape(ctypes.Structure):
+class ShapeStruct(ctypes.Structure):
     _fields_ = [
         *((name, _INT) for name in ("width", "inner", "heads", "kv_heads", "head_dim")),
         ("narrow", _INT), ("threads", _INT), ("eps", ctypes.c_float),
@@ -39,14 +41,14 @@ class _Layer(ctypes.Structure):
     ]
 
 
-class _Step(ctypes.Structure):
+class StepStruct(ctypes.Structure):
     _fields_ = [
         *((name, _INT) for name in ("low", "high", "rows", "capacity")),
         *((name, _POINTER) for name in ("lengths", "states", "rotary", "cache", "scratch")),
     ]
 
 
-class _Head(ctypes.Structure):
+class HeadStruct(ctypes.Structure):
     _fields_ = [
         *((name, _POINTER) for name in ("lens", "logits", "lens_bias", "gain")),
         *((name, _INT) for name in ("width", "outputs", "narrow", "threads")),
@@ -116,6 +118,23 @@ class _Store:
         return self._kept[-1].data_ptr()
 
 
+@dataclass(frozen=True)
+class Call:
+    """What the library is given.
+
+    Attributes:
+        shape: of the model, for the threads there are; a reference.
+        step: what is to be run.
+        states: (1, T, D), which it updates.
+        held: what `step` points to besides.
+    """
+
+    shape: object
+    step: StepStruct
+    states: Tensor
+    held: tuple[object, ...]
+
+
 class CompiledStep:
     """Runs layers of one transformer over a few rows of one sequence.
 
@@ -131,12 +150,12 @@ class CompiledStep:
         self.library, self._store = built, _Store()
         shape, layers = body.config, [layer.dense() for layer in body.layers]
         narrow = all(_is_narrow(matrix) for w in layers for matrix in _matrices(w))
-        self._shape = _Shape(
+        self._shape = ShapeStruct(
             shape.hidden_size, shape.intermediate_size, shape.num_attention_heads,
             shape.num_key_value_heads, shape.head_dim, narrow, 1, shape.rms_norm_eps,
         )  # fmt: skip
-        self._sized: dict[tuple[int, int, int], tuple[_Shape, int]] = {}
-        self._layers = (_Layer * len(layers))(
+        self._sized: dict[tuple[int, int, int], tuple[ShapeStruct, int]] = {}
+        self.layers = (_Layer * len(layers))(
             *(
                 _Layer(
                     *(self._store.tiled(m.t(), narrow) for m in _matrices(w)),
@@ -152,7 +171,7 @@ class CompiledStep:
             for i, w in enumerate(layers)
         )
         self._rotary = torch.view_as_real(body.rotary).contiguous()
-        self._turn_bytes = self._rotary[0].nbytes
+        self._rotary_data, self._turn_bytes = self._rotary.data_ptr(), self._rotary[0].nbytes
         self._lengths_type = ctypes.c_int64 * len(layers)
 
     @property
@@ -177,25 +196,41 @@ class CompiledStep:
         Raises:
             ValueError: the cache is full.
         """
-        rows = states.shape[1]
-        states = states.clone(memory_format=torch.contiguous_format)
+        made = self.call((Leg(lo, hi, states.shape[1]),), Rows(states, start), cache)
+        self.library.spark_step(made.shape, self.layers, ctypes.byref(made.step))
+        return made.states
+
+    def call(self, legs: Sequence[Leg], rows: Rows, cache: KVCache, more: int = 0) -> Call:
+        """What the library is to be given for a climb, whose rows the cache counts from now on.
+
+        Args:
+            legs: the way up; `Call.step` has the layers of the first.
+            rows: at most `MOST_ROWS`, copied.
+            cache: of batch size 1.
+            more: floats of scratch beyond those of the step, after them.
+
+        Raises:
+            ValueError: the cache is full.
+        """
+        count = rows.states.shape[1]
+        states = rows.states.clone(memory_format=torch.contiguous_format)
         lengths = self._lengths_type(*cache.lengths)
-        buffer = cache.reserve(lo, hi, rows)
-        shape, size = self._for(torch.get_num_threads(), rows, cache.capacity)
-        scratch = torch.empty(size)
-        step = _Step(
-            lo, hi, rows, cache.capacity, ctypes.addressof(lengths), states.data_ptr(),
-            self._rotary.data_ptr() + start * self._turn_bytes,
+        for leg in legs:
+            buffer = cache.reserve(leg.low, leg.high, leg.count)
+        shape, size = self._for(torch.get_num_threads(), count, cache.capacity)
+        scratch = torch.empty(size + more)
+        step = StepStruct(
+            legs[0].low, legs[0].high, count, cache.capacity, ctypes.addressof(lengths),
+            states.data_ptr(), self._rotary_data + rows.start * self._turn_bytes,
             buffer.data_ptr(), scratch.data_ptr(),
         )  # fmt: skip
-        self.library.spark_step(ctypes.byref(shape), self._layers, ctypes.byref(step))
-        return states
+        return Call(ctypes.byref(shape), step, states, (lengths, scratch))
 
-    def _for(self, threads: int, rows: int, capacity: int) -> tuple[_Shape, int]:
+    def _for(self, threads: int, rows: int, capacity: int) -> tuple[ShapeStruct, int]:
         """The shape for so many threads, and the floats of scratch that such a step takes."""
         key = threads, rows, capacity
         if key not in self._sized:
-            shape = _Shape.from_buffer_copy(self._shape)
+            shape = ShapeStruct.from_buffer_copy(self._shape)
             shape.threads = threads
             size = self.library.spark_scratch(ctypes.byref(shape), rows, capacity)
             self._sized[key] = shape, size
@@ -211,7 +246,7 @@ class CompiledHeads:
 
     def __init__(self, built: ctypes.CDLL) -> None:
         self._library, self._store = built, _Store()
-        self._heads: dict[str, _Head] = {}
+        self._heads: dict[str, HeadStruct] = {}
         self._narrow: dict[str, bool] = {}
 
     def logits(self, name: str, head: Head, states: Tensor) -> Tensor:
@@ -222,9 +257,7 @@ class CompiledHeads:
             head: float32, of a transformer that is not `unsuited`.
             states: (n, D).
         """
-        if name not in self._heads:
-            self._heads[name] = self._laid_out(head, self._is_narrow(name, head))
-        told = _Head.from_buffer_copy(self._heads[name])
+        told = HeadStruct.from_buffer_copy(self.laid_out(name, head))
         told.threads = torch.get_num_threads()
         states = states.contiguous()
         scratch, out = (
@@ -237,6 +270,12 @@ class CompiledHeads:
         )  # fmt: skip
         return out[:, : len(head.rows)]
 
+    def laid_out(self, name: str, head: Head) -> HeadStruct:
+        """A head as the library takes it, on one thread."""
+        if name not in self._heads:
+            self._heads[name] = self._lay_out(head, self._is_narrow(name, head))
+        return self._heads[name]
+
     def nbytes(self, name: str, head: Head) -> int:
         """Bytes of weights read to evaluate a head once."""
         matrices = sum(m.nbytes for m in (head.rows, head.lens) if m is not None)
@@ -248,12 +287,13 @@ class CompiledHeads:
             self._narrow[name] = all(_is_narrow(part) for part in parts)
         return self._narrow[name]
 
-    def _laid_out(self, head: Head, narrow: bool) -> _Head:
+    def _lay_out(self, head: Head, narrow: bool) -> HeadStruct:
         rows = F.pad(head.rows, (0, 0, 0, -len(head.rows) % _TILE))
         lens = None if head.lens is None else self._store.tiled(head.lens, narrow)
         logits = self._store.tiled(rows, narrow)
         bias, gain = self._store.held(head.lens_bias), self._store.held(head.gain)
-        return _Head(lens, logits, bias, gain, head.gain.shape[0], len(rows), narrow, 1, head.eps)
+        width, outputs = head.gain.shape[0], len(rows)
+        return HeadStruct(lens, logits, bias, gain, width, outputs, narrow, 1, head.eps)
 
 
 def _matrices(layer: Layer) -> tuple[Tensor, ...]:
