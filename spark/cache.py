@@ -182,7 +182,7 @@ class Pending:
         self._groups: list[tuple[int, Rows]] = []
 
     def __len__(self) -> int:
-        return sum(rows.end - rows.start for _, rows in self._groups)
+        return sum([rows.states.shape[1] for _, rows in self._groups])
 
     @property
     def lowest(self) -> int | None:

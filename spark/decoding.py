@@ -42,7 +42,7 @@ class _Choice:
         head: whose distribution it was drawn from.
         heads: evaluated on the way, the one that gave that distribution last.
         depth: layers below it.
-        state: (1, D) that it saw.
+        states: (1, T, D) of which it saw the last.
         sureness: by the policy's measure, else the largest probability.
     """
 
@@ -51,7 +51,7 @@ class _Choice:
     head: str
     heads: tuple[str, ...]
     depth: int
-    state: Tensor
+    states: Tensor
     sureness: float
 
 
@@ -116,7 +116,7 @@ class Decoding:
     def advance(self) -> Task[None]:
         """Draw a token; or, where the reply would end with tokens that may not stand, ask."""
         over = self._count >= self._limit or self.ids[-1] in self._lm.vocabulary.stop_ids
-        start, waited = time.perf_counter(), len(self._pending) > 0
+        start, waited = time.perf_counter(), self._pending.lowest is not None
         if self._unsure and over:
             choice = yield from self._settle()
         else:
@@ -128,16 +128,18 @@ class Decoding:
             last = self._drawn.pop()
             self._drawn.append(replace(last, elapsed_ms=last.elapsed_ms + spent_ms))
         else:
-            choice = replace(choice, heads=(*asked, *choice.heads))
+            if asked:
+                choice = replace(choice, heads=(*asked, *choice.heads))
             rejected_ms = self._roll_back(choice.spot) if choice.spot.index < self._count else 0.0
             elapsed_ms = self._spent(start) + rejected_ms
-            outside = yield from self._outside(choice)
+            outside = (yield from self._outside(choice)) if self._outside_mass else math.nan
             refresh = waited and choice.depth == self._top
             self._drawn.append(self._recorded(choice, refresh, elapsed_ms, outside))
             self._follow(choice.token)
-        if not self._watch.steers:  # a meter alone is no part of the work
-            yield from self._watch.read(caught)
-        self._watch.note(self.trace.steps, self._drawn)
+        if self._watch.wants:
+            if not self._watch.steers:  # a meter alone is no part of the work
+                yield from self._watch.read(caught)
+            self._watch.note(self.trace.steps, self._drawn)
 
     def interrupt(self) -> None:
         """End the reply with the last step handed out."""
@@ -204,15 +206,15 @@ class Decoding:
             else:
                 rows, low = (yield from self._rise(rows, low, layer)), layer
             heads = (*heads, bank.name(layer, speech_only))
-            state = rows.states[:, -1]
-            logits = yield Ask(heads[-1], state)
+            logits = yield Ask(heads[-1], rows.states[:, -1])
             if not by_state:
                 sure = yield Sure(self._measure, logits)
                 if not policy.stops(float(sure), place):
                     continue
             token = int((yield self._verifier.draw(logits, heads[-1], [spot], self.ids)))
-            self._leave(rows, layer, Draft(spot, token, heads[-1], logits))
-            return _Choice(spot, token, heads[-1], heads, layer, state, float(sure))
+            self._leave(rows, layer)
+            self._keep(spot, token, heads[-1], logits)
+            return _Choice(spot, token, heads[-1], heads, layer, rows.states, float(sure))
         rows = yield from self._rise(rows, low, self._top)
         choice = yield from self._at_the_top(rows, spot)
         assert choice is not None
@@ -230,11 +232,10 @@ class Decoding:
         how = self._verifier.how(head, [spot], self.ids)
         made = yield Token(rows, legs, self.cache, head, how)
         if layer is not None:
-            draft = Draft(spot, made.token, head, made.logits)
-            self._leave(Rows(made.states, rows.start), layer, draft)
-        state = made.states[:, -1]
+            self._leave(Rows(made.states, rows.start), layer)
+            self._keep(spot, made.token, head, made.logits)
         return _Choice(
-            spot, made.token, head, (head,), layer or self._top, state, made.sureness
+            spot, made.token, head, (head,), layer or self._top, made.states, made.sureness
         )
 
     @property
@@ -278,10 +279,13 @@ class Decoding:
         assert rows is not None
         return (yield from self._rise(rows, low, self._top))
 
-    def _leave(self, rows: Rows, layer: int, draft: Draft) -> None:
-        """Do with the layers above an exit what the KV policy says, and keep what is asked for."""
+    def _keep(self, spot: Spot, token: int, head: str, logits: Tensor) -> None:
+        """Remember what was drawn at an exit, if anybody asks about it."""
         if self._verifies or self._watch.wants:
-            self._drafts.append(draft)
+            self._drafts.append(Draft(spot, token, head, logits))
+
+    def _leave(self, rows: Rows, layer: int) -> None:
+        """Do with the layers above an exit what the KV policy says."""
         if self.trace.kv_policy == "deferred":
             self._pending.push(layer, rows)
         elif self.trace.kv_policy == "propagate":
@@ -324,7 +328,7 @@ class Decoding:
             sureness = float((yield Sure(self._measure, answer.logits)))
         heads = (verdict.asked,)
         return _Choice(
-            answer.spot, answer.token, answer.head, heads, self._top, answer.state, sureness
+            answer.spot, answer.token, answer.head, heads, self._top, answer.state[None], sureness
         )
 
     # After a token
@@ -368,9 +372,9 @@ class Decoding:
         """Probability that the deciding speech-row head left out, nan where not measured."""
         sliced = choice.head in ("speech", "untrained-speech")
         ids = self._bank.heads["speech"].row_ids
-        if not self._outside_mass or not sliced or ids is None:
+        if not sliced or ids is None:
             return math.nan
-        return float(mass_outside((yield Ask("full", choice.state)), ids))
+        return float(mass_outside((yield Ask("full", choice.states[0, -1:])), ids))
 
     def _follow(self, token: int) -> None:
         """Make a token the next one to run."""

@@ -118,7 +118,7 @@ class _Store:
         return self._kept[-1].data_ptr()
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Call:
     """What the library is given.
 
