@@ -31,7 +31,8 @@ from spark.models.base import SpokenLM
 from spark.models.checkpoint import INDEX, Checkpoint
 from spark.models.family import Family
 from spark.weights import TransformerConfig
-from spark.work import Draw, Drawn, Part, Run, Sure, Token, Worker
+from spark.work import Draw, Drawn, Part, Run, Sure, Token
+from spark.worker import Worker
 
 FAMILIES = {module.FAMILY.name: module.FAMILY for module in (step_audio_2, glm4_voice)}
 _SHARD = 2**31  # bytes of a file at most, of which one at a time is in memory
@@ -210,7 +211,14 @@ class ScriptedWorker(Worker):
 
     def _token(self, work: Token) -> Drawn:
         (place,) = work.how.positions
-        return replace(super()._token(work), token=self._tokens[place - self._start])
+        drawn, token = super()._token(work), self._tokens[place - self._start]
+
+        def read() -> tuple[int, float, bool]:
+            _, sureness, _ = drawn.read()
+            return token, sureness, True
+
+        ids = None if drawn.ids is None else torch.full_like(drawn.ids, token)
+        return replace(drawn, read=read, ids=ids)
 
     def _do(self, work: Part) -> Tensor:
         done = super()._do(work)

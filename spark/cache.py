@@ -170,6 +170,23 @@ class Leg:
     count: int
 
 
+def at_leg(states: Tensor, leg: Leg, done: Tensor | None) -> Tensor:
+    """The states (B, count, D) that a leg starts from.
+
+    Args:
+        states: (B, T, D) of all rows on the way, each where it joins.
+        leg: to be run.
+        done: (B, t, D) after the leg before; None where this is the first.
+    """
+    first = states.shape[1] - leg.count
+    if done is None:
+        return states[:, first:]
+    joining = leg.count - done.shape[1]
+    if not joining:
+        return done
+    return torch.cat((states[:, first : first + joining], done), dim=1)
+
+
 class Pending:
     """Exited tokens, grouped by the layer they stopped at.
 
@@ -195,6 +212,12 @@ class Pending:
             rows = self._groups.pop()[1].then(rows)
         assert not self._groups or self._groups[-1][0] > layer, "a younger token waits deeper"
         self._groups.append((layer, rows))
+
+    def forget_last(self) -> None:
+        """Forget the youngest row."""
+        layer, rows = self._groups.pop()
+        if rows.states.shape[1] > 1:
+            self._groups.append((layer, Rows(rows.states[:, :-1], rows.start)))
 
     def clear(self) -> None:
         """Forget all of them."""

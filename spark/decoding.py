@@ -29,7 +29,7 @@ from spark.schedule import FixedExit, Measure, Place, Policy
 from spark.trace import Flush, Step, Trace
 from spark.verification import Draft, Spot, Verifier
 from spark.watch import CaughtUp, Watch
-from spark.work import Ask, Sure, Task, Token, climb
+from spark.work import Ask, Drawn, Sure, Task, Token, climb
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,27 @@ class _Choice:
     depth: int
     states: Tensor
     sureness: float
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A step whose layers, head and draw are under way, though what it drew may not be read yet.
+
+    Attributes:
+        spot: of the token.
+        head: asked.
+        depth: layers below it.
+        refresh: whether rows that waited come along to the top.
+        pending: rows that wait once it is done.
+        made: what comes of it.
+    """
+
+    spot: Spot
+    head: str
+    depth: int
+    refresh: bool
+    pending: int
+    made: Drawn
 
 
 class Decoding:
@@ -134,7 +155,8 @@ class Decoding:
             elapsed_ms = self._spent(start) + rejected_ms
             outside = (yield from self._outside(choice)) if self._outside_mass else math.nan
             refresh = waited and choice.depth == self._top
-            self._drawn.append(self._recorded(choice, refresh, elapsed_ms, outside))
+            step = self._recorded(choice, refresh, len(self._pending), elapsed_ms, outside)
+            self._drawn.append(step)
             self._follow(choice.token)
         if self._watch.wants:
             if not self._watch.steers:  # a meter alone is no part of the work
@@ -188,11 +210,15 @@ class Decoding:
     def _choose(self) -> Task[_Choice]:
         """Run the last token up to where the policy stops it, and leave its upper layers."""
         body, bank, policy = self._lm.transformer, self._bank, self._policy
-        spot = Spot(self._count, len(self.ids) - 1, self._layout.fork(), self._codes)
+        spot = self._here()
         place = self._place(spot)
         layers = () if self._surprised(spot) else policy.exits(place)
         if policy.measure is None and (layers or not self._drafts):
-            return (yield from self._draw_at(spot, layers[0] if layers else None))
+            begun = yield from self._begin(spot, layers, body.embed_one(self.ids[-1]))
+            token, sureness, _ = begun.made.read()
+            if layers:
+                self._keep(spot, token, begun.head, begun.made.logits)
+            return self._chosen(begun, token, sureness)
         speech_only, by_state = self._speech_only(spot), policy.measure == "state_similarity"
         rows, low = Rows(body.embed_one(self.ids[-1]), spot.position), 0
         heads: tuple[str, ...] = ()
@@ -220,22 +246,35 @@ class Decoding:
         assert choice is not None
         return replace(choice, heads=(*heads, *choice.heads))
 
-    def _draw_at(self, spot: Spot, layer: int | None) -> Task[_Choice]:
-        """Run the last token to a layer known beforehand, None for the top, and draw there."""
+    def _here(self) -> Spot:
+        return Spot(self._count, len(self.ids) - 1, self._layout.fork(), self._codes)
+
+    def _begin(self, spot: Spot, layers: Sequence[int], embedded: Tensor) -> Task[Begun]:
+        """Begin a step of which is known where it stops.
+
+        Args:
+            spot: where it draws.
+            layers: at the first of them; at the top where there are none.
+            embedded: (1, 1, D) of the last token.
+        """
+        layer = layers[0] if layers else self._top
         head = (
-            self._verifier.asked([spot])
-            if layer is None
-            else self._bank.name(layer, self._speech_only(spot))
+            self._bank.name(layer, self._speech_only(spot))
+            if layers
+            else self._verifier.asked([spot])
         )
-        rows = Rows(self._lm.transformer.embed_one(self.ids[-1]), spot.position)
-        rows, legs = self._pending.joined(rows, 0, layer or self._top)
+        waited = self._pending.lowest is not None
+        rows, legs = self._pending.joined(Rows(embedded, spot.position), 0, layer)
         how = self._verifier.how(head, [spot], self.ids)
         made = yield Token(rows, legs, self.cache, head, how)
-        if layer is not None:
+        if layers:
             self._leave(Rows(made.states, rows.start), layer)
-            self._keep(spot, made.token, head, made.logits)
+        return Begun(spot, head, layer, waited and not layers, len(self._pending), made)
+
+    def _chosen(self, begun: Begun, token: int, sureness: float) -> _Choice:
+        heads = (begun.head,)
         return _Choice(
-            spot, made.token, head, (head,), layer or self._top, made.states, made.sureness
+            begun.spot, token, begun.head, heads, begun.depth, begun.made.states, sureness
         )
 
     @property
@@ -344,7 +383,7 @@ class Decoding:
         return sum(step.elapsed_ms for step in gone)
 
     def _recorded(
-        self, choice: _Choice, refresh: bool, elapsed_ms: float, outside_mass: float
+        self, choice: _Choice, refresh: bool, pending: int, elapsed_ms: float, outside_mass: float
     ) -> Step:
         spot, words, rate = choice.spot, self._lm.vocabulary, self.trace.frame_rate
         modality = words.modality(choice.token)
@@ -358,7 +397,7 @@ class Decoding:
             time_s=spot.codes / rate if rate else math.nan,
             depth=choice.depth,
             refresh=refresh,
-            pending=len(self._pending),
+            pending=pending,
             head=choice.head,
             confidence=choice.sureness,
             elapsed_ms=elapsed_ms,

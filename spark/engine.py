@@ -19,11 +19,13 @@ from spark.acceptance import ALWAYS, Acceptance
 from spark.cache import KVCache, Rows
 from spark.decoding import Decoding
 from spark.heads import HeadBank, HeadKind
+from spark.late import LateDecoding, suits
 from spark.models.base import SpokenLM
 from spark.sampling import SamplingSettings
 from spark.schedule import KV_POLICIES, DriftSpark, KVPolicy, Policy
 from spark.trace import Step, Trace, WeightBytes
-from spark.work import Run, Worker
+from spark.work import Run
+from spark.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,9 @@ class Engine:
         metered = self.drift_meter and kept == "deferred"  # else nothing is ever caught up
         with self._worker.turn:
             cache = prefill.cache.fork(capacity)
-        decoding = Decoding(
+        measured = metered or self.outside_mass
+        late = self._worker.graphs is not None and suits(policy, acceptance, trace, measured)
+        decoding = (LateDecoding if late else Decoding)(
             lm, self.bank, prefill.ids, cache, policy, limit, acceptance, self.outside_mass,
             metered, trace,
         )  # fmt: skip

@@ -1,12 +1,13 @@
 """Layers recorded as graphs: a GPU is handed one piece of work instead of some hundreds.
 
 At batch 1 a GPU reads a layer's weights in less time than a program takes to ask for its dozen
-operations one by one. What runs again and again is recorded once and replayed: from one layer to
-another, over so many rows, beside so many slots of the cache. All records share one cache's slots
-(a reply's cache moves in when it is decoded and out when another one is) and one pool of memory.
-What has not been recorded yet makes the same calls one by one, so that a reply does not hang on
-what was decoded before it; what a device cannot record, prompts, and rows that do not follow each
-other run as they do without. Knows layers and caches; knows no heads, tokens and policies.
+operations one by one. What runs again and again is recorded once and replayed: up so many legs,
+over so many rows, beside so many slots of the cache, and what is made of the last row. All records
+share one cache's slots (a reply's cache moves in when it is decoded and out when another one is)
+and one pool of memory. What has not been recorded yet makes the same calls one by one, so that a
+reply does not hang on what was decoded before it; what a device cannot record, prompts, and rows
+that do not follow each other run as they do without. Knows layers and caches; knows no tokens and
+policies.
 """
 
 from __future__ import annotations
@@ -16,34 +17,56 @@ import weakref
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from spark.cache import KVCache
+from spark.cache import KVCache, Leg, Rows, at_leg
 from spark.transformer import Transformer
 
 MOST_ROWS = 16  # of one call: more are a prompt's, which takes its time anyway
 _FEWEST_SLOTS = 256  # beside which a graph attends; further ones have twice as many
 _OFTEN = 2  # calls of a kind after which it is worth recording
 _AT_ONCE, _MOST = 12, 96  # records made before one reply, and in all
+_REMEMBERED = 500  # kinds whose calls are counted
 _WARM = 3  # runs before a record, in which libraries choose and allocate (PyTorch's own advice)
-# Of the largest value, between a record and the calls it was made of.
-_TOLERANCE = 1e-2
+# Of the largest value, between a record and the calls it was made of: states and logits. What is
+# drawn of them may fall either way.
+_TOLERANCE, _COMPARED = 1e-2, 2
 
 _RECORDING = threading.Lock()  # of two models on one device one at a time
 # Makes of a call that takes and returns nothing one that does the same again.
 Recorder = Callable[[Callable[[], None]], Callable[[], None]]
 
 
+class Ending(Protocol):
+    """What follows the last layer; equal where it is the same work."""
+
+    def __hash__(self) -> int: ...
+
+    def __call__(self, state: Tensor, key: Tensor) -> tuple[Tensor, ...]:
+        """Of a state (1, D) and a key of noise (1,), on the device and without waiting for it.
+
+        Returns:
+            Logits, then what is drawn of them, in fixed shapes.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Kind:
-    """What one graph does: layers low..high-1 over `rows` rows, attending to `slots` slots."""
+    """What one graph does: rows up their legs, attending to `slots` slots, and the ending."""
 
-    low: int
-    high: int
-    rows: int
+    legs: tuple[Leg, ...]
     slots: int
+    ending: Ending | None
+
+    @property
+    def rows(self) -> int:
+        """How many come to the end."""
+        return self.legs[-1].count
 
 
 @dataclass(frozen=True)
@@ -52,7 +75,8 @@ class _Record:
 
     states: Tensor  # (1, T, D)
     positions: Tensor  # (T,)
-    out: Tensor  # (1, T, D)
+    key: Tensor  # (1,)
+    made: tuple[Tensor, ...]  # states (1, T, D), and what the ending gave
     replay: Callable[[], None]
 
 
@@ -109,44 +133,60 @@ class Graphs:
                 self._give_up(str(error))
 
     @torch.inference_mode()
-    def run(self, low: int, high: int, states: Tensor, start: int, cache: KVCache) -> Tensor | None:
-        """As `Transformer.run_layers` of one sequence, in fixed shapes, from a record if there is.
+    def run(
+        self,
+        legs: tuple[Leg, ...],
+        rows: Rows,
+        cache: KVCache,
+        ending: Ending | None = None,
+        key: int = 0,
+    ) -> tuple[Tensor, ...] | None:
+        """Rows up their legs, in fixed shapes, from a record if there is.
 
         Args:
-            low: first layer.
-            high: one past the last layer.
-            states: (1, T, D), left untouched.
-            start: position of the first row; the others follow.
+            legs: see `Pending.joined`.
+            rows: of batch size 1, left untouched.
             cache: of batch size 1.
+            ending: of the last row.
+            key: of its noise.
 
         Returns:
-            States (1, T, D); None where it cannot be, and nothing was done.
+            States (1, T, D) after the last leg, then what the ending gives; None where it cannot
+            be, and nothing was done.
 
         Raises:
             ValueError: the cache is full.
         """
-        rows, buffer = states.shape[1], self._buffer
-        if buffer is None or rows > MOST_ROWS or cache.capacity > buffer.shape[3]:
+        buffer = self._buffer
+        if buffer is None or legs[-1].count > MOST_ROWS or cache.capacity > buffer.shape[3]:
             return None
-        if any(held != start for held in cache.lengths[low:high]):
-            return None  # where layers lack rows, a slot is no position
+        for leg in legs:
+            if any(held != rows.end - leg.count for held in cache.lengths[leg.low : leg.high]):
+                return None  # where layers lack rows, a slot is no position
         try:
             self._move_in(cache, buffer)
         except RuntimeError as error:  # no memory for the cache that was there
             self._give_up(str(error))
             return None
-        cache.reserve(low, high, rows)
-        kind = Kind(low, high, rows, _slots(start + rows))
-        self._calls[kind] += 1
-        positions = self._positions[start : start + rows]
+        for leg in legs:
+            cache.reserve(leg.low, leg.high, leg.count)
+        kind = Kind(legs, _slots(rows.end), ending)
+        self._count(kind)
+        positions = self._positions[rows.start : rows.end]
         record = self._records.get(kind)
         if record is None:
-            slots = buffer[:, :, :, : kind.slots]
-            return self._body.run_fixed(low, high, states, positions, slots)
-        record.states.copy_(states)
+            noise = torch.full((1,), key, device=positions.device)
+            return _made(self._body, kind, rows.states, positions, noise, buffer)
+        record.states.copy_(rows.states)
         record.positions.copy_(positions)
+        record.key.fill_(key)
         record.replay()
-        return record.out.clone()
+        return tuple(made.clone() for made in record.made)
+
+    def _count(self, kind: Kind) -> None:
+        if kind not in self._calls and len(self._calls) >= _REMEMBERED:
+            self._calls.clear()
+        self._calls[kind] += 1
 
     def _due(self, slots: int) -> list[Kind]:
         """What is to be recorded now, beside so many slots.
@@ -156,7 +196,7 @@ class Graphs:
         free = min(_AT_ONCE, _MOST - len(self._records))
         often = [kind for kind, calls in self._calls.most_common() if calls >= _OFTEN]
         fresh = [kind for kind in often if kind not in self._records and kind.slots <= slots]
-        return sorted(fresh[:free], key=lambda kind: (-kind.rows, -kind.slots, kind.low))
+        return sorted(fresh[:free], key=lambda kind: (-kind.rows, -kind.slots, kind.legs[0].low))
 
     def _room(self, capacity: int) -> Tensor:
         """Slots for a cache of that capacity; records of a smaller buffer are forgotten."""
@@ -193,33 +233,54 @@ class Graphs:
         Raises:
             RuntimeError: it did not, or could not be made.
         """
-        body, slots = self._body, buffer[:, :, :, : kind.slots]
+        body = self._body
         noise = torch.Generator().manual_seed(0)
         states = torch.randn(1, kind.rows, body.config.hidden_size, generator=noise)
         states = states.to(body.device, body.dtype)
         last = min(kind.slots, len(self._positions))
         positions = self._positions[last - kind.rows : last].clone()
-        out = torch.zeros_like(states)
-
+        key = torch.ones(1, dtype=torch.int64, device=body.device)
         # Of these tensors only: a record that it belonged to would live until it is collected.
+        calls = partial(_made, body, kind, states, positions, key, buffer)
+        wanted = calls()
+        made = tuple(torch.zeros_like(value) for value in wanted)
+
         def step() -> None:
-            out.copy_(body.run_fixed(kind.low, kind.high, states, positions, slots))
+            for to, value in zip(made, calls(), strict=True):
+                to.copy_(value)
 
         self._record = self._record or self._recorder()
         with _RECORDING:
             replay = self._record(step)
-        step()
-        wanted = out.clone()
-        out.zero_()
+        for to in made:
+            to.zero_()
         replay()
-        far = float((out - wanted).abs().max() / wanted.abs().max().clamp_min(1e-9))
-        if not far <= _TOLERANCE:
-            raise RuntimeError(f"a recorded step differs by {far:.1e} of the largest value")
-        return _Record(states, positions, out, replay)
+        for got, value in list(zip(made, wanted, strict=True))[:_COMPARED]:
+            far = float((got - value).abs().max() / value.abs().max().clamp_min(1e-9))
+            if not far <= _TOLERANCE:
+                raise RuntimeError(f"a recorded step differs by {far:.1e} of the largest value")
+        return _Record(states, positions, key, made, replay)
 
     def _give_up(self, why: str) -> None:
         self._forget()
         self._resident, self.trouble = None, why
+
+
+def _made(
+    body: Transformer,
+    kind: Kind,
+    states: Tensor,
+    positions: Tensor,
+    key: Tensor,
+    buffer: Tensor,
+) -> tuple[Tensor, ...]:
+    """The calls that a record of a kind is made of."""
+    slots, done = buffer[:, :, :, : kind.slots], None
+    for leg in kind.legs:
+        where = positions[-leg.count :]
+        done = body.run_fixed(leg.low, leg.high, at_leg(states, leg, done), where, slots)
+    assert done is not None, "a way up has legs"
+    return (done,) if kind.ending is None else (done, *kind.ending(done[:, -1], key))
 
 
 def _slots(end: int) -> int:

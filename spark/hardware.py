@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMINFO = Path("/proc/meminfo")
@@ -47,6 +49,26 @@ def wait(where: torch.device) -> None:
         torch.cuda.current_stream(where).synchronize()
     elif where.type == "mps":
         torch.mps.synchronize()
+
+
+def fetched(value: Tensor) -> Callable[[], Tensor]:
+    """Begin to copy a tensor from a GPU.
+
+    Returns:
+        What waits for the copy, and for nothing that the GPU was given later, and returns it.
+    """
+    if value.device.type != "cuda":
+        return value.cpu
+    copied = torch.empty(value.shape, dtype=value.dtype, pin_memory=True)
+    copied.copy_(value, non_blocking=True)
+    there = torch.cuda.Event()
+    there.record(torch.cuda.current_stream(value.device))
+
+    def wait_for_it() -> Tensor:
+        there.synchronize()
+        return copied
+
+    return wait_for_it
 
 
 def give_back() -> None:

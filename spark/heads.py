@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +24,9 @@ from spark.norm import Norm
 from spark.weights import wide
 
 if TYPE_CHECKING:
+    from spark.modality import Vocabulary
     from spark.models.base import SpokenLM
+    from spark.transformer import Transformer
 
 
 @dataclass(frozen=True)
@@ -114,8 +117,17 @@ def base_head(lm: SpokenLM) -> Head:
 
 def untrained_head(lm: SpokenLM, rows: Literal["full", "speech"] = "full") -> Head:
     """The model's own head for use at an exit layer, whole or with speech and control rows."""
-    head = base_head(lm)
-    return head if rows == "full" else head.restricted(lm.vocabulary.speech_rows())
+    kept = _KEPT.setdefault(lm.transformer, {})
+    if (lm.vocabulary, rows) not in kept:
+        head = base_head(lm)
+        sliced = head if rows == "full" else head.restricted(lm.vocabulary.speech_rows())
+        kept[lm.vocabulary, rows] = sliced
+    return kept[lm.vocabulary, rows]
+
+
+# One for all engines of a model: copies take memory, and what is recorded of a head
+# (`spark.graphs`) serves that head.
+_KEPT: WeakKeyDictionary[Transformer, dict[tuple[Vocabulary, str], Head]] = WeakKeyDictionary()
 
 
 def base_hash(gain: Tensor, rows: Tensor) -> str:
@@ -220,7 +232,7 @@ class HeadBank:
         if kind == "fitted":
             for layer, head in lm.exit_heads.items():
                 self._fitted[layer] = f"exit{layer}"
-                self.heads[f"exit{layer}"] = _seeing_stops(lm, head)
+                self.heads[f"exit{layer}"] = _seeing_stops(lm, layer, head)
 
     def name(self, layer: int | None, speech: bool) -> str:
         """Name of the head for an exit layer (None: full depth) in a slot of forced speech or not.
@@ -250,9 +262,16 @@ class HeadBank:
         return {name: head.nbytes for name, head in self.heads.items()}
 
 
-def _seeing_stops(lm: SpokenLM, head: Head) -> Head:
-    words, body = lm.vocabulary, lm.transformer
-    head = head.to(body.device, body.dtype)
-    if head.covers(words.control_ids):
-        return head
-    return head.restricted(torch.arange(words.speech_start, words.speech_end))
+def _seeing_stops(lm: SpokenLM, layer: int, head: Head) -> Head:
+    kept = _FITTED.setdefault(lm.transformer, {})
+    if layer not in kept or kept[layer][0] is not head:
+        words, body = lm.vocabulary, lm.transformer
+        here = head.to(body.device, body.dtype)
+        if not here.covers(words.control_ids):
+            here = here.restricted(torch.arange(words.speech_start, words.speech_end))
+        kept[layer] = head, here
+    return kept[layer][1]
+
+
+# The same for those that were fitted: by layer, one as it was given and as it is used.
+_FITTED: WeakKeyDictionary[Transformer, dict[int, tuple[Head, Head]]] = WeakKeyDictionary()

@@ -194,17 +194,23 @@ def draw(
         return column if ids is None else ids[column]
     log_p, columns = filtered(logits, settings)
     places = [positions] * len(logits) if isinstance(positions, int) else positions
-    return _loudest(log_p, columns, ids, places, seeds or [settings.seed] * len(logits))
+    pairs = zip(seeds or [settings.seed] * len(logits), places, strict=True)
+    return _loudest(log_p, columns, ids, [noise_key(*pair) for pair in pairs])
 
 
 def draw_at_once(
     logits: Tensor,
     ids: Tensor | None,
     settings: SamplingSettings,
-    positions: Sequence[int],
-    seeds: Sequence[int],
+    keys: Sequence[int] | Tensor,
 ) -> tuple[Tensor, Tensor]:
     """As `draw`, without a repetition penalty and without waiting for the device on the way.
+
+    Args:
+        logits: (B, R), any floating type.
+        ids: (R,) token ids of the columns, None where column = id.
+        settings: how; their seed is not looked at.
+        keys: B of `noise_key`, or a tensor (B,) of them.
 
     Returns:
         Token ids (B,), and whether they are those of `draw`, (B,) bool: not where top-p keeps more
@@ -218,22 +224,20 @@ def draw_at_once(
     p, columns, enough = _candidates(logits, settings)
     if settings.top_p < 1:
         p = p.masked_fill(~_within(p, settings.top_p), 0.0)
-    tokens = _loudest(p.log(), columns, ids, positions, seeds)
+    tokens = _loudest(p.log(), columns, ids, keys)
     return tokens, sure if enough is None else enough
 
 
 def _loudest(
-    log_p: Tensor,
-    columns: Tensor,
-    ids: Tensor | None,
-    positions: Sequence[int],
-    seeds: Sequence[int],
+    log_p: Tensor, columns: Tensor, ids: Tensor | None, keys: Sequence[int] | Tensor
 ) -> Tensor:
-    """Ids (B,) of the largest log p + noise a row, of columns (B, M)."""
+    """Ids (B,) of the largest log p + noise a row, of columns (B, M), with a key of noise each."""
     tokens = columns if ids is None else ids[columns]
-    pairs = zip(seeds, positions, strict=True)
     words = tokens * _signed(_GOLDEN)
-    # Added row by row: a copy of keys to a GPU would wait for all that it still has to do.
-    rows = [row + noise_key(*pair) for row, pair in zip(words.split(1), pairs, strict=True)]
-    scores = log_p + _noise(torch.cat(rows))
+    if isinstance(keys, Tensor):
+        words = words + keys[:, None]
+    else:  # row by row: a copy of keys to a GPU would wait for all that it still has to do
+        rows = zip(words.split(1), keys, strict=True)
+        words = torch.cat([row + key for row, key in rows])
+    scores = log_p + _noise(words)
     return tokens.gather(-1, scores.argmax(dim=-1, keepdim=True)).squeeze(-1)

@@ -119,7 +119,7 @@ class Trace:
         verified: tokens it was asked about.
         corrected: those of them that it replaced.
         rejected: steps whose tokens are no part of the reply: replaced, drawn after one that was,
-            or drawn ahead of where the reply was interrupted.
+            begun on a guess that did not hold, or ahead of where the reply was interrupted.
         flushes: catch-ups of their own: after the last step, or before an end could be believed.
         flush_ms: wall-clock of those after the last step.
         ahead_ms: wall-clock of steps drawn ahead of an interrupt.

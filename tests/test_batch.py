@@ -17,7 +17,8 @@ from spark.modality import Interleave
 from spark.models.base import SpokenLM
 from spark.sampling import SamplingSettings
 from spark.schedule import ConfidenceExit, FixedExit, FullDepth, KVPolicy, Policy, Spark
-from spark.work import Run, Worker
+from spark.work import Run
+from spark.worker import Worker
 from tests.tiny import tiny_lm
 
 LAYOUTS = [Interleave(1, 4), Interleave(3, 7, speech_tail=True)]

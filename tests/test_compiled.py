@@ -17,9 +17,12 @@ from torch import Tensor
 
 from spark import compiled
 from spark.acceptance import EXACT
+from spark.cache import Leg, Rows, at_leg
 from spark.compiled import library
 from spark.compiled.draw import draw as compiled_draw
 from spark.compiled.step import MOST_ROWS, CompiledHeads, CompiledStep, prepare, unsuited
+from spark.compiled.token import CompiledToken
+from spark.confidence import confidence
 from spark.engine import Engine
 from spark.heads import Head
 from spark.models import load
@@ -147,6 +150,47 @@ def test_the_same_tokens_are_drawn(
     places, seeds = list(range(seed, seed + rows)), [seed + 7 * row for row in range(rows)]
     ours = compiled_draw(built, logits, ids, settings, places, seeds)
     assert ours.tolist() == draw(logits, ids, settings, places, None, seeds).tolist()
+
+
+@needs_compiler
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_a_token_in_one_call_is_its_parts(data: Any) -> None:
+    """To the bit, on whatever way up, and again where the same kinds of call come."""
+    body = tiny_body("qwen2", data.draw(st.booleans()))
+    step, make = step_of(body), torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    heads = CompiledHeads(step.library)
+    token, caches = CompiledToken(step, heads), [body.new_cache(64), body.new_cache(64)]
+    lens = (torch.randn(64, 64, generator=make), torch.zeros(64))
+    rows = torch.randn(45, 64, generator=make)
+    bank = {
+        "whole": Head(torch.ones(64), rows, 1e-6),
+        "some": Head(torch.ones(64), rows, 1e-6, 7 * torch.arange(45), *lens),
+    }
+    for start in range(0, 40, MOST_ROWS):
+        ups = sorted(data.draw(st.sets(st.integers(1, 4), min_size=1)))
+        counts = sorted(data.draw(st.integers(1, MOST_ROWS)) for _ in ups)
+        pairs = zip([0, *ups], ups, counts, strict=False)
+        legs = tuple(Leg(low, high, count) for low, high, count in pairs)
+        name = data.draw(st.sampled_from(sorted(bank)))
+        how = SamplingSettings(data.draw(st.sampled_from([0.0, 0.7])), 0.9)
+        way = Rows(torch.randn(1, counts[-1], 64, generator=make), start)
+        states, logits, drawn, sure = token.draw(
+            legs, way, caches[0], name, bank[name], how, seed=5, position=way.end
+        )
+        done: Tensor | None = None
+        for leg in legs:
+            begun = at_leg(way.states, leg, done)
+            done = step.run_layers(leg.low, leg.high, begun, way.end - leg.count, caches[1])
+        assert done is not None
+        wanted = heads.logits(name, bank[name], done[0, -1:])
+        assert torch.equal(states, done)
+        assert torch.equal(logits, wanted)
+        assert drawn == int(
+            compiled_draw(step.library, wanted, bank[name].row_ids, how, [way.end], [5])
+        )
+        assert sure == pytest.approx(float(confidence("max_prob", wanted)), rel=1e-5)
+        assert caches[0].lengths == caches[1].lengths
 
 
 @needs_compiler

@@ -19,11 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spark import graphs as graphs_module
+from spark import hardware, sampling
 from spark.acceptance import EXACT
 from spark.engine import Engine, Generation, decode_batch
 from spark.graphs import Graphs, prepare
+from spark.late import LateDecoding
+from spark.metrics.cost import traffic_ratio
+from spark.modality import Modality
 from spark.models.base import SpokenLM
-from spark.sampling import SamplingSettings, draw, draw_at_once
+from spark.sampling import SamplingSettings, draw, draw_at_once, noise_key
 from spark.schedule import ConfidenceExit, FixedExit, FullDepth, KVPolicy, Policy, Spark
 from spark.transformer import Transformer
 from tests.tiny import tiny_lm, tiny_prompt
@@ -67,7 +71,7 @@ def recording(seed: int = 0, **options: Any) -> tuple[SpokenLM, SpokenLM, Counti
 def begun(
     lm: SpokenLM, policy: Policy, seed: int, words: str = "hello", kept: KVPolicy | None = None
 ) -> Generation:
-    engine = Engine(lm)
+    engine = Engine(lm, outside_mass=False)  # else ids are not read late
     settings_ = SamplingSettings(seed=seed)
     return engine.generate(engine.prefill(tiny_prompt(words)), policy, settings_, kv_policy=kept)
 
@@ -111,6 +115,67 @@ def test_layers_that_lack_rows_run_without(kept: KVPolicy) -> None:
     for seed in range(3):
         ours, theirs = (begun(lm, Spark(2), seed, kept=kept) for lm in (fast, plain))
         assert len(list(ours)) == len(list(theirs))
+        assert_same(ours, theirs)
+
+
+def test_ids_are_read_one_step_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step that follows is under way by then, but for the last."""
+    _, fast, _ = recording(ends=False)
+    told: list[str] = []
+    fetched = hardware.fetched
+
+    def noted(value: torch.Tensor) -> Callable[[], torch.Tensor]:
+        place = sum(word.startswith("begun") for word in told)
+        told.append(f"begun {place}")
+        wait = fetched(value)
+
+        def read() -> torch.Tensor:
+            told.append(f"read {place}")
+            return wait()
+
+        return read
+
+    monkeypatch.setattr(hardware, "fetched", noted)
+    engine, how = Engine(fast, outside_mass=False), SamplingSettings(seed=2)
+    reply = engine.generate(engine.prefill(tiny_prompt("hello")), Spark(2), how, 20)
+    steps = len(list(reply))
+    assert isinstance(reply._decoding, LateDecoding)
+    assert told[:5] == ["begun 0", "begun 1", "read 0", "begun 2", "read 1"]
+    assert len(told) == 2 * (steps + len(reply.trace.rejected))
+
+
+@pytest.mark.parametrize("look", [None, 2])
+def test_a_step_begun_on_a_wrong_guess_is_made_anew(
+    look: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the token left the layout; or, looked at more closely, is another than was drawn."""
+    if look:
+        monkeypatch.setattr(sampling, "_FIRST_LOOK", look)
+    plain, fast, _ = recording()
+    rejected = []
+    for seed in range(12):
+        ours, theirs = (decoded(begun(lm, Spark(2), seed)) for lm in (fast, plain))
+        assert_same(ours, theirs)
+        rejected += [(seed, step.index) for step in ours.trace.rejected]
+        assert traffic_ratio(ours.trace) >= traffic_ratio(theirs.trace)
+    surprises = {
+        (seed, step.index)
+        for seed in range(12)
+        for step in decoded(begun(plain, Spark(2), seed)).trace.steps
+        if step.modality is not Modality.CONTROL and step.modality.value != step.slot.value
+    }
+    assert len(rejected) > (100 if look else 10)
+    assert {(seed, index + 1) for seed, index in surprises} <= set(rejected)
+
+
+def test_what_was_begun_when_a_reply_is_stopped_leaves_nothing() -> None:
+    plain, fast, _ = recording(ends=False)
+    for count in range(1, 12):
+        ours, theirs = (begun(lm, Spark(3), 5) for lm in (fast, plain))
+        for _ in range(count):
+            next(ours), next(theirs)
+        mine, other = ours.history(), theirs.history()
+        assert mine.ids == other.ids
         assert_same(ours, theirs)
 
 
@@ -247,7 +312,7 @@ def test_records_of_a_smaller_buffer_go_at_once() -> None:
         for limit in (20, 20):
             start = engine.prefill(tiny_prompt("hello"))
             list(engine.generate(start, Spark(2), SamplingSettings(), limit))
-        gone = [weakref.ref(record.out) for record in graphs._records.values()]
+        gone = [weakref.ref(record.made[0]) for record in graphs._records.values()]
         assert gone
         graphs.prepare(400)
         assert not [record for record in gone if record() is not None]
@@ -329,7 +394,11 @@ def test_a_draw_at_once_is_the_draw_where_it_is_sure(
     logits = scale * torch.randn(3, columns, generator=make)
     ids = torch.randperm(columns, generator=make) + 7
     how = SamplingSettings(temperature, top_p, top_k, seed=seed)
-    tokens, sure = draw_at_once(logits, ids, how, (4, 5, 9), (seed, 1, 2))
+    keys = [noise_key(*pair) for pair in ((seed, 4), (1, 5), (2, 9))]
+    tokens, sure = draw_at_once(logits, ids, how, keys)
+    again = draw_at_once(logits, ids, how, torch.tensor(keys))
+    assert torch.equal(tokens, again[0])
+    assert torch.equal(sure, again[1])
     wanted = draw(logits, ids, how, (4, 5, 9), seeds=(seed, 1, 2))
     assert torch.equal(tokens[sure], wanted[sure])
     flat = columns > 128 and scale == 0.1 and temperature and top_p == 0.9 and not top_k

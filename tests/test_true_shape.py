@@ -14,6 +14,7 @@ import torch
 from benchmarks import decode, true_shape
 from benchmarks.baseline import reference_model
 from spark import graphs, hardware
+from spark.cache import Leg
 from spark.engine import Engine
 from spark.graphs import Graphs
 from spark.heads import base_head
@@ -140,9 +141,9 @@ def test_true_shapes_are_replayed_from_graphs(
     (found,) = made
     assert found.trouble is None
     exit_at = true_shape.FAMILIES["step-audio-2-mini"].exits_of(4)[1]
-    spans = {(kind.low, kind.high, kind.rows) for kind in found.kinds}
-    assert {(0, 4, 1), (0, exit_at, 1)} < spans
-    assert any(low == exit_at and rows > 1 for low, _, rows in spans)
+    ways = {kind.legs for kind in found.kinds if kind.ending is not None}
+    assert {(Leg(0, 4, 1),), (Leg(0, exit_at, 1),)} < ways
+    assert any(way[-1].low == exit_at and way[-1].count > 1 for way in ways)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,121 @@
+"""A reply whose ids are read one step late, so that a GPU does not wait for the program.
+
+What a step draws stays on the device and is what the next one begins with; it is begun where the
+layout says that it stands if the token is of the kind expected. Only then is the token read. Where
+it is of another kind, the step that was begun on the guess is taken back and made anew from what
+the layout is now (at full depth, since its token came as a surprise). The reply is the same as
+without, token by token.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from functools import cached_property
+
+from spark.acceptance import Acceptance
+from spark.decoding import Begun, Decoding
+from spark.modality import Modality, Slot
+from spark.schedule import DriftSpark, Policy
+from spark.trace import Trace
+from spark.verification import Spot
+from spark.work import Task
+
+
+def suits(policy: Policy, acceptance: Acceptance, trace: Trace, measured: bool) -> bool:
+    """Whether nothing but the layout decides what a reply's steps are.
+
+    Not where confidence, drift or an acceptance do, nor where words said before are looked at.
+
+    Args:
+        policy: how deep each token goes.
+        acceptance: which tokens drawn at exits stand.
+        trace: of the reply, with what it is made by.
+        measured: whether more is measured at each step than it takes.
+    """
+    return (
+        policy.measure is None
+        and not isinstance(policy, DriftSpark)
+        and not acceptance.verifies
+        and trace.kv_policy == "deferred"
+        and trace.sampling.repetition_penalty == 1
+        and not measured
+    )
+
+
+class LateDecoding(Decoding):
+    """A reply that `suits`; else as `Decoding`."""
+
+    _ahead: Begun | None = None
+    _repaired = False  # by a step that was taken back: the one in its place is the refresh
+
+    def advance(self) -> Task[None]:
+        """Begin the step after the next, and read the next one's token."""
+        start = time.perf_counter()
+        begun, self._ahead = self._ahead, None
+        if begun is None:
+            here = self._here()
+            embedded = self._lm.transformer.embed_one(self.ids[-1])
+            begun = yield from self._begin(here, self._layers(here), embedded)
+            if self._repaired and begun.depth == self._top:
+                begun = replace(begun, refresh=True)
+        self._repaired = False
+        then, ahead = self._expected(begun.spot), None
+        if begun.made.ids is not None and then.index < self._limit:
+            embedded = self._lm.transformer.embed(begun.made.ids[None])
+            ahead = yield from self._begin(then, self._layers(then), embedded)
+        token, sureness, same = begun.made.read()
+        choice = self._chosen(begun, token, sureness)
+        elapsed_ms = self._spent(start)
+        self._drawn.append(
+            self._recorded(choice, begun.refresh, begun.pending, elapsed_ms, math.nan)
+        )
+        self._follow(token)
+        if ahead is None or (same and self._is_at(then, token)):
+            self._ahead = ahead
+        else:
+            self._take_back(ahead)
+
+    def interrupt(self) -> None:
+        """End the reply with the last step handed out."""
+        if self._ahead is not None:
+            ahead, self._ahead = self._ahead, None
+            self._take_back(ahead)
+        super().interrupt()
+
+    def _layers(self, spot: Spot) -> tuple[int, ...]:
+        return () if self._surprised(spot) else self._policy.exits(self._place(spot))
+
+    def _expected(self, spot: Spot) -> Spot:
+        """The spot after one, if its token is of the kind that its slot expects."""
+        words, layout = self._lm.vocabulary, spot.layout.fork()
+        speech = layout.slot is Slot.SPEECH
+        layout.advance(words.speech_start if speech else self._a_word)
+        return Spot(spot.index + 1, spot.position + 1, layout, spot.codes + speech)
+
+    @cached_property
+    def _a_word(self) -> int:
+        words = self._lm.vocabulary
+        return next(i for i in range(words.size) if words.modality(i) is Modality.TEXT)
+
+    def _is_at(self, spot: Spot, token: int) -> bool:
+        """Whether the reply, with its last token, stands there and goes on."""
+        stops = token in self._lm.vocabulary.stop_ids
+        return not stops and self._codes == spot.codes and self._layout.stands_at(spot.layout)
+
+    def _take_back(self, ahead: Begun) -> None:
+        """Undo a step that was begun on a guess; rows that came along with it stay where they are.
+
+        Its weights were read, so it counts among the rejected, with a token that nobody will hear;
+        its time is part of the step's that waits for it.
+        """
+        token, sureness, _ = ahead.made.read()
+        choice = self._chosen(ahead, token, sureness)
+        self.trace.rejected.append(
+            self._recorded(choice, ahead.refresh, ahead.pending, 0.0, math.nan)
+        )
+        self._repaired = ahead.refresh
+        if ahead.depth < self._top:
+            self._pending.forget_last()
+        self.cache.truncate(ahead.spot.position)
