@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from spark import engine, work
+from spark import engine, worker
 from spark.models.base import SpokenLM
 from spark.sampling import SamplingSettings
 from spark.schedule import Policy
@@ -36,7 +36,7 @@ def scripted(patch: pytest.MonkeyPatch, choose: Callable[[int, Tensor | None], i
     def draw(logits: Tensor, ids: Tensor | None, *rest: object) -> Tensor:
         return torch.tensor([choose(next(count), ids)])
 
-    patch.setattr(work, "draw", draw)
+    patch.setattr(worker, "draw", draw)
 
 
 def offered(ids: Tensor | None, token: int) -> bool:

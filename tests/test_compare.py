@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from spark import bundle, compare, work
+from spark import bundle, compare, worker
 from spark.comparison import CompareSettings
 from spark.modality import Modality
 from spark.models.base import PromptError
@@ -115,8 +115,8 @@ def test_a_cold_start_is_charged_to_no_policy(monkeypatch):
 
         return wrapped
 
-    draw = slowly_once("step", work.draw)
-    monkeypatch.setattr(work, "draw", draw)
+    draw = slowly_once("step", worker.draw)
+    monkeypatch.setattr(worker, "draw", draw)
     push = slowly_once("sound", BleepStream.push)
     monkeypatch.setattr(BleepStream, "push", push)
     replies = compare.compare(lm, "hello", listen=False).replies
