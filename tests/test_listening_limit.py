@@ -289,7 +289,7 @@ def test_a_rater_who_is_refused_is_told_so_and_loses_nothing(
             page.evaluate(
                 "async () => { while ((await fetch('study')).status !== 429) { /* again */ } }"
             )
-            # Until the rating was refused: on a busy machine a request comes back before it is sent.
+            # Until the rating is refused: else a slow machine sends it when there is room again.
             page.evaluate(
                 "() => { window.more = true; for (let i = 0; i < 4; i++) (async () => {"
                 " while (window.more) await fetch('study') })() }"
