@@ -17,6 +17,8 @@
 #define TILE 32
 #define HALF (TILE / 2)
 #define PAIRS (HALF / WIDE) /* of vectors, in a tile */
+#define AHEAD 40            /* inputs whose weights are on their way: a twentieth of a step's time */
+#define LINE 64             /* bytes of the cache that come at once */
 
 struct token {
     struct head head;
@@ -65,6 +67,14 @@ INLINE void weights(const void *matrix, int narrow, int64_t at, int k, wide pair
     }
 }
 
+/* Ask for a tile's weights of an input some way ahead. They are read once a step. */
+INLINE void announce(const void *matrix, int narrow, int64_t at) {
+    const int size = narrow ? sizeof(uint16_t) : sizeof(float);
+    const char *row = (const char *)matrix + (at + AHEAD * TILE) * size;
+#pragma GCC unroll 2
+    for (int i = 0; i < TILE * size; i += LINE) __builtin_prefetch(row + i, 0, 0);
+}
+
 /* COUNT pairs of vectors of outputs, from the `first` of TILES tiles at `at` on, of ROWS rows. A
  * weight is read and widened once for all the rows. 2 TILES x COUNT x ROWS sums are in flight: some
  * eight keep the processor busy, and with more than twelve (of 32 registers: 28) it runs out of
@@ -74,7 +84,8 @@ INLINE void tiles(const void *matrix, int narrow, int TILES, int first, int COUN
     wide sums[4][4][2 * PAIRS] = {{{{0}}}};
     for (int i = 0; i < inputs; i++, at += TILE) {
 #pragma GCC unroll 4
-        for (int tile = 0; tile < TILES; tile++)
+        for (int tile = 0; tile < TILES; tile++) {
+            announce(matrix, narrow, at + tile * TILE * inputs);
 #pragma GCC unroll 2
             for (int k = 0; k < COUNT; k++) {
                 wide w[2];
@@ -85,6 +96,7 @@ INLINE void tiles(const void *matrix, int narrow, int TILES, int first, int COUN
                     sums[tile][t][2 * k + 1] += w[1] * x[t * x_step + i];
                 }
             }
+        }
     }
     out += first * WIDE;
 #pragma GCC unroll 4
