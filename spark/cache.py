@@ -213,11 +213,13 @@ class Pending:
         assert not self._groups or self._groups[-1][0] > layer, "a younger token waits deeper"
         self._groups.append((layer, rows))
 
-    def forget_last(self) -> None:
-        """Forget the youngest row."""
-        layer, rows = self._groups.pop()
-        if rows.states.shape[1] > 1:
-            self._groups.append((layer, Rows(rows.states[:, :-1], rows.start)))
+    def truncate(self, length: int) -> None:
+        """Forget rows at position `length` and later."""
+        while self._groups and self._groups[-1][1].end > length:
+            layer, rows = self._groups.pop()
+            if rows.start < length:
+                kept = rows.states[:, : length - rows.start]
+                self._groups.append((layer, Rows(kept, rows.start)))
 
     def clear(self) -> None:
         """Forget all of them."""

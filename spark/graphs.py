@@ -31,6 +31,7 @@ _FEWEST_SLOTS = 256  # beside which a graph attends; further ones have twice as 
 _OFTEN = 2  # calls of a kind after which it is worth recording
 _AT_ONCE, _MOST = 12, 96  # records made before one reply, and in all
 _REMEMBERED = 500  # kinds whose calls are counted
+_LONG = 24  # replies without a record, after which another may take its place
 _WARM = 3  # runs before a record, in which libraries choose and allocate (PyTorch's own advice)
 # Of the largest value, between a record and the calls it was made of: states and logits. What is
 # drawn of them may fall either way.
@@ -78,6 +79,7 @@ class _Record:
     key: Tensor  # (1,)
     made: tuple[Tensor, ...]  # states (1, T, D), and what the ending gave
     replay: Callable[[], None]
+    used: list[int]  # the last reply that ran it, by number
 
 
 class Graphs:
@@ -104,6 +106,7 @@ class Graphs:
         self._resident: weakref.ref[KVCache] | None = None
         self._records: dict[Kind, _Record] = {}
         self._calls: Counter[Kind] = Counter()
+        self._replies = 0
         self.turn = threading.RLock()
         self.trouble: str | None = None
 
@@ -124,6 +127,7 @@ class Graphs:
         with self.turn:
             if self.trouble:
                 return
+            self._replies += 1
             try:
                 buffer = self._room(capacity)
                 for kind in self._due(buffer.shape[3]):
@@ -181,6 +185,7 @@ class Graphs:
         record.positions.copy_(positions)
         record.key.fill_(key)
         record.replay()
+        record.used[0] = self._replies
         return tuple(made.clone() for made in record.made)
 
     def _count(self, kind: Kind) -> None:
@@ -193,10 +198,20 @@ class Graphs:
 
         Of what is called most; those that need most memory first: the others then fit into it.
         """
-        free = min(_AT_ONCE, _MOST - len(self._records))
         often = [kind for kind, calls in self._calls.most_common() if calls >= _OFTEN]
         fresh = [kind for kind in often if kind not in self._records and kind.slots <= slots]
+        if len(self._records) + len(fresh) > _MOST:
+            self._retire()
+        free = min(_AT_ONCE, _MOST - len(self._records))
         return sorted(fresh[:free], key=lambda kind: (-kind.rows, -kind.slots, kind.legs[0].low))
+
+    def _retire(self) -> None:
+        """Forget what no reply has run for long: other heads and ways to draw are asked for now."""
+        for kind, record in list(self._records.items()):
+            if self._replies - record.used[0] > _LONG:
+                del self._records[kind], self._calls[kind]
+        if not self._records:
+            self._record = None  # its pool went with them
 
     def _room(self, capacity: int) -> Tensor:
         """Slots for a cache of that capacity; records of a smaller buffer are forgotten."""
@@ -259,7 +274,7 @@ class Graphs:
             far = float((got - value).abs().max() / value.abs().max().clamp_min(1e-9))
             if not far <= _TOLERANCE:
                 raise RuntimeError(f"a recorded step differs by {far:.1e} of the largest value")
-        return _Record(states, positions, key, made, replay)
+        return _Record(states, positions, key, made, replay, [self._replies])
 
     def _give_up(self, why: str) -> None:
         self._forget()

@@ -118,11 +118,13 @@ def base_head(lm: SpokenLM) -> Head:
 def untrained_head(lm: SpokenLM, rows: Literal["full", "speech"] = "full") -> Head:
     """The model's own head for use at an exit layer, whole or with speech and control rows."""
     kept = _KEPT.setdefault(lm.transformer, {})
-    if (lm.vocabulary, rows) not in kept:
-        head = base_head(lm)
-        sliced = head if rows == "full" else head.restricted(lm.vocabulary.speech_rows())
-        kept[lm.vocabulary, rows] = sliced
-    return kept[lm.vocabulary, rows]
+    found = kept.get((lm.vocabulary, rows))
+    if found is None:
+        with torch.inference_mode(False):  # others may train beside it
+            head = base_head(lm)
+            made = head if rows == "full" else head.restricted(lm.vocabulary.speech_rows())
+        found = kept.setdefault((lm.vocabulary, rows), made)
+    return found
 
 
 # One for all engines of a model: copies take memory, and what is recorded of a head
@@ -263,15 +265,19 @@ class HeadBank:
 
 
 def _seeing_stops(lm: SpokenLM, layer: int, head: Head) -> Head:
-    kept = _FITTED.setdefault(lm.transformer, {})
-    if layer not in kept or kept[layer][0] is not head:
-        words, body = lm.vocabulary, lm.transformer
-        here = head.to(body.device, body.dtype)
-        if not here.covers(words.control_ids):
-            here = here.restricted(torch.arange(words.speech_start, words.speech_end))
-        kept[layer] = head, here
-    return kept[layer][1]
+    words, body = lm.vocabulary, lm.transformer
+    kept = _FITTED.setdefault(body, {})
+    given, here = kept.get((words, layer), (None, None))
+    if here is None or given is not head:
+        with torch.inference_mode(False):
+            here = head.to(body.device, body.dtype)
+            if not here.covers(words.control_ids):
+                here = here.restricted(torch.arange(words.speech_start, words.speech_end))
+        kept[words, layer] = head, here
+    return here
 
 
 # The same for those that were fitted: by layer, one as it was given and as it is used.
-_FITTED: WeakKeyDictionary[Transformer, dict[int, tuple[Head, Head]]] = WeakKeyDictionary()
+_FITTED: WeakKeyDictionary[Transformer, dict[tuple[Vocabulary, int], tuple[Head, Head]]] = (
+    WeakKeyDictionary()
+)

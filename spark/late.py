@@ -3,8 +3,8 @@
 What a step draws stays on the device and is what the next one begins with; it is begun where the
 layout says that it stands if the token is of the kind expected. Only then is the token read. Where
 it is of another kind, the step that was begun on the guess is taken back and made anew from what
-the layout is now (at full depth, since its token came as a surprise). The reply is the same as
-without, token by token.
+the layout is now, which for a token out of place is full depth. Tokens and depths are the same as
+without.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import cached_property
 from spark.acceptance import Acceptance
 from spark.decoding import Begun, Decoding
 from spark.modality import Modality, Slot
-from spark.schedule import DriftSpark, Policy
+from spark.schedule import DriftSpark, Policy, Spark
 from spark.trace import Trace
 from spark.verification import Spot
 from spark.work import Task
@@ -26,7 +26,8 @@ from spark.work import Task
 def suits(policy: Policy, acceptance: Acceptance, trace: Trace, measured: bool) -> bool:
     """Whether nothing but the layout decides what a reply's steps are.
 
-    Not where confidence, drift or an acceptance do, nor where words said before are looked at.
+    Not where confidence, drift, rows that wait or an acceptance do, nor where words said before are
+    looked at.
 
     Args:
         policy: how deep each token goes.
@@ -37,6 +38,7 @@ def suits(policy: Policy, acceptance: Acceptance, trace: Trace, measured: bool) 
     return (
         policy.measure is None
         and not isinstance(policy, DriftSpark)
+        and not (isinstance(policy, Spark) and policy.text)
         and not acceptance.verifies
         and trace.kv_policy == "deferred"
         and trace.sampling.repetition_penalty == 1
@@ -67,15 +69,13 @@ class LateDecoding(Decoding):
             ahead = yield from self._begin(then, self._layers(then), embedded)
         token, sureness, same = begun.made.read()
         choice = self._chosen(begun, token, sureness)
-        elapsed_ms = self._spent(start)
-        self._drawn.append(
-            self._recorded(choice, begun.refresh, begun.pending, elapsed_ms, math.nan)
-        )
+        step = self._recorded(choice, begun.refresh, begun.pending, 0.0, math.nan)
         self._follow(token)
         if ahead is None or (same and self._is_at(then, token)):
             self._ahead = ahead
         else:
             self._take_back(ahead)
+        self._drawn.append(replace(step, elapsed_ms=self._spent(start)))
 
     def interrupt(self) -> None:
         """End the reply with the last step handed out."""
@@ -108,7 +108,7 @@ class LateDecoding(Decoding):
         """Undo a step that was begun on a guess; rows that came along with it stay where they are.
 
         Its weights were read, so it counts among the rejected, with a token that nobody will hear;
-        its time is part of the step's that waits for it.
+        its time is part of the step's that it followed.
         """
         token, sureness, _ = ahead.made.read()
         choice = self._chosen(ahead, token, sureness)
@@ -116,6 +116,5 @@ class LateDecoding(Decoding):
             self._recorded(choice, ahead.refresh, ahead.pending, 0.0, math.nan)
         )
         self._repaired = ahead.refresh
-        if ahead.depth < self._top:
-            self._pending.forget_last()
+        self._pending.truncate(ahead.spot.position)
         self.cache.truncate(ahead.spot.position)

@@ -57,7 +57,8 @@ class Ended:
         """That of a head."""
         parts = (head.gain, head.rows, head.row_ids, head.lens, head.lens_bias)
         places = [None if part is None else part.data_ptr() for part in parts]
-        return cls(head, how, (*places, len(head.rows), how.temperature, how.top_p, how.top_k))
+        shape = (head.rows.shape, head.rows.dtype, head.eps)
+        return cls(head, how, (*places, *shape, how.temperature, how.top_p, how.top_k))
 
     def __call__(self, state: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (1, R), and (3,) float64: the token, whether it is certain, their maximum."""
@@ -72,7 +73,7 @@ class Worker:
 
     Args:
         body: the transformer.
-        bank: its heads; looked up at each call.
+        bank: its heads, which keep their names.
         compiled: whether to use the compiled step and the graphs that the transformer has now;
             what it gets later is for later workers, so that a reply is decoded in one way.
     """

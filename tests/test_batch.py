@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import pytest
 import torch
@@ -171,6 +172,38 @@ def test_what_cannot_be_batched_is_refused() -> None:
     with pytest.raises(ValueError, match="one engine"):
         list(decode_batch([want.begin(Engine(lm)), want.begin(Engine(lm))], 2))
     assert list(decode_batch([], 3)) == []
+
+
+@pytest.mark.parametrize("acceptance", [ALWAYS, EXACT])
+@pytest.mark.parametrize("steps", range(1, 9))
+def test_another_turn_follows_a_reply_that_was_stopped_in_a_batch(
+    acceptance: Acceptance, steps: int
+) -> None:
+    """Its last step is drawn, not handed out, and may wait at an exit: nothing of it stays."""
+    lm = exact_lm("qwen2", LAYOUTS[0], ends=False)
+    engine, how = Engine(lm), SamplingSettings(seed=4)
+    made = [
+        Wanted("hello", Spark(2, 4), how, 40, acceptance=acceptance).begin(engine) for _ in "ab"
+    ]
+    going = decode_batch(made, 2)
+    together = engine._worker.together
+    rounds = 0
+
+    def counted(tasks: Any) -> Any:
+        nonlocal rounds
+        rounds += 1
+        if rounds == steps:
+            made[0].interrupt()
+        return together(tasks)
+
+    engine._worker.together = counted  # type: ignore[method-assign]
+    assert next(going) is made[0]
+    history = made[0].history()
+    assert made[0].trace.finish == "interrupted"
+    assert set(history.cache.lengths) == {len(history.ids) - 1}
+    fresh = engine.prefill(history.ids)
+    for layer in range(6):
+        assert torch.allclose(history.cache.rows(layer), fresh.cache.rows(layer), atol=1e-10)
 
 
 def test_an_interrupted_reply_leaves_the_batch() -> None:

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,8 +19,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spark import decoding, hardware, late, sampling
 from spark import graphs as graphs_module
-from spark import hardware, sampling
 from spark.acceptance import EXACT
 from spark.engine import Engine, Generation, decode_batch
 from spark.graphs import Graphs, prepare
@@ -166,6 +167,47 @@ def test_a_step_begun_on_a_wrong_guess_is_made_anew(
     }
     assert len(rejected) > (100 if look else 10)
     assert {(seed, index + 1) for seed, index in surprises} <= set(rejected)
+
+
+def test_the_time_of_a_step_taken_back_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each wait for the device takes a second of a clock that stands still otherwise."""
+    _, fast, _ = recording()
+    waits = 0
+
+    def slow(value: torch.Tensor) -> Callable[[], torch.Tensor]:
+        def read() -> torch.Tensor:
+            nonlocal waits
+            waits += 1
+            return value
+
+        return read
+
+    monkeypatch.setattr(hardware, "fetched", slow)
+    for module in (late, decoding):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: float(waits)))
+    replies = [decoded(begun(fast, Spark(2), seed)) for seed in range(12)]
+    assert any(reply.trace.rejected for reply in replies)
+    counted = sum(step.elapsed_ms for reply in replies for step in reply.trace.steps)
+    assert counted == pytest.approx(1e3 * waits)
+
+
+def test_other_ways_to_draw_are_recorded_in_place_of_those_nobody_asks_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(graphs_module, "_MOST", 8)
+    monkeypatch.setattr(graphs_module, "_LONG", 3)
+    plain, fast, counting = recording(ends=False)
+    for turn in range(12):
+        how, before = SamplingSettings(0.5 + 0.1 * turn, seed=turn), counting.replayed
+        for _ in range(3):
+            ours, theirs = (
+                decoded(engine.generate(engine.prefill(tiny_prompt("hello")), Spark(2), how, 40))
+                for engine in (Engine(fast, outside_mass=False), Engine(plain))
+            )
+            assert_same(ours, theirs)
+        assert counting.replayed > before + 20
+    assert fast.transformer.graphs is not None
+    assert len(fast.transformer.graphs.kinds) <= 8
 
 
 def test_what_was_begun_when_a_reply_is_stopped_leaves_nothing() -> None:

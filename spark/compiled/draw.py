@@ -47,7 +47,7 @@ def draw(
     rows, columns = logits.shape
     keys = (ctypes.c_int64 * rows)(*map(noise_key, seeds, positions))
     told = described(columns, logits.stride(0), ids, settings)
-    scratch = torch.empty(SCRATCH * columns)
+    scratch = torch.empty(SCRATCH * columns, dtype=torch.float32)
     tokens = torch.empty(rows, dtype=torch.int64)
     built.spark_draw(
         ctypes.byref(told), rows, _POINTER(logits.data_ptr()), keys,

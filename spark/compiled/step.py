@@ -218,7 +218,7 @@ class CompiledStep:
         for leg in legs:
             buffer = cache.reserve(leg.low, leg.high, leg.count)
         shape, size = self._for(torch.get_num_threads(), count, cache.capacity)
-        scratch = torch.empty(size + more)
+        scratch = torch.empty(size + more, dtype=torch.float32)  # whatever the process's default
         step = StepStruct(
             legs[0].low, legs[0].high, count, cache.capacity, ctypes.addressof(lengths),
             states.data_ptr(), self._rotary_data + rows.start * self._turn_bytes,

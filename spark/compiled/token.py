@@ -78,8 +78,8 @@ class CompiledToken:
         told = _Token.from_buffer_copy(self._kind(name, head, sampling))
         width, columns = told.head.width, told.draw.columns
         made = self._step.call(legs, rows, cache, more=2 * width + SCRATCH * columns)
-        logits = torch.empty(1, told.head.outputs)
-        told.legs, told.legs_n = ctypes.addressof(self._way(legs)), len(legs)
+        logits, way = torch.empty(1, told.head.outputs, dtype=torch.float32), self._way(legs)
+        told.legs, told.legs_n = ctypes.addressof(way), len(legs)
         told.key, told.logits = noise_key(seed, position), logits.data_ptr()
         self._step.library.spark_token(
             made.shape, self._step.layers, ctypes.byref(made.step), ctypes.byref(told)
@@ -98,5 +98,6 @@ class CompiledToken:
     def _way(self, legs: Sequence[Leg]) -> ctypes.Array[_Leg]:
         if legs not in self._legs:
             parts = [_Leg(leg.low, leg.high, leg.count) for leg in legs]
-            self._legs[legs] = (_Leg * len(parts))(*parts)
+            # Not twice: another thread's call may be reading what is there.
+            self._legs.setdefault(legs, (_Leg * len(parts))(*parts))
         return self._legs[legs]
