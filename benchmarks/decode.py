@@ -133,15 +133,18 @@ def measure(
     repeats: int,
     tokens: int,
 ) -> Measured:
-    """Run everything `repeats` times in turn, after one round that does not count."""
-    got = Measured({}, {})
+    """Run everything `repeats` times in turn, after one round that does not count.
+
+    Each time another contender is first: what one leaves in the caches is the next one's luck.
+    """
+    got = Measured({run.name: [] for run in runs}, {run.name: [] for run in runs})
     for turn in range(-1, repeats):
-        ids = lm.encode_prompt(PROMPTS[turn % len(PROMPTS)])
-        for run in runs:
+        ids, first = lm.encode_prompt(PROMPTS[turn % len(PROMPTS)]), turn % len(runs)
+        for run in (*runs[first:], *runs[:first]):
             made = reply(run, ids, seed=turn, tokens=tokens)
             if turn >= 0:
-                got.ms.setdefault(run.name, []).append(made.ms / len(made.trace.steps))
-                got.runs.setdefault(run.name, []).append(made)
+                got.ms[run.name].append(made.ms / len(made.trace.steps))
+                got.runs[run.name].append(made)
         for name, clock in extra.items():
             spent = clock(ids)
             if turn >= 0:
