@@ -29,7 +29,7 @@ from spark.schedule import FixedExit, Measure, Place, Policy
 from spark.trace import Flush, Step, Trace
 from spark.verification import Draft, Spot, Verifier
 from spark.watch import CaughtUp, Watch
-from spark.work import Ask, Drawn, Sure, Task, Token, climb
+from spark.work import Ask, Drawn, Look, Sure, Task, Token, climb
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,8 @@ class Decoding:
         place = self._place(spot)
         layers = () if self._surprised(spot) else policy.exits(place)
         if policy.measure is None and (layers or not self._drafts):
-            begun = yield from self._begin(spot, layers, body.embed_one(self.ids[-1]))
+            start = Rows(body.embed_one(self.ids[-1]), spot.position)
+            begun = yield from self._begin(spot, layers, start)
             token, sureness, _ = begun.made.read()
             if layers:
                 self._keep(spot, token, begun.head, begun.made.logits)
@@ -225,39 +226,57 @@ class Decoding:
         rows, low = Rows(body.embed_one(self.ids[-1]), spot.position), 0
         heads: tuple[str, ...] = ()
         for layer in layers:
+            name = bank.name(layer, speech_only)
             if by_state:
                 below = yield from self._rise(rows, low, max(low, layer - 1))
                 rows, low = (yield from self._rise(below, max(low, layer - 1), layer)), layer
-                sure = state_similarity(below.states[:, -1], rows.states[:, -1])
-                if not policy.stops(float(sure), place):
-                    continue
+                sure = float(state_similarity(below.states[:, -1], rows.states[:, -1]))
             else:
-                rows, low = (yield from self._rise(rows, low, layer)), layer
-            heads = (*heads, bank.name(layer, speech_only))
-            logits = yield Ask(heads[-1], rows.states[:, -1])
-            if not by_state:
-                sure = yield Sure(self._measure, logits)
-                if not policy.stops(float(sure), place):
-                    continue
-            token = int((yield self._verifier.draw(logits, heads[-1], [spot], self.ids)))
+                rows, legs = self._pending.joined(rows, low, layer)
+                seen = yield Look(rows, legs, self.cache, name, self._measure)
+                rows, low, sure = Rows(seen.states, rows.start), layer, seen.sureness
+                heads = (*heads, name)
+            if not policy.stops(sure, place):
+                continue
+            if by_state:
+                heads, logits = (*heads, name), (yield Ask(name, rows.states[:, -1]))
+            else:
+                logits = seen.logits
+            token = int((yield self._verifier.draw(logits, name, [spot], self.ids)))
             self._leave(rows, layer)
-            self._keep(spot, token, heads[-1], logits)
-            return _Choice(spot, token, heads[-1], heads, layer, rows.states, float(sure))
-        rows = yield from self._rise(rows, low, self._top)
-        choice = yield from self._at_the_top(rows, spot)
-        assert choice is not None
+            self._keep(spot, token, name, logits)
+            return _Choice(spot, token, name, heads, layer, rows.states, sure)
+        choice = yield from self._end(spot, rows, low)
         return replace(choice, heads=(*heads, *choice.heads))
+
+    def _end(self, spot: Spot, rows: Rows, low: int) -> Task[_Choice]:
+        """Run rows from layer `low` to the top and draw there, or take back a draft on the way."""
+        if self._drafts:
+            rows = yield from self._rise(rows, low, self._top)
+            choice = yield from self._at_the_top(rows, spot)
+            assert choice is not None
+            return choice
+        begun = yield from self._begin(spot, (), rows, low)
+        token, sureness, _ = begun.made.read()
+        if self._policy.measure == "state_similarity":
+            sureness = math.nan
+        elif self._measure != "max_prob":
+            sureness = float((yield Sure(self._measure, begun.made.logits)))
+        return self._chosen(begun, token, sureness)
 
     def _here(self) -> Spot:
         return Spot(self._count, len(self.ids) - 1, self._layout.fork(), self._codes)
 
-    def _begin(self, spot: Spot, layers: Sequence[int], embedded: Tensor) -> Task[Begun]:
-        """Begin a step of which is known where it stops.
+    def _begin(
+        self, spot: Spot, layers: Sequence[int], rows: Rows, low: int = 0
+    ) -> Task[Begun]:
+        """Begin a step of which is known where it stops, or what is left of one.
 
         Args:
             spot: where it draws.
             layers: at the first of them; at the top where there are none.
-            embedded: (1, 1, D) of the last token.
+            rows: of the last token, and those that came along to `low`.
+            low: the first layer to run.
         """
         layer = layers[0] if layers else self._top
         head = (
@@ -266,7 +285,7 @@ class Decoding:
             else self._verifier.asked([spot])
         )
         waited = self._pending.lowest is not None
-        rows, legs = self._pending.joined(Rows(embedded, spot.position), 0, layer)
+        rows, legs = self._pending.joined(rows, low, layer)
         how = self._verifier.how(head, [spot], self.ids)
         made = yield Token(rows, legs, self.cache, head, how)
         if layers:

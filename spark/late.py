@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import cached_property
 
 from spark.acceptance import Acceptance
+from spark.cache import Rows
 from spark.decoding import Begun, Decoding
 from spark.modality import Modality, Slot
 from spark.schedule import DriftSpark, Policy, Spark
@@ -58,15 +59,15 @@ class LateDecoding(Decoding):
         begun, self._ahead = self._ahead, None
         if begun is None:
             here = self._here()
-            embedded = self._lm.transformer.embed_one(self.ids[-1])
-            begun = yield from self._begin(here, self._layers(here), embedded)
+            rows = Rows(self._lm.transformer.embed_one(self.ids[-1]), here.position)
+            begun = yield from self._begin(here, self._layers(here), rows)
             if self._repaired and begun.depth == self._top:
                 begun = replace(begun, refresh=True)
         self._repaired = False
         then, ahead = self._expected(begun.spot), None
         if begun.made.ids is not None and then.index < self._limit:
-            embedded = self._lm.transformer.embed(begun.made.ids[None])
-            ahead = yield from self._begin(then, self._layers(then), embedded)
+            rows = Rows(self._lm.transformer.embed(begun.made.ids[None]), then.position)
+            ahead = yield from self._begin(then, self._layers(then), rows)
         token, sureness, same = begun.made.read()
         choice = self._chosen(begun, token, sureness)
         step = self._recorded(choice, begun.refresh, begun.pending, 0.0, math.nan)

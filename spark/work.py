@@ -108,10 +108,39 @@ class Token:
     how: How
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What came of `Look`: states (1, T, D), logits (1, R) of the last row, how sure they are."""
+
+    states: Tensor
+    logits: Tensor
+    sureness: float
+
+
+@dataclass(frozen=True)
+class Look:
+    """All that it takes to know whether a token may be drawn at a layer -> `Seen`.
+
+    Attributes:
+        rows: of one sequence, as `Pending.joined` gives them.
+        legs: up which they go.
+        cache: that they join.
+        head: asked about the last row.
+        measure: of its logits.
+    """
+
+    rows: Rows
+    legs: tuple[Leg, ...]
+    cache: KVCache
+    head: str
+    measure: Measure
+
+
 Part = Run | Ask | Sure | Draw
-Work = Part | Token
+Whole = Look | Token
+Work = Part | Whole
 T = TypeVar("T")
-# Yields work and is sent what that gives: `Drawn` for `Token`, else a tensor.
+# Yields work and is sent what that gives: `Seen`, `Drawn`, else a tensor.
 Task = Generator[Work, Any, T]
 
 
@@ -124,21 +153,23 @@ def climb(rows: Rows, legs: Sequence[Leg], cache: KVCache) -> Task[Rows]:
     return rows if done is None else Rows(done, rows.start)
 
 
-def by_parts(work: Token) -> Task[Drawn]:
+def by_parts(work: Whole) -> Task[Seen | Drawn]:
     """The same in pieces, which can be done together with those of other replies."""
     rows = yield from climb(work.rows, work.legs, work.cache)
     logits = yield Ask(work.head, rows.states[:, -1])
+    if isinstance(work, Look):
+        return Seen(rows.states, logits, float((yield Sure(work.measure, logits))))
     sureness = yield Sure("max_prob", logits)
     token = yield Draw(logits, work.how)
     return Drawn(rows.states, logits, lambda: (int(token), float(sureness), True))
 
 
 def unfolded(task: Task[T]) -> Task[T]:
-    """A task with its tokens in parts."""
+    """A task with its larger pieces in parts."""
     try:
         wanted = next(task)
         while True:
-            if isinstance(wanted, Token):
+            if isinstance(wanted, Look | Token):
                 answer: object = yield from by_parts(wanted)
             else:
                 answer = yield wanted

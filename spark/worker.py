@@ -27,8 +27,10 @@ from spark.work import (
     Draw,
     Drawn,
     How,
+    Look,
     Part,
     Run,
+    Seen,
     Sure,
     T,
     Task,
@@ -109,9 +111,12 @@ class Worker:
         try:
             wanted = next(task)
             while True:
-                wanted = task.send(
-                    self._token(wanted) if isinstance(wanted, Token) else self._do(wanted)
-                )
+                if isinstance(wanted, Token):
+                    wanted = task.send(self._token(wanted))
+                elif isinstance(wanted, Look):
+                    wanted = task.send(self._look(wanted))
+                else:
+                    wanted = task.send(self._do(wanted))
         except StopIteration as end:
             return end.value
 
@@ -200,7 +205,23 @@ class Worker:
             made = self._replayed(work, head, noise_key(seed, position))
             if made is not None:
                 return made
-        return self._finished(by_parts(work))
+        drawn = self._finished(by_parts(work))
+        assert isinstance(drawn, Drawn)
+        return drawn
+
+    def _look(self, work: Look) -> Seen:
+        fast = self._compiled_token
+        if fast is not None and work.legs[-1].count <= MOST_ROWS:
+            head = self._bank.heads[work.head]
+            states, logits, sureness = fast.look(
+                work.legs, work.rows, work.cache, work.head, head
+            )
+            if work.measure != "max_prob":
+                sureness = float(confidence(work.measure, logits))
+            return Seen(states, logits, sureness)
+        seen = self._finished(by_parts(work))
+        assert isinstance(seen, Seen)
+        return seen
 
     def _replayed(self, work: Token, head: Head, key: int) -> Drawn | None:
         """A token of the graphs, read when it is asked for; None where they cannot."""

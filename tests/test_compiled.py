@@ -190,6 +190,14 @@ def test_a_token_in_one_call_is_its_parts(data: Any) -> None:
             compiled_draw(step.library, wanted, bank[name].row_ids, how, [way.end], [5])
         )
         assert sure == pytest.approx(float(confidence("max_prob", wanted)), rel=1e-5)
+        caches[0].lengths = [
+            held - next((leg.count for leg in legs if leg.low <= layer < leg.high), 0)
+            for layer, held in enumerate(caches[0].lengths)
+        ]
+        looked = token.look(legs, way, caches[0], name, bank[name])
+        assert torch.equal(looked[0], states)
+        assert torch.equal(looked[1], logits)
+        assert looked[2] == sure
         assert caches[0].lengths == caches[1].lengths
 
 

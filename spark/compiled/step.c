@@ -17,14 +17,14 @@
 #define TILE 32
 #define HALF (TILE / 2)
 #define PAIRS (HALF / WIDE) /* of vectors, in a tile */
-#define AHEAD 40            /* inputs whose weights are on their way: a twentieth of a step's time */
+#define AHEAD 40            /* inputs whose weights are on their way: saves a twentieth of a step */
 #define LINE 64             /* bytes of the cache that come at once */
 
 struct token {
     struct head head;
     struct draw draw;
     const struct leg *legs;
-    int64_t legs_n, key;
+    int64_t legs_n, draws, key; /* whether it draws, and by which noise */
     int64_t id; /* this, the logits and the sureness are written */
     float *logits; /* `outputs` of the head */
     float sureness;
@@ -271,9 +271,9 @@ void spark_head(const struct head *h, int rows, const float *states, float *scra
     }
 }
 
-/* A token from the last of `c`'s rows: up the legs, through a head and out of its logits. Rows that
- * a leg lacks join the next one. `c`'s low and high are not read; `scratch` has room for its step,
- * then for the head and the draw. */
+/* A token from the last of `c`'s rows: up the legs, through a head and, if wanted, out of its
+ * logits. Rows that a leg lacks join the next one. `c`'s low and high are not read; `scratch` has
+ * room for its step, then for the head and the draw. */
 void spark_token(const struct shape *s, const struct layer *layers, const struct step *c,
                  struct token *t) {
     float *scratch = c->scratch + spark_scratch(s, c->rows, c->capacity), *logits = t->logits;
@@ -293,5 +293,5 @@ void spark_token(const struct shape *s, const struct layer *layers, const struct
         ask(&t->head, 1, c->states + (c->rows - 1) * s->width, &p, scratch, logits);
     }
     t->sureness = spark_sureness(logits, t->draw.columns);
-    spark_draw(&t->draw, 1, logits, &t->key, scratch + 2 * s->width, &t->id);
+    if (t->draws) spark_draw(&t->draw, 1, logits, &t->key, scratch + 2 * s->width, &t->id);
 }

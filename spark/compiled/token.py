@@ -26,7 +26,7 @@ class _Leg(ctypes.Structure):
 class _Token(ctypes.Structure):
     _fields_ = [
         ("head", HeadStruct), ("draw", DrawStruct), ("legs", ctypes.c_void_p),
-        *((name, ctypes.c_int64) for name in ("legs_n", "key", "id")),
+        *((name, ctypes.c_int64) for name in ("legs_n", "draws", "key", "id")),
         ("logits", ctypes.c_void_p), ("sureness", ctypes.c_float),
     ]  # fmt: skip
 
@@ -76,15 +76,31 @@ class CompiledToken:
             ValueError: the cache is full.
         """
         told = _Token.from_buffer_copy(self._kind(name, head, sampling))
+        told.draws, told.key = 1, noise_key(seed, position)
+        states, logits = self._call(told, legs, rows, cache)
+        return states, logits, told.id, told.sureness
+
+    def look(
+        self, legs: Sequence[Leg], rows: Rows, cache: KVCache, name: str, head: Head
+    ) -> tuple[Tensor, Tensor, float]:
+        """As `draw` up to where it draws: states, logits and the largest probability."""
+        told = _Token.from_buffer_copy(self._kind(name, head, SamplingSettings()))
+        states, logits = self._call(told, legs, rows, cache)
+        return states, logits, told.sureness
+
+    def _call(
+        self, told: _Token, legs: Sequence[Leg], rows: Rows, cache: KVCache
+    ) -> tuple[Tensor, Tensor]:
+        """States and logits; the rest is in what it is told."""
         width, columns = told.head.width, told.draw.columns
         made = self._step.call(legs, rows, cache, more=2 * width + SCRATCH * columns)
         logits, way = torch.empty(1, told.head.outputs, dtype=torch.float32), self._way(legs)
         told.legs, told.legs_n = ctypes.addressof(way), len(legs)
-        told.key, told.logits = noise_key(seed, position), logits.data_ptr()
+        told.logits = logits.data_ptr()
         self._step.library.spark_token(
             made.shape, self._step.layers, ctypes.byref(made.step), ctypes.byref(told)
         )
-        return made.states, logits[:, :columns], told.id, told.sureness
+        return made.states, logits[:, :columns]
 
     def _kind(self, name: str, head: Head, sampling: SamplingSettings) -> _Token:
         key = name, sampling.temperature, sampling.top_p, sampling.top_k
