@@ -6,7 +6,7 @@ are already inside the keys, so a layer's rows are simply those it has seen, old
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -87,6 +87,18 @@ class KVCache:
         self.lengths[lo:hi] = [held + count for held in self.lengths[lo:hi]]
         return self._buffer
 
+    def opened(self, longest: int) -> Tensor:
+        """The whole buffer, for a caller that fills rows and then sets `lengths` itself.
+
+        Args:
+            longest: the most rows that a layer will hold.
+
+        Raises:
+            ValueError: there is no room for so many.
+        """
+        self._check_fits(longest)
+        return self._buffer
+
     def live_in(self, buffer: Tensor) -> None:
         """Keep the rows in another buffer from now on.
 
@@ -112,7 +124,11 @@ class KVCache:
             lo = same
 
     def _check_room(self, lo: int, hi: int, count: int) -> None:
-        if hi > lo and max(self.lengths[lo:hi]) + count > self.capacity:
+        if hi > lo:
+            self._check_fits(max(self.lengths[lo:hi]) + count)
+
+    def _check_fits(self, longest: int) -> None:
+        if longest > self.capacity:
             raise ValueError(f"the cache holds {self.capacity} tokens and is full")
 
     def rows(self, layer: int) -> Tensor:
@@ -187,43 +203,107 @@ def at_leg(states: Tensor, leg: Leg, done: Tensor | None) -> Tensor:
     return torch.cat((states[:, first : first + joining], done), dim=1)
 
 
-class Pending:
-    """Exited tokens, grouped by the layer they stopped at.
+class Levels:
+    """How many tokens wait at which layer.
 
     A token that runs past a layer takes along every token that waits there (or its keys would
     lack theirs), so an older token never waits lower than a younger one. Groups therefore form a
     stack: oldest and deepest at the bottom.
+
+    Args:
+        groups: (layer, tokens), oldest first.
     """
 
-    def __init__(self) -> None:
-        self._groups: list[tuple[int, Rows]] = []
+    def __init__(self, groups: Iterable[tuple[int, int]] = ()) -> None:
+        self._groups = list(groups)
 
     def __len__(self) -> int:
-        return sum([rows.states.shape[1] for _, rows in self._groups])
+        return sum([count for _, count in self._groups])
+
+    def fork(self) -> Levels:
+        """The same, on its own from now on."""
+        return Levels(self._groups)
+
+    @property
+    def groups(self) -> tuple[tuple[int, int], ...]:
+        """(layer, tokens), oldest first."""
+        return tuple(self._groups)
 
     @property
     def lowest(self) -> int | None:
         """The lowest layer at which a token waits, None where none does."""
         return self._groups[-1][0] if self._groups else None
 
+    def push(self, layer: int, count: int) -> None:
+        """Leave tokens waiting at `layer` (they have run layers 0..layer-1)."""
+        count += self.pop(layer)
+        assert not self._groups or self._groups[-1][0] > layer, "a younger token waits deeper"
+        self._groups.append((layer, count))
+
+    def pop(self, layer: int) -> int:
+        """Take those that wait at `layer`; how many they are."""
+        return self._groups.pop()[1] if self.lowest == layer else 0
+
+    def drop(self, count: int) -> None:
+        """Forget the youngest."""
+        while count > 0:
+            layer, held = self._groups.pop()
+            if held > count:
+                self._groups.append((layer, held - count))
+            count -= held
+
+    def joined(self, count: int, low: int, high: int) -> tuple[Leg, ...]:
+        """The way from one layer to another, on which every token joins that waits there.
+
+        Args:
+            count: tokens that have run layers 0..low-1.
+            low: the first layer to run.
+            high: one past the last.
+        """
+        legs: list[Leg] = []
+        while low < high:
+            count += self.pop(low)
+            stop = high if self.lowest is None else min(high, self.lowest)
+            legs.append(Leg(low, stop, count))
+            low = stop
+        return tuple(legs)
+
+
+class Pending:
+    """Exited tokens and their states, at the layers they stopped at (`Levels`)."""
+
+    def __init__(self) -> None:
+        self._levels, self._rows = Levels(), Rows(torch.empty(1, 0, 0), 0)
+
+    def __len__(self) -> int:
+        return len(self._levels)
+
+    @property
+    def lowest(self) -> int | None:
+        """The lowest layer at which a token waits, None where none does."""
+        return self._levels.lowest
+
+    @property
+    def levels(self) -> Levels:
+        """At which layers tokens wait; a copy."""
+        return self._levels.fork()
+
     def push(self, layer: int, rows: Rows) -> None:
         """Leave rows waiting at `layer` (they have run layers 0..layer-1)."""
-        if self._groups and self._groups[-1][0] == layer:
-            rows = self._groups.pop()[1].then(rows)
-        assert not self._groups or self._groups[-1][0] > layer, "a younger token waits deeper"
-        self._groups.append((layer, rows))
+        self._rows = rows if self.lowest is None else self._rows.then(rows)
+        self._levels.push(layer, rows.states.shape[1])
+
+    def hold(self, levels: Levels, rows: Rows) -> None:
+        """Be these from now on: as many rows as `levels` counts, oldest first."""
+        assert rows.states.shape[1] == len(levels)
+        self._levels, self._rows = levels, rows
 
     def truncate(self, length: int) -> None:
         """Forget rows at position `length` and later."""
-        while self._groups and self._groups[-1][1].end > length:
-            layer, rows = self._groups.pop()
-            if rows.start < length:
-                kept = rows.states[:, : length - rows.start]
-                self._groups.append((layer, Rows(kept, rows.start)))
-
-    def clear(self) -> None:
-        """Forget all of them."""
-        self._groups.clear()
+        if self.lowest is not None and self._rows.end > length:
+            kept = max(length - self._rows.start, 0)
+            self._levels.drop(len(self) - kept)
+            self._rows = Rows(self._rows.states[:, :kept], self._rows.start)
 
     def joined(self, rows: Rows, low: int, high: int) -> tuple[Rows, tuple[Leg, ...]]:
         """The way from one layer to another, on which every row joins that waits there.
@@ -237,17 +317,21 @@ class Pending:
             All rows that are on the way in the end, each with its states where it joins; and the
             legs, at each of whose beginnings rows join in front.
         """
-        legs: list[Leg] = []
-        while low < high:
-            older = self.take(low)
-            rows = rows if older is None else older.then(rows)
-            stop = high if self.lowest is None else min(high, self.lowest)
-            legs.append(Leg(low, stop, rows.states.shape[1]))
-            low = stop
-        return rows, tuple(legs)
+        before = len(self)
+        legs = self._levels.joined(rows.states.shape[1], low, high)
+        left = len(self)
+        return (self._split(left).then(rows) if left < before else rows), legs
 
     def take(self, layer: int) -> Rows | None:
         """Remove and return the rows that wait at `layer`, None where there are none."""
-        if self._groups and self._groups[-1][0] == layer:
-            return self._groups.pop()[1]
-        return None
+        return self._split(len(self)) if self._levels.pop(layer) else None
+
+    def _split(self, left: int) -> Rows:
+        """Keep so many of the oldest rows and return the rest."""
+        states, start = self._rows.states, self._rows.start
+        self._rows = Rows(states[:, :left], start)
+        return Rows(states[:, left:], start + left)
+
+    def all(self) -> Rows | None:
+        """All that wait, each with its states where it does; None where none does."""
+        return None if self.lowest is None else self._rows

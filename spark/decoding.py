@@ -22,10 +22,11 @@ from spark import hardware
 from spark.acceptance import Acceptance
 from spark.cache import KVCache, Pending, Rows
 from spark.confidence import mass_outside, state_similarity
+from spark.foresight import place_of, speech_only, surprised
 from spark.heads import HeadBank
-from spark.modality import Modality, Slot
+from spark.modality import Modality
 from spark.models.base import SpokenLM
-from spark.schedule import FixedExit, Measure, Place, Policy
+from spark.schedule import Measure, Place, Policy
 from spark.trace import Flush, Step, Trace
 from spark.verification import Draft, Spot, Verifier
 from spark.watch import CaughtUp, Watch
@@ -33,7 +34,7 @@ from spark.work import Ask, Drawn, Look, Sure, Task, Token, climb
 
 
 @dataclass(frozen=True)
-class _Choice:
+class Choice:
     """What a step came to.
 
     Attributes:
@@ -42,8 +43,8 @@ class _Choice:
         head: whose distribution it was drawn from.
         heads: evaluated on the way, the one that gave that distribution last.
         depth: layers below it.
-        states: (1, T, D) of which it saw the last.
         sureness: by the policy's measure, else the largest probability.
+        states: (1, T, D) of which it saw the last; None where nobody looks at them.
     """
 
     spot: Spot
@@ -51,8 +52,8 @@ class _Choice:
     head: str
     heads: tuple[str, ...]
     depth: int
-    states: Tensor
     sureness: float
+    states: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class Decoding:
         """Hand out the next step that stands, None where there is none (yet)."""
         if self.trace.finish != "running":
             return None
-        if not self._drawn or self._unsure:
+        if not self._drawn or (self._verifies and self._drafts):
             if not self._unsure and len(self.trace.steps) >= self._limit:
                 self.trace.finish = "length"
             return None
@@ -134,8 +135,12 @@ class Decoding:
             self.trace.finish = "stop"
         return step
 
-    def advance(self) -> Task[None]:
-        """Draw a token; or, where the reply would end with tokens that may not stand, ask."""
+    def advance(self, most: int = 1) -> Task[None]:
+        """Draw a token; or, where the reply would end with tokens that may not stand, ask.
+
+        Args:
+            most: tokens that may be drawn at once, where that saves anything.
+        """
         over = self._count >= self._limit or self.ids[-1] in self._lm.vocabulary.stop_ids
         start, waited = time.perf_counter(), self._pending.lowest is not None
         if self._unsure and over:
@@ -209,12 +214,11 @@ class Decoding:
 
     # Up to a token
 
-    def _choose(self) -> Task[_Choice]:
+    def _choose(self) -> Task[Choice]:
         """Run the last token up to where the policy stops it, and leave its upper layers."""
         body, bank, policy = self._lm.transformer, self._bank, self._policy
         spot = self._here()
-        place = self._place(spot)
-        layers = () if self._surprised(spot) else policy.exits(place)
+        layers, place = self._exits(spot), self._place(spot)
         if policy.measure is None and (layers or not self._drafts):
             start = Rows(body.embed_one(self.ids[-1]), spot.position)
             begun = yield from self._begin(spot, layers, start)
@@ -245,11 +249,11 @@ class Decoding:
             token = int((yield self._verifier.draw(logits, name, [spot], self.ids)))
             self._leave(rows, layer)
             self._keep(spot, token, name, logits)
-            return _Choice(spot, token, name, heads, layer, rows.states, sure)
+            return Choice(spot, token, name, heads, layer, sure, rows.states)
         choice = yield from self._end(spot, rows, low)
         return replace(choice, heads=(*heads, *choice.heads))
 
-    def _end(self, spot: Spot, rows: Rows, low: int) -> Task[_Choice]:
+    def _end(self, spot: Spot, rows: Rows, low: int) -> Task[Choice]:
         """Run rows from layer `low` to the top and draw there, or take back a draft on the way."""
         if self._drafts:
             rows = yield from self._rise(rows, low, self._top)
@@ -292,10 +296,10 @@ class Decoding:
             self._leave(Rows(made.states, rows.start), layer)
         return Begun(spot, head, layer, waited and not layers, len(self._pending), made)
 
-    def _chosen(self, begun: Begun, token: int, sureness: float) -> _Choice:
+    def _chosen(self, begun: Begun, token: int, sureness: float) -> Choice:
         heads = (begun.head,)
-        return _Choice(
-            begun.spot, token, begun.head, heads, begun.depth, begun.made.states, sureness
+        return Choice(
+            begun.spot, token, begun.head, heads, begun.depth, sureness, begun.made.states
         )
 
     @property
@@ -304,27 +308,17 @@ class Decoding:
         measure = self._policy.measure
         return "max_prob" if measure in (None, "state_similarity") else measure
 
-    def _surprised(self, spot: Spot) -> bool:
-        """Whether the last token left the layout, so that this step trusts it in nothing.
-
-        Such a step runs in full and on every row. A fixed exit has no such remedy: it is what
-        exits do where nothing is made good.
-        """
-        return spot.layout.disagreed and not isinstance(self._policy, FixedExit)
-
     def _speech_only(self, spot: Spot) -> bool:
         """Whether the policy's step computes speech rows only."""
-        return spot.layout.slot is Slot.SPEECH and not self._surprised(spot)
+        return speech_only(self._policy, spot.layout)
+
+    def _exits(self, spot: Spot) -> tuple[int, ...]:
+        """Where the step there may stop; () is the top."""
+        return () if surprised(self._policy, spot.layout) else self._policy.exits(self._place(spot))
 
     def _place(self, spot: Spot) -> Place:
-        return Place(
-            slot=spot.layout.slot,
-            position=spot.layout.position_in_chunk,
-            chunk_length=spot.layout.chunk_length,
-            progress=spot.index / self._limit,
-            pending=len(self._pending),
-            k=self._watch.k,
-        )
+        progress = spot.index / self._limit
+        return place_of(spot.layout, len(self._pending), progress, self._watch.k)
 
     def _rise(self, rows: Rows, low: int, high: int) -> Task[Rows]:
         """Run rows from layer `low` to `high`, taking along every row that waits on the way."""
@@ -355,7 +349,7 @@ class Decoding:
 
     # Full depth, asked
 
-    def _settle(self) -> Task[_Choice | None]:
+    def _settle(self) -> Task[Choice | None]:
         """Ask full depth about all drafts, without a token to follow; None where all stand."""
         low = self._pending.lowest
         assert low is not None
@@ -365,7 +359,7 @@ class Decoding:
         choice = yield from self._at_the_top(rows, None)
         return choice and replace(choice, heads=())  # the flush has paid for it
 
-    def _at_the_top(self, rows: Rows, spot: Spot | None) -> Task[_Choice | None]:
+    def _at_the_top(self, rows: Rows, spot: Spot | None) -> Task[Choice | None]:
         """Full depth's draw at the first draft that may not stand, or else at `spot`.
 
         Args:
@@ -387,8 +381,8 @@ class Decoding:
         if self._policy.measure != "state_similarity":
             sureness = float((yield Sure(self._measure, answer.logits)))
         heads = (verdict.asked,)
-        return _Choice(
-            answer.spot, answer.token, answer.head, heads, self._top, answer.state[None], sureness
+        return Choice(
+            answer.spot, answer.token, answer.head, heads, self._top, sureness, answer.state[None]
         )
 
     # After a token
@@ -404,7 +398,7 @@ class Decoding:
         return sum(step.elapsed_ms for step in gone)
 
     def _recorded(
-        self, choice: _Choice, refresh: bool, pending: int, elapsed_ms: float, outside_mass: float
+        self, choice: Choice, refresh: bool, pending: int, elapsed_ms: float, outside_mass: float
     ) -> Step:
         spot, words, rate = choice.spot, self._lm.vocabulary, self.trace.frame_rate
         modality = words.modality(choice.token)
@@ -428,12 +422,13 @@ class Decoding:
             k=self._watch.k,
         )
 
-    def _outside(self, choice: _Choice) -> Task[float]:
+    def _outside(self, choice: Choice) -> Task[float]:
         """Probability that the deciding speech-row head left out, nan where not measured."""
         sliced = choice.head in ("speech", "untrained-speech")
         ids = self._bank.heads["speech"].row_ids
         if not sliced or ids is None:
             return math.nan
+        assert choice.states is not None
         return float(mass_outside((yield Ask("full", choice.states[0, -1:])), ids))
 
     def _follow(self, token: int) -> None:

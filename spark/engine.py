@@ -7,8 +7,9 @@ words and sound are the model's own business.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import torch
@@ -18,11 +19,13 @@ from spark import hardware
 from spark.acceptance import ALWAYS, Acceptance
 from spark.cache import KVCache, Rows
 from spark.decoding import Decoding
+from spark.foresight import LONGEST, Foresight, suits
 from spark.heads import HeadBank, HeadKind
-from spark.late import LateDecoding, suits
+from spark.late import LateDecoding, can_take_back
 from spark.models.base import SpokenLM
 from spark.sampling import SamplingSettings
 from spark.schedule import KV_POLICIES, DriftSpark, KVPolicy, Policy
+from spark.stretch import StretchDecoding
 from spark.trace import Step, Trace, WeightBytes
 from spark.work import Run
 from spark.worker import Worker
@@ -73,6 +76,7 @@ class Engine:
         self.outside_mass = outside_mass and speech_row_head
         self.drift_meter = drift_meter
         self._worker = Worker(lm.transformer, self.bank, compiled)
+        self._foresights: dict[tuple[Policy, KVPolicy], Foresight] = {}
 
     def weight_bytes(self) -> WeightBytes:
         """Bytes that one evaluation of each part reads."""
@@ -173,13 +177,24 @@ class Engine:
         metered = self.drift_meter and kept == "deferred"  # else nothing is ever caught up
         with self._worker.turn:
             cache = prefill.cache.fork(capacity)
-        measured = metered or self.outside_mass
-        late = self._worker.graphs is not None and suits(policy, acceptance, trace, measured)
-        decoding = (LateDecoding if late else Decoding)(
+        make: Callable[..., Decoding] = Decoding
+        if suits(policy, acceptance, trace, metered or self.outside_mass):
+            if self._worker.has_stretches:
+                make = partial(StretchDecoding, self._foresight(policy, kept))
+            elif self._worker.graphs is not None and can_take_back(policy, trace):
+                make = LateDecoding
+        decoding = make(
             lm, self.bank, prefill.ids, cache, policy, limit, acceptance, self.outside_mass,
             metered, trace,
         )  # fmt: skip
         return Generation(decoding, self._worker)
+
+    def _foresight(self, policy: Policy, kv_policy: KVPolicy) -> Foresight:
+        """Of all replies of a policy."""
+        key, top = (policy, kv_policy), self.lm.transformer.num_layers
+        if key not in self._foresights:
+            self._foresights[key] = Foresight(self.bank, policy, kv_policy == "deferred", top)
+        return self._foresights[key]
 
 
 class Generation(Iterator[Step]):
@@ -215,7 +230,7 @@ class Generation(Iterator[Step]):
         while (step := self._decoding.take()) is None:
             if self.trace.finish != "running":
                 raise StopIteration
-            self._worker.alone(self._decoding.advance())
+            self._worker.alone(self._decoding.advance(LONGEST))
         return step
 
     @property

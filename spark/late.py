@@ -12,62 +12,50 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
-from functools import cached_property
 
-from spark.acceptance import Acceptance
 from spark.cache import Rows
 from spark.decoding import Begun, Decoding
-from spark.modality import Modality, Slot
-from spark.schedule import DriftSpark, Policy, Spark
+from spark.modality import Slot
+from spark.schedule import Policy, Spark
 from spark.trace import Trace
 from spark.verification import Spot
 from spark.work import Task
 
 
-def suits(policy: Policy, acceptance: Acceptance, trace: Trace, measured: bool) -> bool:
-    """Whether nothing but the layout decides what a reply's steps are.
+def can_take_back(policy: Policy, trace: Trace) -> bool:
+    """Whether a reply that is foreseen comes to the same after a step that was taken back.
 
-    Not where confidence, drift, rows that wait or an acceptance do, nor where words said before are
-    looked at.
+    Rows that came along with it stay where they are: not where their number decides something, nor
+    where what they lack is never made good.
 
     Args:
         policy: how deep each token goes.
-        acceptance: which tokens drawn at exits stand.
         trace: of the reply, with what it is made by.
-        measured: whether more is measured at each step than it takes.
     """
-    return (
-        policy.measure is None
-        and not isinstance(policy, DriftSpark)
-        and not (isinstance(policy, Spark) and policy.text)
-        and not acceptance.verifies
-        and trace.kv_policy == "deferred"
-        and trace.sampling.repetition_penalty == 1
-        and not measured
-    )
+    return trace.kv_policy == "deferred" and not (isinstance(policy, Spark) and policy.text)
 
 
 class LateDecoding(Decoding):
-    """A reply that `suits`; else as `Decoding`."""
+    """A reply that is foreseen, and where it can be taken back what was begun."""
 
     _ahead: Begun | None = None
     _repaired = False  # by a step that was taken back: the one in its place is the refresh
 
-    def advance(self) -> Task[None]:
+    def advance(self, most: int = 1) -> Task[None]:
         """Begin the step after the next, and read the next one's token."""
         start = time.perf_counter()
         begun, self._ahead = self._ahead, None
         if begun is None:
             here = self._here()
             rows = Rows(self._lm.transformer.embed_one(self.ids[-1]), here.position)
-            begun = yield from self._begin(here, self._layers(here), rows)
+            begun = yield from self._begin(here, self._exits(here), rows)
             if self._repaired and begun.depth == self._top:
                 begun = replace(begun, refresh=True)
         self._repaired = False
         then, ahead = self._expected(begun.spot), None
         if begun.made.ids is not None and then.index < self._limit:
             rows = Rows(self._lm.transformer.embed(begun.made.ids[None]), then.position)
-            ahead = yield from self._begin(then, self._layers(then), rows)
+            ahead = yield from self._begin(then, self._exits(then), rows)
         token, sureness, same = begun.made.read()
         choice = self._chosen(begun, token, sureness)
         step = self._recorded(choice, begun.refresh, begun.pending, 0.0, math.nan)
@@ -85,20 +73,11 @@ class LateDecoding(Decoding):
             self._take_back(ahead)
         super().interrupt()
 
-    def _layers(self, spot: Spot) -> tuple[int, ...]:
-        return () if self._surprised(spot) else self._policy.exits(self._place(spot))
-
-    def _expected(self, spot: Spot) -> Spot:
-        """The spot after one, if its token is of the kind that its slot expects."""
-        words, layout = self._lm.vocabulary, spot.layout.fork()
-        speech = layout.slot is Slot.SPEECH
-        layout.advance(words.speech_start if speech else self._a_word)
-        return Spot(spot.index + 1, spot.position + 1, layout, spot.codes + speech)
-
-    @cached_property
-    def _a_word(self) -> int:
-        words = self._lm.vocabulary
-        return next(i for i in range(words.size) if words.modality(i) is Modality.TEXT)
+    @staticmethod
+    def _expected(spot: Spot) -> Spot:
+        """The spot after one, if its token fills its slot."""
+        speech = spot.layout.slot is Slot.SPEECH
+        return Spot(spot.index + 1, spot.position + 1, spot.layout.filled(), spot.codes + speech)
 
     def _is_at(self, spot: Spot, token: int) -> bool:
         """Whether the reply, with its last token, stands there and goes on."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -26,6 +27,11 @@ class Slot(StrEnum):
 
     TEXT = "text"
     SPEECH = "speech"
+
+    @property
+    def number(self) -> int:
+        """In `Vocabulary.slots`."""
+        return 1 if self is Slot.SPEECH else 0
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,20 @@ class Vocabulary:
         if not self.is_speech(token_id):
             raise ValueError(f"token {token_id} is not a speech code")
         return token_id - self.speech_start
+
+    @cached_property
+    def slots(self) -> Tensor:
+        """Which slot each id fills: (V,) uint8, 0 text, 1 speech, 2 none of them (`Slot.number`).
+
+        None are the ids that end a reply and the marks that begin and end speech.
+        """
+        found = torch.zeros(self.size, dtype=torch.uint8)
+        found[self.speech_start : self.speech_end] = Slot.SPEECH.number
+        if self.filler is not None:
+            found[self.filler] = Slot.SPEECH.number
+        marks = (*self.stop_ids, self.tts_start, self.tts_end)
+        found[[mark for mark in marks if mark is not None]] = 2
+        return found
 
     def speech_rows(self) -> Tensor:
         """Ids of all speech codes and control tokens, ascending, (R,) int64."""
@@ -171,6 +191,27 @@ class LayoutState:
         """A state of its own that stands at the same place."""
         twin = object.__new__(LayoutState)
         twin.__dict__.update(self.__dict__)  # as `copy.copy`, in a third of its time at every step
+        return twin
+
+    def in_chunk(self, chunk: int) -> LayoutState:
+        """A state of its own that stands at the same place of another chunk."""
+        twin = self.fork()
+        twin.chunk = chunk
+        return twin
+
+    @property
+    def place(self) -> tuple[int, bool, bool, bool]:
+        """All but the chunk's number; equal places of one layout go on alike."""
+        return self._place, self._tail, self.speaking, self.disagreed
+
+    def filled(self) -> LayoutState:
+        """The state after a token that fills the slot, whichever that is."""
+        twin, slot = self.fork(), self.slot
+        twin.disagreed = False
+        if slot is Slot.SPEECH:
+            twin._fill_speech(slot)
+        elif self.speaking:
+            twin._fill_text(slot)
         return twin
 
     def stands_at(self, other: LayoutState) -> bool:

@@ -9,7 +9,7 @@ Order and meaning of the filters are those of transformers' logits processors.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -84,7 +84,13 @@ def gumbel(seed: int, position: int, ids: Tensor) -> Tensor:
 
 def noise_key(seed: int, position: int) -> int:
     """What SplitMix64's state starts from for a seed and a position, as an int64."""
-    return _signed(_mix(_mix((seed + _GOLDEN) & _MASK64) + position * _GOLDEN & _MASK64))
+    return noise_keys(seed, (position,))[0]
+
+
+def noise_keys(seed: int, positions: Iterable[int]) -> list[int]:
+    """`noise_key` of several positions."""
+    base = _mix((seed + _GOLDEN) & _MASK64)
+    return [_signed(_mix(base + position * _GOLDEN & _MASK64)) for position in positions]
 
 
 def _noise(word: Tensor) -> Tensor:

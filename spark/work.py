@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from spark.cache import KVCache, Leg, Rows, at_leg
+from spark.foresight import Course
 from spark.sampling import SamplingSettings
 from spark.schedule import Measure
 
@@ -75,7 +76,7 @@ class Drawn:
     """What came of `Token`.
 
     Attributes:
-        states: (1, T, D) after the last layer.
+        states: (1, T, D) after the last leg; where that ends at the top, of the last row only.
         logits: (1, R) of the last row.
         read: the token drawn from them, their largest probability, and whether the token is that
             in `ids`; waits for the device.
@@ -136,11 +137,50 @@ class Look:
     measure: Measure
 
 
+@dataclass(frozen=True)
+class Said:
+    """What came of `Stretch`.
+
+    Attributes:
+        tokens: as far as each filled its slot, the first that did not included.
+        sureness: the largest probability of each.
+        ms: that each took.
+        states: (1, T, D) of the rows given and of those drawn from after them, each where it
+            stopped; not those that went to the top without being drawn from.
+    """
+
+    tokens: Sequence[int]
+    sureness: Sequence[float]
+    ms: Sequence[float]
+    states: Tensor
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """Tokens one after the other, each if the one before fills its slot -> `Said`.
+
+    Attributes:
+        rows: of one sequence; the last is that of the first token.
+        course: what each takes.
+        most: tokens, not more than the course has.
+        slots: (V,) uint8, `Vocabulary.slots`.
+        cache: that the rows join.
+        sampling: how tokens are drawn, without a repetition penalty.
+    """
+
+    rows: Rows
+    course: Course
+    most: int
+    slots: Tensor
+    cache: KVCache
+    sampling: SamplingSettings
+
+
 Part = Run | Ask | Sure | Draw
 Whole = Look | Token
-Work = Part | Whole
+Work = Part | Whole | Stretch
 T = TypeVar("T")
-# Yields work and is sent what that gives: `Seen`, `Drawn`, else a tensor.
+# Yields work and is sent what that gives: `Seen`, `Drawn`, `Said`, else a tensor.
 Task = Generator[Work, Any, T]
 
 

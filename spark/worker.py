@@ -16,8 +16,9 @@ from torch import Tensor
 from spark import hardware
 from spark.cache import Leg
 from spark.compiled.draw import draw as compiled_draw
-from spark.compiled.step import MOST_ROWS, CompiledHeads
-from spark.compiled.token import CompiledToken
+from spark.compiled.heads import CompiledHeads
+from spark.compiled.step import MOST_ROWS
+from spark.compiled.tokens import CompiledTokens
 from spark.confidence import confidence
 from spark.heads import Head, HeadBank
 from spark.sampling import SamplingSettings, draw, draw_at_once, noise_key
@@ -31,6 +32,7 @@ from spark.work import (
     Part,
     Run,
     Seen,
+    Stretch,
     Sure,
     T,
     Task,
@@ -87,9 +89,11 @@ class Worker:
         # To be held around work on caches that are not one's own alone.
         held = body.graphs.turn if body.graphs else nullcontext()
         self.turn: AbstractContextManager[object] = held
-        self._compiled_heads = CompiledHeads(self.step.library) if self.step else None
-        self._compiled_token = (
-            CompiledToken(self.step, self._compiled_heads)
+        self._compiled_heads = (
+            CompiledHeads(self.step.library, bank.heads) if self.step else None
+        )
+        self._compiled_tokens = (
+            CompiledTokens(self.step, self._compiled_heads, bank.heads, body.embedding)
             if self.step and self._compiled_heads
             else None
         )
@@ -100,6 +104,11 @@ class Worker:
     def is_compiled(self) -> bool:
         """Whether steps run by the compiled step or in the graphs' fixed shapes."""
         return self.step is not None or (self.graphs is not None and self.graphs.trouble is None)
+
+    @property
+    def has_stretches(self) -> bool:
+        """Whether it can do a `Stretch`."""
+        return self._compiled_tokens is not None
 
     @torch.inference_mode()
     def alone(self, task: Task[T]) -> T:
@@ -115,6 +124,9 @@ class Worker:
                     wanted = task.send(self._token(wanted))
                 elif isinstance(wanted, Look):
                     wanted = task.send(self._look(wanted))
+                elif isinstance(wanted, Stretch):
+                    assert self._compiled_tokens is not None
+                    wanted = task.send(self._compiled_tokens.stretch(wanted))
                 else:
                     wanted = task.send(self._do(wanted))
         except StopIteration as end:
@@ -158,7 +170,7 @@ class Worker:
         compiled = self._compiled_heads
         if compiled is None:
             return self._bank.nbytes()
-        return {name: compiled.nbytes(name, head) for name, head in self._bank.heads.items()}
+        return {name: compiled.nbytes(name) for name in self._bank.heads}
 
     def run(self, work: Run) -> Tensor:
         """Layers over rows, whose keys and values join the cache."""
@@ -193,16 +205,15 @@ class Worker:
         return [part[None] for part in states.split(counts)]
 
     def _token(self, work: Token) -> Drawn:
-        how, fast = work.how, self._compiled_token
+        how, fast = work.how, self._compiled_tokens
         if how.seen is None:
-            head = self._bank.heads[work.head]
             (seed,), (position,) = how.seeds, how.positions
             if fast is not None and work.legs[-1].count <= MOST_ROWS:
                 states, logits, token, sureness = fast.draw(
-                    work.legs, work.rows, work.cache, work.head, head, how.sampling, seed, position
+                    work.legs, work.rows, work.cache, work.head, how.sampling, seed, position
                 )
                 return Drawn(states, logits, lambda: (token, sureness, True))
-            made = self._replayed(work, head, noise_key(seed, position))
+            made = self._replayed(work, noise_key(seed, position))
             if made is not None:
                 return made
         drawn = self._finished(by_parts(work))
@@ -210,12 +221,9 @@ class Worker:
         return drawn
 
     def _look(self, work: Look) -> Seen:
-        fast = self._compiled_token
+        fast = self._compiled_tokens
         if fast is not None and work.legs[-1].count <= MOST_ROWS:
-            head = self._bank.heads[work.head]
-            states, logits, sureness = fast.look(
-                work.legs, work.rows, work.cache, work.head, head
-            )
+            states, logits, sureness = fast.look(work.legs, work.rows, work.cache, work.head)
             if work.measure != "max_prob":
                 sureness = float(confidence(work.measure, logits))
             return Seen(states, logits, sureness)
@@ -223,14 +231,14 @@ class Worker:
         assert isinstance(seen, Seen)
         return seen
 
-    def _replayed(self, work: Token, head: Head, key: int) -> Drawn | None:
+    def _replayed(self, work: Token, key: int) -> Drawn | None:
         """A token of the graphs, read when it is asked for; None where they cannot."""
         if self.graphs is None:
             return None
         sampling = work.how.sampling
         kind = work.head, sampling.temperature, sampling.top_p, sampling.top_k
         if kind not in self._endings:
-            self._endings[kind] = Ended.of(head, sampling)
+            self._endings[kind] = Ended.of(self._bank.heads[work.head], sampling)
         made = self.graphs.run(work.legs, work.rows, work.cache, self._endings[kind], key)
         if made is None:
             return None
@@ -251,10 +259,9 @@ class Worker:
             case Run():
                 return self.run(work)
             case Ask(name, states):
-                head = self._bank.heads[name]
                 if self._compiled_heads and len(states) <= MOST_ROWS:
-                    return self._compiled_heads.logits(name, head, states)
-                return head.logits(states)
+                    return self._compiled_heads.logits(name, states)
+                return self._bank.heads[name].logits(states)
             case Sure(measure, logits):
                 return confidence(measure, logits)
             case Draw(logits, How(ids, sampling, positions, seen, seeds)):

@@ -20,8 +20,9 @@ from spark.acceptance import EXACT
 from spark.cache import Leg, Rows, at_leg
 from spark.compiled import library
 from spark.compiled.draw import draw as compiled_draw
-from spark.compiled.step import MOST_ROWS, CompiledHeads, CompiledStep, prepare, unsuited
-from spark.compiled.token import CompiledToken
+from spark.compiled.heads import CompiledHeads
+from spark.compiled.step import MOST_ROWS, CompiledStep, parts_of, prepare, unsuited
+from spark.compiled.tokens import CompiledTokens
 from spark.confidence import confidence
 from spark.engine import Engine
 from spark.heads import Head
@@ -33,6 +34,8 @@ from spark.transformer import Transformer
 from tests.tiny import random_state, tiny_config
 
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
+# Head sizes beside inner sizes: of models in one part, and in two.
+WIDE = [(16, 96), (80, 96), (32, 128), (64, 192)]
 RELATIVE = 2e-5  # float32 sums of some hundred products, added up in another order
 
 needs_compiler = pytest.mark.skipif(shutil.which("gcc") is None, reason="no C compiler")
@@ -67,13 +70,14 @@ def close(ours: Tensor, theirs: Tensor) -> bool:
 @needs_compiler
 @pytest.mark.parametrize("family", ["qwen2", "glm"])
 @pytest.mark.parametrize("narrow", [False, True])
-@pytest.mark.parametrize("head_dim", [16, 80])
+@pytest.mark.parametrize(("head_dim", "inner"), WIDE)
 @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_any_rows_through_any_layers_as_without_it(
-    family: str, narrow: bool, head_dim: int, data: Any
+    family: str, narrow: bool, head_dim: int, inner: int, data: Any
 ) -> None:
-    body = tiny_body(family, narrow, head_dim=head_dim)
+    body = tiny_body(family, narrow, head_dim=head_dim, intermediate_size=inner)
+    assert parts_of(body.config) == (2 if head_dim in (32, 64) else 1)
     step, caches = step_of(body), [body.new_cache(64), body.new_cache(64)]
     make = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
     for _ in range(data.draw(st.integers(1, 6))):
@@ -92,11 +96,14 @@ def test_any_rows_through_any_layers_as_without_it(
 
 
 @needs_compiler
-def test_a_row_is_the_same_to_the_bit_alone_in_company_and_on_more_threads(threads: None) -> None:
-    body = tiny_body("qwen2", True)
+@pytest.mark.parametrize(("head_dim", "inner"), WIDE)
+def test_a_row_is_the_same_to_the_bit_alone_in_company_and_on_more_threads(
+    threads: None, head_dim: int, inner: int
+) -> None:
+    body = tiny_body("qwen2", True, head_dim=head_dim, intermediate_size=inner)
     step, states = step_of(body), torch.randn(1, 7, 64, generator=torch.Generator().manual_seed(1))
     found = []
-    for count, sizes in ((1, (7,)), (2, (7,)), (1, (1,) * 7), (2, (3, 1, 3))):
+    for count, sizes in ((1, (7,)), (2, (7,)), (1, (1,) * 7), (3, (1, 6)), (4, (3, 1, 3))):
         torch.set_num_threads(count)
         cache, start, made = body.new_cache(32), 0, []
         for size in sizes:
@@ -118,11 +125,28 @@ def test_heads_give_the_same_logits(rows: int, lens: bool) -> None:
     head = Head(
         normal(64), normal(rows, 64), 1e-6, None, *((normal(64, 64), normal(64)) if lens else ())
     )
-    heads = CompiledHeads(step_of(tiny_body("qwen2", False)).library)
+    heads = CompiledHeads(step_of(tiny_body("qwen2", False)).library, {"one": head})
     for n in (1, 3, MOST_ROWS):
         states = normal(n, 64)
-        assert heads.logits("one", head, states).shape == (n, rows)
-        assert close(heads.logits("one", head, states), head.logits(states))
+        assert heads.logits("one", states).shape == (n, rows)
+        assert close(heads.logits("one", states), head.logits(states))
+
+
+@needs_compiler
+@pytest.mark.parametrize(("first", "shared"), [(32, True), (64, True), (5, False)])
+@pytest.mark.parametrize("narrow", [False, True])
+def test_rows_of_a_larger_head_lie_there_once(first: int, shared: bool, narrow: bool) -> None:
+    make = torch.Generator().manual_seed(first)
+    rows = torch.randn(110, 64, generator=make)
+    rows = rows.bfloat16().float() if narrow else rows
+    gains = torch.randn(2, 64, generator=make)
+    bank = {"some": Head(gains[0], rows[first:], 1e-6), "all": Head(gains[1], rows, 1e-6)}
+    heads = CompiledHeads(step_of(tiny_body("qwen2", False)).library, bank)
+    states = torch.randn(3, 64, generator=make)
+    for name, head in bank.items():
+        assert close(heads.logits(name, states), head.logits(states))
+    some, every = (heads.laid_out(name).logits for name in bank)
+    assert (some == every + first * 64 * (2 if narrow else 4)) == shared
 
 
 @needs_compiler
@@ -157,16 +181,20 @@ def test_the_same_tokens_are_drawn(
 @given(data=st.data())
 def test_a_token_in_one_call_is_its_parts(data: Any) -> None:
     """To the bit, on whatever way up, and again where the same kinds of call come."""
-    body = tiny_body("qwen2", data.draw(st.booleans()))
+    head_dim, inner = data.draw(st.sampled_from(WIDE))
+    body = tiny_body(
+        "qwen2", data.draw(st.booleans()), head_dim=head_dim, intermediate_size=inner
+    )
     step, make = step_of(body), torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
-    heads = CompiledHeads(step.library)
-    token, caches = CompiledToken(step, heads), [body.new_cache(64), body.new_cache(64)]
+    caches = [body.new_cache(64), body.new_cache(64)]
     lens = (torch.randn(64, 64, generator=make), torch.zeros(64))
     rows = torch.randn(45, 64, generator=make)
     bank = {
         "whole": Head(torch.ones(64), rows, 1e-6),
         "some": Head(torch.ones(64), rows, 1e-6, 7 * torch.arange(45), *lens),
     }
+    heads = CompiledHeads(step.library, bank)
+    token = CompiledTokens(step, heads, bank, body.embedding)
     for start in range(0, 40, MOST_ROWS):
         ups = sorted(data.draw(st.sets(st.integers(1, 4), min_size=1)))
         counts = sorted(data.draw(st.integers(1, MOST_ROWS)) for _ in ups)
@@ -176,15 +204,16 @@ def test_a_token_in_one_call_is_its_parts(data: Any) -> None:
         how = SamplingSettings(data.draw(st.sampled_from([0.0, 0.7])), 0.9)
         way = Rows(torch.randn(1, counts[-1], 64, generator=make), start)
         states, logits, drawn, sure = token.draw(
-            legs, way, caches[0], name, bank[name], how, seed=5, position=way.end
+            legs, way, caches[0], name, how, seed=5, position=way.end
         )
         done: Tensor | None = None
         for leg in legs:
             begun = at_leg(way.states, leg, done)
             done = step.run_layers(leg.low, leg.high, begun, way.end - leg.count, caches[1])
         assert done is not None
-        wanted = heads.logits(name, bank[name], done[0, -1:])
-        assert torch.equal(states, done)
+        wanted = heads.logits(name, done[0, -1:])
+        assert torch.equal(states[:, -1], done[:, -1])
+        assert legs[-1].high == body.num_layers or torch.equal(states, done)
         assert torch.equal(logits, wanted)
         assert drawn == int(
             compiled_draw(step.library, wanted, bank[name].row_ids, how, [way.end], [5])
@@ -194,11 +223,13 @@ def test_a_token_in_one_call_is_its_parts(data: Any) -> None:
             held - next((leg.count for leg in legs if leg.low <= layer < leg.high), 0)
             for layer, held in enumerate(caches[0].lengths)
         ]
-        looked = token.look(legs, way, caches[0], name, bank[name])
+        looked = token.look(legs, way, caches[0], name)
         assert torch.equal(looked[0], states)
         assert torch.equal(looked[1], logits)
         assert looked[2] == sure
         assert caches[0].lengths == caches[1].lengths
+        for layer in range(body.num_layers):
+            assert torch.equal(caches[0].rows(layer), caches[1].rows(layer))
 
 
 @needs_compiler

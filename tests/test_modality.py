@@ -150,3 +150,25 @@ def test_states_stay_sound_whatever_is_emitted(
         assert state.slot is Slot.TEXT or state.speaking
         if speaking and expected != (slot is Slot.SPEECH):
             assert state.disagreed
+
+
+@given(
+    layout=st.builds(Interleave, st.integers(1, 4), st.integers(1, 5), st.booleans()),
+    ids=st.lists(st.integers(0, WORDS.size - 1), max_size=30),
+    token=st.integers(0, WORDS.size - 1),
+)
+def test_any_token_that_fills_the_slot_leads_to_the_same_place(
+    layout: Interleave, ids: list[int], token: int
+) -> None:
+    state = after(layout.start(WORDS, START), *ids)
+    filled = state.filled()
+    assert after(state.fork(), TEXT if state.slot is Slot.TEXT else CODE).stands_at(filled)
+    if WORDS.slots[token] == state.slot.number:
+        assert after(state.fork(), token).stands_at(filled)
+
+
+def test_slots_that_ids_fill() -> None:
+    slots = WORDS.slots.tolist()
+    assert [slots[i] for i in (TEXT, PAD, CODE, FILLER)] == [0, 0, 1, 1]
+    assert [slots[i] for i in (START, END, STOP)] == [2, 2, 2]
+    assert GLM_WORDS.slots.tolist().count(2) == len(GLM_WORDS.stop_ids)

@@ -174,6 +174,7 @@ def tiny_lm(
     vocoder: bool = True,
     max_tokens: int = 120,
     ends: bool = True,
+    **changes: int,
 ) -> SpokenLM:
     """A spoken language model of random weights.
 
@@ -187,9 +188,10 @@ def tiny_lm(
         vocoder: whether it can make sound.
         max_tokens: longest reply.
         ends: whether replies come to an end before that.
+        changes: of the config's sizes.
     """
     layout = layout or Interleave(1, 4)
-    words, config = tiny_vocabulary(), tiny_config(family, layers)
+    words, config = tiny_vocabulary(), tiny_config(family, layers, **changes)
     state = random_state(config, seed, scale=0.1)
     _steer(state, words, 5, ends)
     body = Transformer.from_state_dict(state, config, dtype=dtype)

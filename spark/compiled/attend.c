@@ -134,7 +134,7 @@ static void append_group(const struct shape *s, const struct step *c, int group,
     for (int t = 0; t < c->rows; t++) {
         float *row = qkv + t * (s->heads + 2 * s->kv_heads) * size;
         float *key = row + (s->heads + group) * size;
-        for (int h = 0; h < shared; h++)
+        for (int h = 0; t >= c->lending && h < shared; h++)
             rotate(row + (group * shared + h) * size, c->rotary + t * size, size);
         rotate(key, c->rotary + t * size, size);
         memcpy(keys + (old + t) * size, key, size * sizeof *key);
@@ -142,27 +142,28 @@ static void append_group(const struct shape *s, const struct step *c, int group,
     }
 }
 
-void spark_attend(const struct shape *s, const struct step *c, int layer, int group,
-                         float *qkv, float *scores, float *mixed) {
+void spark_attend(const struct shape *s, const struct step *c, int layer, int part, int group,
+                  float *qkv, float *scores, float *mixed) {
     const int size = s->head_dim, heads = s->heads, shared = heads / s->kv_heads;
     const int across = (heads + 2 * s->kv_heads) * size, far = whole(c->capacity);
     const int old = (int)c->lengths[layer], rows = c->rows, first = group * shared;
     const int64_t block = (int64_t)c->capacity * size;
-    float *keys = c->cache + ((int64_t)layer * 2 * s->kv_heads + group) * block;
-    float *values = keys + s->kv_heads * block;
+    const int all = s->parts * s->kv_heads; /* key heads of the model */
+    float *keys = c->cache + ((int64_t)layer * 2 * all + part * s->kv_heads + group) * block;
+    float *values = keys + all * block;
     append_group(s, c, group, old, keys, values, qkv);
     for (int from = 0; from < old + rows; from += BLOCK)
-        for (int n = 0; n < rows * shared; n++) {
+        for (int n = c->lending * shared; n < rows * shared; n++) {
             const int t = n / shared, count = old + t + 1, h = first + n % shared;
             score(qkv + t * across + h * size, keys, from, lesser(from + BLOCK, count), size,
                   scores + (int64_t)n * far);
         }
-    for (int t = 0; t < rows; t++)
+    for (int t = c->lending; t < rows; t++)
         memset(mixed + (t * heads + first) * size, 0, shared * size * sizeof *mixed);
-    for (int n = 0; n < rows * shared; n++)
+    for (int n = c->lending * shared; n < rows * shared; n++)
         soften(scores + (int64_t)n * far, old + n / shared + 1);
     for (int from = 0; from < old + rows; from += BLOCK)
-        for (int t = 0; t < rows; t++) {
+        for (int t = c->lending; t < rows; t++) {
             const int to = lesser(from + BLOCK, old + t + 1);
             const float *own = scores + (int64_t)t * shared * far;
             float *out = mixed + (t * heads + first) * size;

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spark.sampling import SamplingSettings, noise_key
 
-SCRATCH = 3  # floats a column: one, and a pair of four bytes each
+_BLOCK = 32  # `LOGITS` of step.h
 _POINTER = ctypes.c_void_p
 
 
@@ -19,6 +19,11 @@ class DrawStruct(ctypes.Structure):
         ("columns", ctypes.c_int), ("step", ctypes.c_int), ("top_k", ctypes.c_int),
         ("temperature", ctypes.c_float), ("top_p", ctypes.c_float), ("ids", _POINTER),
     ]  # fmt: skip
+
+
+def scratch_of(columns: int) -> int:
+    """Floats that a draw takes: a pair a column, and what is found out about each block."""
+    return 2 * columns + 3 * -(-columns // _BLOCK)
 
 
 def draw(
@@ -47,7 +52,7 @@ def draw(
     rows, columns = logits.shape
     keys = (ctypes.c_int64 * rows)(*map(noise_key, seeds, positions))
     told = described(columns, logits.stride(0), ids, settings)
-    scratch = torch.empty(SCRATCH * columns, dtype=torch.float32)
+    scratch = torch.empty(scratch_of(columns), dtype=torch.float32)
     tokens = torch.empty(rows, dtype=torch.int64)
     built.spark_draw(
         ctypes.byref(told), rows, _POINTER(logits.data_ptr()), keys,

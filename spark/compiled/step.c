@@ -12,45 +12,11 @@
 
 #include <math.h>
 #include <omp.h>
-#include <sched.h>
 
-#define TILE 32
 #define HALF (TILE / 2)
 #define PAIRS (HALF / WIDE) /* of vectors, in a tile */
 #define AHEAD 40            /* inputs whose weights are on their way: saves a twentieth of a step */
 #define LINE 64             /* bytes of the cache that come at once */
-
-struct token {
-    struct head head;
-    struct draw draw;
-    const struct leg *legs;
-    int64_t legs_n, draws, key; /* whether it draws, and by which noise */
-    int64_t id; /* this, the logits and the sureness are written */
-    float *logits; /* `outputs` of the head */
-    float sureness;
-};
-
-#define PATIENCE 20000 /* looks at a thread that is late, a fraction of a millisecond */
-
-/* How often a thread has come to a meeting; a line of the cache of its own. */
-struct seat {
-    _Alignas(64) int met;
-};
-
-/* A thread's part of the work: the `me`-th of `of`. */
-struct part {
-    int me, of;
-    struct seat *seats; /* one a thread, 0 at first */
-};
-
-/* Until all threads are here. OpenMP's barrier takes four times as long, five times a layer. */
-static void meet(const struct part *p) {
-    const int met = p->seats[p->me].met + 1;
-    __atomic_store_n(&p->seats[p->me].met, met, __ATOMIC_RELEASE);
-    for (int i = 0; i < p->of; i++)
-        for (int looks = 0; __atomic_load_n(&p->seats[i].met, __ATOMIC_ACQUIRE) - met < 0; looks++)
-            if (looks > PATIENCE) sched_yield(); /* it may wait for this one's processor */
-}
 
 /* The `k`-th pair of vectors of a tile's row of weights at `at`, as float32: outputs k WIDE.. and
  * HALF + k WIDE... A bfloat16 is the upper half of a float32, and two that lie in one word are a
@@ -142,156 +108,202 @@ static void product(const void *matrix, int narrow, int from, int to, int inputs
     else product_of(matrix, 0, from, to, inputs, rows, x, x_step, out, out_step);
 }
 
+/* Four sums at once: one alone would wait for itself at every step. */
 static void norm(const float *x, const float *gain, int width, float eps, float *out) {
-    lanes sum = {0};
-    for (int i = 0; i < width; i += LANES) sum += load(x + i) * load(x + i);
-    float scale = 1.0f / sqrtf(total(sum) / width + eps);
+    lanes sums[4] = {{0}};
+    for (int i = 0; i < width; i += 4 * LANES)
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; k++) sums[k] += load(x + i + k * LANES) * load(x + i + k * LANES);
+    float scale = 1.0f / sqrtf(total((sums[0] + sums[1]) + (sums[2] + sums[3])) / width + eps);
     for (int i = 0; i < width; i++) out[i] = x[i] * scale * gain[i];
 }
 
-/* Where a thread's tiles of `outputs` begin; they end where the next one's begin. */
-static int share(int outputs, int me, int of) {
+int spark_share(int outputs, int me, int of) {
     return (int)((int64_t)(outputs / TILE) * me / of) * TILE;
 }
 
-/* states += rows of x times a matrix, the thread's outputs of it. */
-static void add_product(const struct shape *s, const struct step *c, const struct part *p,
-                        const void *matrix, int inputs, const float *x, float *sums) {
-    const int width = s->width;
-    const int from = share(width, p->me, p->of), to = share(width, p->me + 1, p->of);
-    product(matrix, s->narrow, from, to, inputs, c->rows, x, inputs, sums, width);
-    for (int t = 0; t < c->rows; t++)
-        for (int r = from; r < to; r++) c->states[t * width + r] += sums[t * width + r];
+/* What threads do with a part of a layer; its shape and its weights. */
+struct work {
+    struct shape s;
+    struct part team; /* the thread among those of the part */
+    int part;         /* number */
+    float *qkv, *mixed, *active; /* of the part */
+    float *normed, *pair, *scores; /* of the thread */
+};
+
+/* The weights of a part: so many numbers of a matrix are a part's. */
+static const void *part_of(const struct work *k, const void *matrix, int64_t numbers) {
+    return (const char *)matrix + k->part * numbers * (k->s.narrow ? 2 : 4);
 }
 
-static void project(const struct shape *s, const struct step *c, const struct part *p,
-                    const struct layer *w, float *normed, float *qkv) {
-    const int width = s->width, across = (s->heads + 2 * s->kv_heads) * s->head_dim;
-    const int from = share(across, p->me, p->of), to = share(across, p->me + 1, p->of);
-    for (int t = 0; t < c->rows; t++)
-        norm(c->states + t * width, w->attention_gain, width, s->eps, normed + t * width);
-    product(w->qkv, s->narrow, from, to, width, c->rows, normed, width, qkv, across);
-    for (int t = 0; w->bias && t < c->rows; t++)
-        for (int r = from; r < to; r++) qkv[t * across + r] += w->bias[r];
+/* What a part's heads add to the states: its `sums` (parts, rows, width). */
+static void attend(const struct work *k, const struct step *c, const struct layer *w, int l,
+                   float *sums) {
+    const struct shape *s = &k->s;
+    const struct part *p = &k->team;
+    const int width = s->width, asking = s->heads * s->head_dim, lend = c->lending;
+    const int told = 2 * s->kv_heads * s->head_dim, across = asking + told;
+    const void *qkv = part_of(k, w->qkv, (int64_t)across * width);
+    const int q = spark_share(asking, p->me, p->of), q_end = spark_share(asking, p->me + 1, p->of);
+    const int kv = asking + spark_share(told, p->me, p->of);
+    const int kv_end = asking + spark_share(told, p->me + 1, p->of);
+    product(qkv, s->narrow, q, q_end, width, c->rows - lend, k->normed + lend * width, width,
+            k->qkv + lend * across, across);
+    product(qkv, s->narrow, kv, kv_end, width, c->rows, k->normed, width, k->qkv, across);
+    const float *bias = w->bias ? w->bias + k->part * across : NULL;
+    for (int t = 0; bias && t < c->rows; t++) {
+        for (int r = q; r < q_end; r++) k->qkv[t * across + r] += bias[r];
+        for (int r = kv; r < kv_end; r++) k->qkv[t * across + r] += bias[r];
+    }
+    meet(p);
+    for (int g = s->kv_heads * p->me / p->of; g < s->kv_heads * (p->me + 1) / p->of; g++)
+        spark_attend(s, c, l, k->part, g, k->qkv, k->scores, k->mixed);
+    meet(p);
+    product(part_of(k, w->output, (int64_t)width * asking), s->narrow,
+            spark_share(width, p->me, p->of), spark_share(width, p->me + 1, p->of), asking,
+            c->rows - lend, k->mixed + lend * asking, asking,
+            sums + (k->part * c->rows + lend) * width, width);
 }
 
-/* silu(gate) * up, of the thread's outputs. */
-static void gate(const struct shape *s, const struct step *c, const struct part *p,
-                 const struct layer *w, float *normed, float *pair, float *active) {
-    const int width = s->width, inner = s->inner;
-    const int from = share(inner, p->me, p->of), to = share(inner, p->me + 1, p->of);
-    for (int t = 0; t < c->rows; t++)
-        norm(c->states + t * width, w->mlp_gain, width, s->eps, normed + t * width);
-    product(w->gate_up, s->narrow, from, to, width, c->rows, normed, width, pair, 2 * inner);
-    product(w->gate_up, s->narrow, inner + from, inner + to, width, c->rows, normed, width, pair,
+/* What a part's share of the feed-forward adds: silu(gate) * up, and down again. */
+static void feed(const struct work *k, const struct step *c, const struct layer *w, float *sums) {
+    const struct shape *s = &k->s;
+    const struct part *p = &k->team;
+    const int width = s->width, inner = s->inner, lend = c->lending, rows = c->rows - lend;
+    const int from = spark_share(inner, p->me, p->of), to = spark_share(inner, p->me + 1, p->of);
+    const void *gate_up = part_of(k, w->gate_up, (int64_t)2 * inner * width);
+    const float *normed = k->normed + lend * width;
+    product(gate_up, s->narrow, from, to, width, rows, normed, width, k->pair, 2 * inner);
+    product(gate_up, s->narrow, inner + from, inner + to, width, rows, normed, width, k->pair,
             2 * inner);
-    for (int t = 0; t < c->rows; t++) {
-        const float *z = pair + t * 2 * inner;
+    for (int t = 0; t < rows; t++) {
+        const float *z = k->pair + t * 2 * inner;
         for (int r = from; r < to; r++)
-            active[t * inner + r] = z[r] / (1.0f + expf(-z[r])) * z[inner + r];
+            k->active[t * inner + r] = z[r] / (1.0f + expf(-z[r])) * z[inner + r];
+    }
+    meet(p);
+    product(part_of(k, w->down, (int64_t)width * inner), s->narrow,
+            spark_share(width, p->me, p->of), spark_share(width, p->me + 1, p->of), inner, rows,
+            k->active, inner, sums + (k->part * c->rows + lend) * width, width);
+}
+
+/* Of the rows that go on: states += sums of all parts, in their order, and normed by the next gain. */
+static void add(const struct shape *s, const struct step *c, const float *sums, const float *gain,
+                float *restrict states, float *normed) {
+    const int width = s->width, far = c->rows * width;
+    for (int t = c->lending; t < c->rows; t++) {
+        const float *own = sums + t * width;
+        float *row = states + t * width;
+        if (s->parts == 2)
+            for (int r = 0; r < width; r++) row[r] = row[r] + own[r] + own[far + r];
+        else
+            for (int part = 0; part < s->parts; part++)
+                for (int r = 0; r < width; r++) row[r] += own[part * far + r];
+        if (gain) norm(row, gain, width, s->eps, normed + t * width);
     }
 }
 
-/* What one thread needs for itself, in floats. */
+/* What a part needs for all of its threads, and a thread for itself, in floats. */
+static int64_t part_scratch(const struct shape *s, int rows) {
+    return rows * ((2 * s->heads + 2 * s->kv_heads) * (int64_t)s->head_dim + s->inner) / s->parts;
+}
+
 static int64_t own_scratch(const struct shape *s, int rows, int capacity) {
     return (int64_t)rows * 2 * (s->width + s->inner) + spark_scores(s, rows, capacity);
 }
 
 /* Floats of `scratch` that a step needs. */
 int64_t spark_scratch(const struct shape *s, int rows, int capacity) {
-    int64_t heads = (2 * s->heads + 2 * s->kv_heads) * (int64_t)s->head_dim;
-    return rows * (heads + s->inner) + s->threads * own_scratch(s, rows, capacity);
+    return s->parts * (2LL * rows * s->width + part_scratch(s, rows)) +
+           s->threads * own_scratch(s, rows, capacity);
 }
 
-/* A thread's part of a step. */
-static void climb(const struct shape *s, const struct layer *layers, const struct step *c,
-                  const struct part *p) {
-    const int width = s->width, rows = c->rows, groups = s->kv_heads;
-    float *qkv = c->scratch;
-    float *mixed = qkv + rows * (s->heads + 2 * s->kv_heads) * s->head_dim;
-    float *active = mixed + rows * s->heads * s->head_dim;
-    float *own = active + rows * s->inner + p->me * own_scratch(s, rows, c->capacity);
-    float *normed = own, *sums = normed + rows * width;
-    float *pair = sums + rows * width, *scores = pair + rows * 2 * s->inner;
+/* Where a thread works on a part; `own` is its scratch. */
+static struct work laid_out(const struct shape *s, const struct step *c, const struct part *p,
+                            int part, float *own) {
+    const int size = p->of < s->parts ? 1 : p->of / s->parts, rows = c->rows;
+    struct work k = {.s = *s, .part = part};
+    k.s.heads /= s->parts, k.s.kv_heads /= s->parts, k.s.inner /= s->parts;
+    k.team = (struct part){p->me % size, size, p->seats + p->of + p->me / size * size};
+    k.qkv = c->scratch + 2 * s->parts * rows * s->width + part * part_scratch(s, rows);
+    k.mixed = k.qkv + rows * (k.s.heads + 2 * k.s.kv_heads) * s->head_dim;
+    k.active = k.mixed + rows * k.s.heads * s->head_dim;
+    k.normed = own + rows * s->width, k.pair = k.normed + rows * s->width;
+    k.scores = k.pair + rows * 2 * s->inner;
+    return k;
+}
+
+void spark_climb(const struct shape *s, const struct layer *layers, const struct step *c,
+                 const struct part *p) {
+    const int width = s->width, parts = s->parts, rows = c->rows, own_parts = p->of < parts;
+    const int first = own_parts ? 0 : p->me / (p->of / parts);
+    const int end = own_parts ? parts : first + 1;
+    float *sums = c->scratch, *others = sums + parts * rows * width; /* in turns */
+    float *states = others + parts * (rows * width + part_scratch(s, rows)) +
+                    p->me * own_scratch(s, rows, c->capacity);
+    float *normed = states + rows * width;
+    struct work k[parts];
+    for (int i = first; i < end; i++) k[i] = laid_out(s, c, p, i, states);
+    memcpy(states, c->states, rows * width * sizeof *states);
+    for (int t = 0; t < rows; t++)
+        norm(states + t * width, layers[c->low].attention_gain, width, s->eps, normed + t * width);
     for (int l = c->low; l < c->high; l++) {
-        const struct layer *w = layers + l;
-        project(s, c, p, w, normed, qkv);
+        struct step on = *c;
+        on.lending = l + 1 < c->high ? 0 : c->lending;
+        for (int i = first; i < end; i++) attend(k + i, &on, layers + l, l, sums);
         meet(p);
-        for (int g = groups * p->me / p->of; g < groups * (p->me + 1) / p->of; g++)
-            spark_attend(s, c, l, g, qkv, scores, mixed);
+        add(s, &on, sums, layers[l].mlp_gain, states, normed);
+        for (int i = first; i < end; i++) feed(k + i, &on, layers + l, others);
         meet(p);
-        add_product(s, c, p, w->output, s->heads * s->head_dim, mixed, sums);
-        meet(p);
-        gate(s, c, p, w, normed, pair, active);
-        meet(p);
-        add_product(s, c, p, w->down, s->inner, active, sums);
+        add(s, &on, others, l + 1 < c->high ? layers[l + 1].attention_gain : NULL, states, normed);
+    }
+    const int from = c->lending * width;
+    if (p->me == 0) memcpy(c->states + from, states + from, (rows * width - from) * sizeof *states);
+    meet(p);
+}
+
+void spark_ask(const struct head *h, int rows, const float *states, const struct part *p,
+               float *scratch, float *out) {
+    const int width = h->width, from = spark_share(width, p->me, p->of);
+    const int to = spark_share(width, p->me + 1, p->of), first = spark_share(h->outputs, p->me, p->of);
+    float *lensed = scratch, *normed = lensed + (1 + p->me) * rows * width;
+    if (h->lens) {
+        product(h->lens, h->narrow, from, to, width, rows, states, width, lensed, width);
+        for (int t = 0; t < rows; t++)
+            for (int r = from; r < to; r++)
+                lensed[t * width + r] += h->lens_bias[r] + states[t * width + r];
         meet(p);
     }
+    for (int t = 0; t < rows; t++)
+        norm((h->lens ? lensed : states) + t * width, h->gain, width, h->eps, normed + t * width);
+    product(h->logits, h->narrow, first, spark_share(h->outputs, p->me + 1, p->of), width, rows,
+            normed, width, out, h->outputs);
 }
 
-/* A thread's part of the logits (rows, outputs) of states (rows, width). */
-static void ask(const struct head *h, int rows, const float *states, const struct part *p,
-                float *scratch, float *out) {
-    const int width = h->width;
-    float *lensed = scratch, *normed = scratch + rows * width;
-    int from = share(width, p->me, p->of), to = share(width, p->me + 1, p->of);
-    if (h->lens) product(h->lens, h->narrow, from, to, width, rows, states, width, lensed, width);
-    for (int t = 0; t < rows; t++)
-        for (int r = from; r < to; r++)
-            lensed[t * width + r] = h->lens
-                ? lensed[t * width + r] + h->lens_bias[r] + states[t * width + r]
-                : states[t * width + r];
-    meet(p);
-    if (p->me == 0)
-        for (int t = 0; t < rows; t++)
-            norm(lensed + t * width, h->gain, width, h->eps, normed + t * width);
-    meet(p);
-    from = share(h->outputs, p->me, p->of), to = share(h->outputs, p->me + 1, p->of);
-    product(h->logits, h->narrow, from, to, width, rows, normed, width, out, h->outputs);
+int spark_among(struct part *p, int parts) {
+    p->me = omp_get_thread_num(), p->of = omp_get_num_threads();
+    if (p->of > parts) p->of -= p->of % parts;
+    else if (p->of < parts) p->of = 1;
+    return p->me < p->of;
 }
 
 void spark_step(const struct shape *s, const struct layer *layers, const struct step *c) {
-    struct seat seats[s->threads];
+    struct seat seats[2 * s->threads];
     memset(seats, 0, sizeof seats);
 #pragma omp parallel num_threads(s->threads)
     {
-        const struct part p = {omp_get_thread_num(), omp_get_num_threads(), seats};
-        climb(s, layers, c, &p);
+        struct part p = {.seats = seats};
+        if (spark_among(&p, s->parts)) spark_climb(s, layers, c, &p);
     }
 }
 
-/* scratch: 2 rows width floats. */
+/* scratch: rows width floats, and as many for each thread. */
 void spark_head(const struct head *h, int rows, const float *states, float *scratch, float *out) {
     struct seat seats[h->threads];
     memset(seats, 0, sizeof seats);
 #pragma omp parallel num_threads(h->threads)
     {
-        const struct part p = {omp_get_thread_num(), omp_get_num_threads(), seats};
-        ask(h, rows, states, &p, scratch, out);
+        struct part p = {.seats = seats};
+        if (spark_among(&p, 1)) spark_ask(h, rows, states, &p, scratch, out);
     }
-}
-
-/* A token from the last of `c`'s rows: up the legs, through a head and, if wanted, out of its
- * logits. Rows that a leg lacks join the next one. `c`'s low and high are not read; `scratch` has
- * room for its step, then for the head and the draw. */
-void spark_token(const struct shape *s, const struct layer *layers, const struct step *c,
-                 struct token *t) {
-    float *scratch = c->scratch + spark_scratch(s, c->rows, c->capacity), *logits = t->logits;
-    struct seat seats[s->threads];
-    memset(seats, 0, sizeof seats);
-#pragma omp parallel num_threads(s->threads)
-    {
-        const struct part p = {omp_get_thread_num(), omp_get_num_threads(), seats};
-        for (int i = 0; i < t->legs_n; i++) {
-            const struct leg *leg = t->legs + i;
-            const int before = c->rows - leg->rows;
-            struct step own = *c;
-            own.low = leg->low, own.high = leg->high, own.rows = leg->rows;
-            own.states += before * s->width, own.rotary += before * s->head_dim;
-            climb(s, layers, &own, &p);
-        }
-        ask(&t->head, 1, c->states + (c->rows - 1) * s->width, &p, scratch, logits);
-    }
-    t->sureness = spark_sureness(logits, t->draw.columns);
-    if (t->draws) spark_draw(&t->draw, 1, logits, &t->key, scratch + 2 * s->width, &t->id);
 }

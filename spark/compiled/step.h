@@ -1,10 +1,13 @@
-/* What the parts of the compiled step share: the structures that Python fills, and vectors. */
+/* What the parts of the compiled step share: structures that Python fills, vectors, and threads. */
 #pragma once
 
+#include <sched.h>
 #include <stdint.h>
 #include <string.h>
 
 #define LANES 8
+#define TILE 32        /* outputs of a matrix that lie together */
+#define LOGITS 32 /* logits that are looked at together; whole tiles have whole blocks */
 #ifdef __AVX512F__
 #define WIDE 16
 #else
@@ -16,8 +19,10 @@ typedef float lanes __attribute__((vector_size(4 * LANES)));
 typedef float wide __attribute__((vector_size(4 * WIDE)));
 typedef uint32_t wide_words __attribute__((vector_size(4 * WIDE)));
 
+/* A model's. Layers fall into `parts` that need nothing of each other but their sums: each has its
+ * heads, its share of `inner`, and its part of every matrix, one after the other. */
 struct shape {
-    int width, inner, heads, kv_heads, head_dim, narrow, threads;
+    int width, inner, heads, kv_heads, head_dim, narrow, threads, parts;
     float eps;
 };
 
@@ -29,6 +34,8 @@ struct layer {
 
 struct step {
     int low, high, rows, capacity;
+    int lending;            /* of the rows, the first: to the last layer they lend keys and values,
+                             * and go no further */
     const int64_t *lengths; /* rows that each layer's cache holds */
     float *states;          /* (rows, width), updated in place */
     const float *rotary;    /* (rows, head_dim / 2, 2): cosine and sine */
@@ -36,9 +43,10 @@ struct step {
     float *scratch;         /* `spark_scratch` floats */
 };
 
-/* A part of the way up: layers low..high-1, with the last `rows` rows. */
+/* A part of the way up: layers low..high-1, with the last `rows` rows, of which the first `lending`
+ * lend keys and values to the last of them and go no further. */
 struct leg {
-    int low, high, rows;
+    int low, high, rows, lending;
 };
 
 struct head {
@@ -76,18 +84,72 @@ INLINE void store_wide(float *to, wide v) { memcpy(to, &v, sizeof v); }
 /* `count` and what it lacks to whole vectors. */
 INLINE int whole(int count) { return (count + WIDE - 1) / WIDE * WIDE; }
 
-/* Softmax attention of the queries that share one key head, of all rows: `qkv` (rows, heads and
- * twice kv_heads, head_dim) is rotated, keys and values join the cache, and what was attended to
- * is written to `mixed` (rows, heads, head_dim). `scores`: `spark_scores` floats. */
-void spark_attend(const struct shape *s, const struct step *c, int layer, int group, float *qkv,
-                  float *scores, float *mixed);
+#define PATIENCE 20000 /* looks at a thread that is late, a fraction of a millisecond */
+
+/* How often a thread has come to a meeting; a line of the cache of its own. */
+struct seat {
+    _Alignas(64) int met;
+};
+
+/* A thread among others: the `me`-th of `of`. */
+struct part {
+    int me, of;
+    struct seat *seats; /* one a thread, 0 at first; of all threads: then one more each */
+};
+
+/* Until all threads are here. OpenMP's barrier takes four times as long, five times a layer. */
+INLINE void meet(const struct part *p) {
+    const int met = p->seats[p->me].met + 1;
+    __atomic_store_n(&p->seats[p->me].met, met, __ATOMIC_RELEASE);
+    for (int i = 0; i < p->of; i++)
+        for (int looks = 0; __atomic_load_n(&p->seats[i].met, __ATOMIC_ACQUIRE) - met < 0; looks++)
+            if (looks > PATIENCE) sched_yield(); /* it may wait for this one's processor */
+}
+
+/* Make a thread of a parallel region one of as many as the parts can share; 0 if it is left over. */
+int spark_among(struct part *p, int parts);
+
+/* Where a thread's tiles of `outputs` begin; they end where the next one's begin. */
+int spark_share(int outputs, int me, int of);
+
+/* A thread's part of a step; `p` is it among all. */
+void spark_climb(const struct shape *s, const struct layer *layers, const struct step *c,
+                 const struct part *p);
+
+/* A thread's part of the logits (rows, outputs) of states (rows, width), of which it gives its
+ * share; scratch: rows width floats for all threads, and as many for each. */
+void spark_ask(const struct head *h, int rows, const float *states, const struct part *p,
+               float *scratch, float *out);
+
+/* Floats of `scratch` that a step needs. */
+int64_t spark_scratch(const struct shape *s, int rows, int capacity);
+
+/* Softmax attention of the queries of a part that share one key head, of all rows but the `lending`
+ * first: `qkv` (rows, heads and twice kv_heads, head_dim) is rotated, keys and values of all rows join
+ * the cache, and what was attended to is written to `mixed` (rows, heads, head_dim). `s` is the part's
+ * shape, `scores` has `spark_scores` floats. */
+void spark_attend(const struct shape *s, const struct step *c, int layer, int part, int group,
+                  float *qkv, float *scores, float *mixed);
 
 /* Floats of scores that so many rows take. */
 int64_t spark_scores(const struct shape *s, int rows, int capacity);
 
-/* Ids, one a row of logits; scratch: 3 times `columns` floats. */
-void spark_draw(const struct draw *d, int rows, const float *logits, const int64_t *keys,
-                float *scratch, int64_t *tokens);
+/* What threads find out about a block of logits, each about its own, before one of them draws. */
+struct survey {
+    float most, cold, hot; /* the largest; sums of e^ beside the largest of all, the second of
+                            * logits over the temperature */
+};
 
-/* The largest probability of a row of logits, at temperature 1. */
-float spark_sureness(const float *logits, int columns);
+/* Of columns from..to-1, `from` a multiple of a block, their `most`. */
+void spark_survey(const float *logits, int columns, int from, int to, struct survey *found);
+
+/* And once that is known of all, the rest; without a temperature `hot` means nothing. */
+void spark_weigh(const float *logits, int columns, int from, int to, float temperature,
+                 struct survey *found);
+
+/* The largest probability at temperature 1. */
+float spark_sureness(const struct survey *found, int columns);
+
+/* The id that is drawn; scratch: 2 floats a column. */
+int64_t spark_choice(const struct draw *d, const float *logits, const struct survey *found,
+                     int64_t key, float *scratch);

@@ -12,17 +12,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from spark.cache import KVCache, Leg, Rows
 from spark.compiled.library import kept, library
-from spark.heads import Head
 from spark.transformer import Transformer
-from spark.weights import Layer
+from spark.weights import Layer, TransformerConfig
 
 MOST_ROWS = 8  # of one call; with more, torch's products gain on it
-_TILE, _LANES = 32, 16  # as in step.c, and the most in step.h
+TILE, _LANES = 32, 16  # as in step.c, and the most in step.h
 _MOST_BYTES = 1 << 28  # of weights that are copied; larger models wait for memory, not for calls
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int
 
@@ -30,7 +28,7 @@ _POINTER, _INT = ctypes.c_void_p, ctypes.c_int
 class ShapeStruct(ctypes.Structure):
     _fields_ = [
         *((name, _INT) for name in ("width", "inner", "heads", "kv_heads", "head_dim")),
-        ("narrow", _INT), ("threads", _INT), ("eps", ctypes.c_float),
+        *((name, _INT) for name in ("narrow", "threads", "parts")), ("eps", ctypes.c_float),
     ]  # fmt: skip
 
 
@@ -43,16 +41,8 @@ class _Layer(ctypes.Structure):
 
 class StepStruct(ctypes.Structure):
     _fields_ = [
-        *((name, _INT) for name in ("low", "high", "rows", "capacity")),
+        *((name, _INT) for name in ("low", "high", "rows", "capacity", "lending")),
         *((name, _POINTER) for name in ("lengths", "states", "rotary", "cache", "scratch")),
-    ]
-
-
-class HeadStruct(ctypes.Structure):
-    _fields_ = [
-        *((name, _POINTER) for name in ("lens", "logits", "lens_bias", "gain")),
-        *((name, _INT) for name in ("width", "outputs", "narrow", "threads")),
-        ("eps", ctypes.c_float),
     ]
 
 
@@ -67,8 +57,8 @@ def unsuited(body: Transformer) -> str | None:
         return "its weights are not kept as they are multiplied"
     if body.nbytes > _MOST_BYTES:
         return f"it copies the weights, and these take more than {_MOST_BYTES >> 20} MiB"
-    if any(size % _TILE for size in tiled) or shape.head_dim % _LANES:
-        return f"its sizes are no multiples of {_TILE}"
+    if any(size % TILE for size in tiled) or shape.head_dim % _LANES:
+        return f"its sizes are no multiples of {TILE}"
     return None
 
 
@@ -94,7 +84,7 @@ def _equip(body: Transformer) -> None:
         body.compiled = CompiledStep(body, built)
 
 
-class _Store:
+class Store:
     """Tensors that structures point to, kept as long as this is."""
 
     def __init__(self) -> None:
@@ -103,7 +93,7 @@ class _Store:
     def tiled(self, matrix: Tensor, narrow: bool) -> int:
         """Address of a matrix (out, in) laid out in tiles."""
         outputs, inputs = matrix.shape
-        tiles = matrix.reshape(outputs // _TILE, _TILE, inputs).transpose(1, 2)
+        tiles = matrix.reshape(outputs // TILE, TILE, inputs).transpose(1, 2)
         if narrow:  # outputs of both halves of a tile take turns, so that they share words
             tiles = tiles.bfloat16().unflatten(2, (2, -1)).transpose(2, 3).flatten(2)
         held = self.held(tiles)
@@ -147,19 +137,20 @@ class CompiledStep:
 
     def __init__(self, body: Transformer, built: ctypes.CDLL) -> None:
         built.spark_scratch.restype = ctypes.c_int64
-        self.library, self._store = built, _Store()
+        self.library, self._store = built, Store()
         shape, layers = body.config, [layer.dense() for layer in body.layers]
-        narrow = all(_is_narrow(matrix) for w in layers for matrix in _matrices(w))
+        narrow = all(is_narrow(matrix) for w in layers for matrix in _matrices(w))
+        split = _Split.of(shape, parts_of(shape))
         self._shape = ShapeStruct(
             shape.hidden_size, shape.intermediate_size, shape.num_attention_heads,
-            shape.num_key_value_heads, shape.head_dim, narrow, 1, shape.rms_norm_eps,
+            shape.num_key_value_heads, shape.head_dim, narrow, 1, split.parts, shape.rms_norm_eps,
         )  # fmt: skip
         self._sized: dict[tuple[int, int, int], tuple[ShapeStruct, int]] = {}
         self.layers = (_Layer * len(layers))(
             *(
                 _Layer(
-                    *(self._store.tiled(m.t(), narrow) for m in _matrices(w)),
-                    self._store.held(w.qkv_bias),
+                    *(self._store.tiled(m, narrow) for m in split.matrices(w)),
+                    self._store.held(split.bias(w)),
                     self._store.held(w.attention_norm.gain),
                     self._store.held(w.mlp_norm.gain),
                 )
@@ -212,19 +203,44 @@ class CompiledStep:
         Raises:
             ValueError: the cache is full.
         """
-        count = rows.states.shape[1]
         states = rows.states.clone(memory_format=torch.contiguous_format)
-        lengths = self._lengths_type(*cache.lengths)
+        lengths = self.lengths(cache)
         for leg in legs:
             buffer = cache.reserve(leg.low, leg.high, leg.count)
-        shape, size = self._for(torch.get_num_threads(), count, cache.capacity)
+        made = self.told(Rows(states, rows.start), legs[-1].count, buffer, lengths, more)
+        made.step.low, made.step.high = legs[0].low, legs[0].high
+        return made
+
+    def lengths(self, cache: KVCache) -> ctypes.Array[ctypes.c_int64]:
+        """Rows that each layer holds, as the library takes them."""
+        return self._lengths_type(*cache.lengths)
+
+    def told(
+        self,
+        rows: Rows,
+        most: int,
+        buffer: Tensor,
+        lengths: ctypes.Array[ctypes.c_int64],
+        more: int,
+    ) -> Call:
+        """What the library is to be given for rows that it updates.
+
+        Args:
+            rows: contiguous.
+            most: of them that any layer is run over at once.
+            buffer: of the cache.
+            lengths: rows that its layers hold.
+            more: floats of scratch beyond those of the step, after them.
+        """
+        capacity = buffer.shape[-2]
+        shape, size = self._for(torch.get_num_threads(), most, capacity)
         scratch = torch.empty(size + more, dtype=torch.float32)  # whatever the process's default
         step = StepStruct(
-            legs[0].low, legs[0].high, count, cache.capacity, ctypes.addressof(lengths),
-            states.data_ptr(), self._rotary_data + rows.start * self._turn_bytes,
-            buffer.data_ptr(), scratch.data_ptr(),
+            0, 0, most, capacity, 0, ctypes.addressof(lengths), rows.states.data_ptr(),
+            self._rotary_data + rows.start * self._turn_bytes, buffer.data_ptr(),
+            scratch.data_ptr(),
         )  # fmt: skip
-        return Call(ctypes.byref(shape), step, states, (lengths, scratch))
+        return Call(ctypes.byref(shape), step, rows.states, (lengths, scratch))
 
     def _for(self, threads: int, rows: int, capacity: int) -> tuple[ShapeStruct, int]:
         """The shape for so many threads, and the floats of scratch that such a step takes."""
@@ -237,63 +253,59 @@ class CompiledStep:
         return self._sized[key]
 
 
-class CompiledHeads:
-    """Runs heads over a few states; each is laid out when it is first asked.
+def parts_of(shape: TransformerConfig) -> int:
+    """Parts that layers fall into, each with its heads and its share of the feed-forward.
 
-    Args:
-        built: the library.
+    Two, where that leaves whole key heads and whole tiles: threads then need each other twice a
+    layer instead of five times.
+    """
+    groups, heads = shape.num_key_value_heads, shape.num_attention_heads
+    sizes = (heads * shape.head_dim, groups * shape.head_dim, shape.intermediate_size)
+    return 1 if groups % 2 or any(size % (2 * TILE) for size in sizes) else 2
+
+
+@dataclass(frozen=True)
+class _Split:
+    """How matrices are split into parts, which follow each other.
+
+    Attributes:
+        parts: how many.
+        qkv: the order of its outputs.
+        gate_up: the order of its outputs.
     """
 
-    def __init__(self, built: ctypes.CDLL) -> None:
-        self._library, self._store = built, _Store()
-        self._heads: dict[str, HeadStruct] = {}
-        self._narrow: dict[str, bool] = {}
+    parts: int
+    qkv: Tensor
+    gate_up: Tensor
 
-    def logits(self, name: str, head: Head, states: Tensor) -> Tensor:
-        """As `Head.logits`, of at most `MOST_ROWS` states (n, D): (n, R).
-
-        Args:
-            name: of the head; one name is always the same head.
-            head: float32, of a transformer that is not `unsuited`.
-            states: (n, D).
-        """
-        told = HeadStruct.from_buffer_copy(self.laid_out(name, head))
-        told.threads = torch.get_num_threads()
-        states = states.contiguous()
-        scratch, out = (
-            states.new_empty(2, *states.shape),
-            states.new_empty(len(states), told.outputs),
+    @classmethod
+    def of(cls, shape: TransformerConfig, parts: int) -> _Split:
+        """That of a model."""
+        heads, groups = shape.num_attention_heads, shape.num_key_value_heads
+        return cls(
+            parts,
+            _by_part([count * shape.head_dim for count in (heads, groups, groups)], parts),
+            _by_part([shape.intermediate_size] * 2, parts),
         )
-        self._library.spark_head(
-            ctypes.byref(told), len(states), _POINTER(states.data_ptr()),
-            _POINTER(scratch.data_ptr()), _POINTER(out.data_ptr()),
-        )  # fmt: skip
-        return out[:, : len(head.rows)]
 
-    def laid_out(self, name: str, head: Head) -> HeadStruct:
-        """A head as the library takes it, on one thread."""
-        if name not in self._heads:
-            self._heads[name] = self._lay_out(head, self._is_narrow(name, head))
-        return self._heads[name]
+    def matrices(self, layer: Layer) -> tuple[Tensor, ...]:
+        """Those of a block, (out, in), in the structure's order."""
+        qkv, output, gate_up, down = (matrix.t() for matrix in _matrices(layer))
+        return qkv[self.qkv], self._inputs(output), gate_up[self.gate_up], self._inputs(down)
 
-    def nbytes(self, name: str, head: Head) -> int:
-        """Bytes of weights read to evaluate a head once."""
-        matrices = sum(m.nbytes for m in (head.rows, head.lens) if m is not None)
-        return head.nbytes - (matrices // 2 if self._is_narrow(name, head) else 0)
+    def bias(self, layer: Layer) -> Tensor | None:
+        """Of queries, keys and values."""
+        return None if layer.qkv_bias is None else layer.qkv_bias[self.qkv]
 
-    def _is_narrow(self, name: str, head: Head) -> bool:
-        if name not in self._narrow:
-            parts = [part for part in (head.rows, head.lens) if part is not None]
-            self._narrow[name] = all(_is_narrow(part) for part in parts)
-        return self._narrow[name]
+    def _inputs(self, matrix: Tensor) -> Tensor:
+        return torch.cat(matrix.chunk(self.parts, dim=1))
 
-    def _lay_out(self, head: Head, narrow: bool) -> HeadStruct:
-        rows = F.pad(head.rows, (0, 0, 0, -len(head.rows) % _TILE))
-        lens = None if head.lens is None else self._store.tiled(head.lens, narrow)
-        logits = self._store.tiled(rows, narrow)
-        bias, gain = self._store.held(head.lens_bias), self._store.held(head.gain)
-        width, outputs = head.gain.shape[0], len(rows)
-        return HeadStruct(lens, logits, bias, gain, width, outputs, narrow, 1, head.eps)
+
+def _by_part(sizes: Sequence[int], parts: int) -> Tensor:
+    """Order of outputs that come in blocks of so many, the first share of each block first."""
+    blocks = torch.arange(sum(sizes)).split(list(sizes))
+    shares = [block.chunk(parts) for block in blocks]
+    return torch.cat([share[part] for part in range(parts) for share in shares])
 
 
 def _matrices(layer: Layer) -> tuple[Tensor, ...]:
@@ -301,6 +313,6 @@ def _matrices(layer: Layer) -> tuple[Tensor, ...]:
     return layer.qkv, layer.output, layer.gate_up, layer.down
 
 
-def _is_narrow(matrix: Tensor) -> bool:
+def is_narrow(matrix: Tensor) -> bool:
     """Whether bfloat16 holds every value as it is."""
     return bool((matrix.bfloat16().float() == matrix).all())

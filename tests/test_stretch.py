@@ -1,0 +1,199 @@
+"""Several tokens at once beside the same step by step: the same to the bit, wherever it stops."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from spark import engine as engine_module
+from spark.compiled.step import parts_of, prepare
+from spark.engine import Engine, Generation, decode_batch
+from spark.modality import Interleave
+from spark.models.base import SpokenLM
+from spark.positions import PositionSchedule
+from spark.sampling import SamplingSettings
+from spark.schedule import FixedExit, FullDepth, KVPolicy, Policy, Spark
+from spark.stretch import StretchDecoding
+from spark.trace import CONTRACT_COLUMNS, Step
+from tests.test_compiled import needs_compiler
+from tests.tiny import tiny_lm, tiny_prompt
+
+pytestmark = needs_compiler
+
+POLICIES = (
+    FullDepth(),
+    Spark(3),
+    Spark(1, variant="even"),
+    Spark(2, k=12),  # more rows wait than the compiled step takes
+    Spark(2, k=5, text=True),
+    PositionSchedule((None, 3, 2, 1)),
+    FixedExit(2),
+    FixedExit(1, text=True),
+)
+LAYOUTS = (Interleave(1, 4), Interleave(3, 11), Interleave(2, 5, speech_tail=True))
+LARGEST = {"hidden_size": 64, "intermediate_size": 128}
+
+
+@cache
+def model(seed: int, layout: Interleave, head_dim: int) -> SpokenLM:
+    """One that leaves its layout now and then, with its compiled step."""
+    lm = tiny_lm(seed, layout=layout, head_dim=head_dim, **LARGEST)
+    prepare(lm.transformer, wait=True)
+    assert lm.transformer.compiled is not None
+    assert parts_of(lm.transformer.config) == (2 if head_dim == 32 else 1)
+    return lm
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def begun(
+    lm: SpokenLM,
+    policy: Policy,
+    sampling: SamplingSettings,
+    at_once: bool,
+    limit: int = 60,
+    kept: KVPolicy | None = None,
+) -> Generation:
+    """A reply that is drawn in stretches, or step by step."""
+    engine = Engine(lm, outside_mass=False)
+    start = engine.prefill(tiny_prompt("hello"))
+    suits = engine_module.suits if at_once else lambda *_: False
+    with patch.object(engine_module, "suits", suits):
+        made = engine.generate(start, policy, sampling, limit, kept)
+    assert isinstance(made._decoding, StretchDecoding) == at_once
+    return made
+
+
+def told(step: Step) -> list[object]:
+    """All but the time; nan as a word, which is equal to itself."""
+    names = {*CONTRACT_COLUMNS, "heads", "full_head", "k"} - {"elapsed_ms"}
+    values = [getattr(step, name) for name in sorted(names)]
+    return ["nan" if isinstance(v, float) and math.isnan(v) else v for v in values]
+
+
+def assert_same(ours: Generation, theirs: Generation) -> None:
+    """The same steps, keys, values and waiting rows."""
+    assert [told(step) for step in ours.trace.steps] == [told(step) for step in theirs.trace.steps]
+    assert ours.trace.finish == theirs.trace.finish
+    mine, other = ours._decoding, theirs._decoding
+    assert mine.ids == other.ids
+    assert mine.cache.lengths == other.cache.lengths
+    for layer in range(len(mine.cache.lengths)):
+        assert torch.equal(mine.cache.rows(layer), other.cache.rows(layer))
+    assert mine._pending.levels.groups == other._pending.levels.groups
+    waiting = [decoding._pending.all() for decoding in (mine, other)]
+    if waiting[0] is not None and waiting[1] is not None:
+        assert torch.equal(waiting[0].states, waiting[1].states)
+        assert waiting[0].start == waiting[1].start
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_a_stretch_is_its_steps(data: Any) -> None:
+    draw = data.draw
+    layout, head_dim = draw(st.sampled_from(LAYOUTS)), draw(st.sampled_from([16, 32]))
+    lm, policy = model(draw(st.integers(0, 2)), layout, head_dim), draw(st.sampled_from(POLICIES))
+    sampling = SamplingSettings(
+        draw(st.sampled_from([0.0, 0.7, 1.6])),
+        draw(st.sampled_from([0.9, 1.0])),
+        draw(st.sampled_from([0, 5])),
+        seed=draw(st.integers(0, 99)),
+    )
+    limit, kept = draw(st.integers(1, 110)), draw(st.sampled_from([None, "skip", "deferred"]))
+    torch.set_num_threads(draw(st.integers(1, 3)))
+    ours, theirs = (begun(lm, policy, sampling, way, limit, kept) for way in (True, False))
+    assert list(ours) == ours.trace.steps
+    list(theirs)
+    assert_same(ours, theirs)
+    assert all(step.elapsed_ms > 0 for step in ours.trace.steps)
+
+
+def test_surprises_and_ends_occur_and_most_tokens_are_drawn_at_once() -> None:
+    """What the test above would be worth nothing without."""
+    seen = {"surprised": 0, "stop": 0, "steps": 0, "calls": 0}
+    for seed in range(12):
+        made = begun(model(seed % 3, LAYOUTS[0], 32), Spark(3), SamplingSettings(seed=seed), True)
+        library = made._worker.step.library  # type: ignore[union-attr]
+        with patch.object(library, "spark_stretch", wraps=library.spark_stretch) as calls:
+            steps = list(made)
+        seen["surprised"] += sum(step.slot.value != step.modality.value for step in steps)
+        seen["stop"] += made.trace.finish == "stop"
+        seen["steps"] += len(steps)
+        seen["calls"] += calls.call_count
+    assert min(seen["surprised"], seen["stop"]) > 2
+    assert seen["calls"] < seen["steps"] / 2
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
+@pytest.mark.parametrize("stop_after", [1, 4, 17, 30])
+def test_what_was_drawn_ahead_of_a_stop_leaves_nothing(policy: Policy, stop_after: int) -> None:
+    """And what a next turn builds on is what step by step leaves, but for rows made good since."""
+    lm, sampling = model(0, LAYOUTS[0], 32), SamplingSettings(seed=3)
+    ours, theirs = (begun(lm, policy, sampling, way) for way in (True, False))
+    for made in (ours, theirs):
+        for _ in range(stop_after):
+            if next(made, None) is None:
+                break
+    histories = [made.history() for made in (ours, theirs)]
+    assert [told(step) for step in ours.trace.steps] == [told(step) for step in theirs.trace.steps]
+    assert histories[0].ids == histories[1].ids
+    assert histories[0].cache.lengths == histories[1].cache.lengths
+    for layer in range(lm.transformer.num_layers):
+        rows = [history.cache.rows(layer) for history in histories]
+        torch.testing.assert_close(*rows, rtol=1e-5, atol=1e-5)
+    if ours.trace.finish == "interrupted":
+        assert all(step.index >= len(ours.trace.steps) for step in ours.trace.rejected)
+        assert (ours.trace.ahead_ms > 0) == bool(ours.trace.rejected)
+        kept_ms = sum(step.elapsed_ms for step in ours.trace.steps)
+        assert ours.spent_ms == pytest.approx(kept_ms + ours.trace.ahead_ms + ours.trace.flush_ms)
+
+
+def test_few_are_drawn_before_the_first_is_handed_out() -> None:
+    drawn = []
+    for seed in range(6):
+        made = begun(model(1, LAYOUTS[0], 32), FullDepth(), SamplingSettings(seed=seed), True)
+        next(made)
+        drawn.append(len(made._decoding.ids) - made.trace.prompt_tokens)
+    assert 8 < max(drawn) <= 16
+
+
+def test_times_add_up_to_what_was_spent() -> None:
+    made = begun(model(1, LAYOUTS[0], 32), Spark(2), SamplingSettings(seed=1), True)
+    list(made)
+    assert sum(step.elapsed_ms for step in made.trace.steps) == pytest.approx(made.spent_ms)
+
+
+def test_a_batch_of_such_replies_is_each_alone() -> None:
+    lm = model(2, LAYOUTS[0], 32)
+    alone = [begun(lm, Spark(3), SamplingSettings(0.0), True) for _ in range(3)]
+    for made in alone:
+        list(made)
+    engine = Engine(lm, outside_mass=False)
+    start = engine.prefill(tiny_prompt("hello"))
+    replies = [engine.generate(start, Spark(3), SamplingSettings(0.0), 60) for _ in range(3)]
+    for made in decode_batch(replies, 2):
+        assert [s.token_id for s in made.trace.steps] == [s.token_id for s in alone[0].trace.steps]
+    assert max(made.trace.batch for made in replies) == 2
+
+
+def test_a_full_cache_is_refused_before_anything_is_written() -> None:
+    made = begun(model(0, LAYOUTS[0], 32), FullDepth(), SamplingSettings(), True)
+    cache = made._decoding.cache
+    cache.capacity = len(made._decoding.ids) + 1
+    before = list(cache.lengths)
+    with pytest.raises(ValueError, match="is full"):
+        next(made)
+    assert cache.lengths == before
