@@ -7,13 +7,13 @@ policies, heads' names and which rows wait; draws nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 from spark.acceptance import Acceptance
-from spark.cache import Leg, Levels
 from spark.compiled.step import MOST_ROWS
 from spark.heads import HeadBank
 from spark.modality import LayoutState, Slot
-from spark.schedule import DriftSpark, FixedExit, Place, Policy
+from spark.schedule import ConfidenceExit, DriftSpark, FixedExit, Place, Policy
 from spark.trace import Trace
 
 LONGEST = 64  # tokens, some ten milliseconds of the models for which it counts
@@ -48,9 +48,9 @@ def place_of(
 
 
 def suits(policy: Policy, acceptance: Acceptance, trace: Trace, measured: bool) -> bool:
-    """Whether nothing but the layout decides what a reply's steps are.
+    """Whether the layout and the largest probability are all that decides a reply's steps.
 
-    Not where confidence, drift or an acceptance do, nor where words said before are looked at.
+    Not where another measure, drift or an acceptance do, nor where words said before are looked at.
 
     Args:
         policy: how deep each token goes.
@@ -58,14 +58,37 @@ def suits(policy: Policy, acceptance: Acceptance, trace: Trace, measured: bool) 
         trace: of the reply, with what it is made by.
         measured: whether more is measured at each step than it takes.
     """
+    by_layout = policy.measure is None and not isinstance(policy, DriftSpark)
     return (
-        policy.measure is None
-        and not isinstance(policy, DriftSpark)
+        (by_layout or asks(policy))
         and not acceptance.verifies
         and trace.kv_policy != "propagate"
         and trace.sampling.repetition_penalty == 1
         and not measured
     )
+
+
+def asks(policy: Policy) -> TypeGuard[ConfidenceExit]:
+    """Whether the largest probability decides at a policy's exits."""
+    few = isinstance(policy, ConfidenceExit) and policy.max_pending <= MOST_ROWS
+    return few and policy.measure == "max_prob"
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Where a step may stop.
+
+    Attributes:
+        depth: layers below the head.
+        head: that is asked there.
+        full_head: that full depth is charged with.
+        heads: asked by then, where earlier ways were tried.
+    """
+
+    depth: int
+    head: str
+    full_head: str
+    heads: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,25 +99,13 @@ class Foreseen:
         layout: before it, chunks counted from that of the first step.
         slot: of it.
         chunk: of it.
-        depth: layers below its head.
-        heads: the one asked.
-        full_head: that full depth is charged with.
-        refresh: whether rows that waited come along to the top.
-        legs: up which its row and those before it go.
-        after: what waits then.
-        pending: how many rows that are.
+        ways: where it may stop, the last one in any case.
     """
 
     layout: LayoutState
     slot: Slot
     chunk: int
-    depth: int
-    heads: tuple[str]
-    full_head: str
-    refresh: bool
-    legs: tuple[Leg, ...]
-    after: Levels
-    pending: int
+    ways: tuple[Way, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,10 +115,12 @@ class Course:
     Equal to itself alone, so that what is made of it can be kept by it.
 
     Attributes:
-        steps: not more than the compiled step can take; maybe none.
+        steps: maybe none.
+        rows: the most that go up together.
     """
 
     steps: tuple[Foreseen, ...]
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -127,46 +140,43 @@ class Foresight:
     top: int
     _known: dict[object, Course] = field(default_factory=dict, repr=False, compare=False)
 
-    def course(self, layout: LayoutState, waiting: Levels) -> Course:
-        """The steps from a place in the layout on, with those rows waiting."""
-        key = layout.place, waiting.groups
+    def course(self, layout: LayoutState, pending: int) -> Course:
+        """The steps from a place in the layout on, with so many rows waiting."""
+        # Where confidence decides, how many will wait is not known.
+        key = layout.place, None if asks(self.policy) else pending
         if key not in self._known:
-            self._known[key] = self._made(layout.in_chunk(0), waiting)
+            self._known[key] = self._made(layout.in_chunk(0), pending)
         return self._known[key]
 
-    def _made(self, layout: LayoutState, waiting: Levels) -> Course:
+    def _made(self, layout: LayoutState, pending: int) -> Course:
+        if asks(self.policy):
+            pending = 0
         steps: list[Foreseen] = []
-        whole = 0  # steps up to where a group last began
-        while len(steps) < LONGEST:
-            step = self._step(layout, waiting)
-            if step.legs[-1].count > MOST_ROWS:
-                return Course(tuple(steps))
-            steps.append(step)
-            layout, waiting = layout.filled(), step.after
+        whole, rows = 0, 1  # steps up to where a group last began
+        while len(steps) < LONGEST and pending < MOST_ROWS:
+            steps.append(self._step(layout, pending))
+            rows = max(rows, pending + 1)
+            if self.defers and not asks(self.policy):
+                pending = pending + 1 if steps[-1].ways[0].depth < self.top else 0
+            layout = layout.filled()
             if layout.opens_group:
                 whole = len(steps)
+        if asks(self.policy):
+            rows = self.policy.max_pending + 1
         # The next course is then one that is known already.
-        return Course(tuple(steps[: whole or None]))
+        return Course(tuple(steps[: whole or None]), rows)
 
-    def _step(self, layout: LayoutState, waiting: Levels) -> Foreseen:
+    def _step(self, layout: LayoutState, pending: int) -> Foreseen:
         exits: tuple[int, ...] = ()
         if not surprised(self.policy, layout):
-            exits = self.policy.exits(place_of(layout, len(waiting)))
-        narrow, after = speech_only(self.policy, layout), waiting.fork()
-        depth = exits[0] if exits else self.top
-        legs = after.joined(1, 0, depth)
-        if exits and self.defers:
-            after.push(depth, legs[-1].count)
-        head = self.bank.name(depth if exits else None, narrow)
-        return Foreseen(
-            layout,
-            layout.slot,
-            layout.chunk,
-            depth,
-            (head,),
-            self.bank.full_name(head, narrow),
-            waiting.lowest is not None and not exits,
-            legs,
-            after,
-            len(after),
-        )
+            exits = self.policy.exits(place_of(layout, pending))
+        depths: tuple[int | None, ...] = exits or (None,)
+        if exits and asks(self.policy):
+            depths = (*exits, None)
+        ways: list[Way] = []
+        narrow = speech_only(self.policy, layout)
+        for depth in depths:
+            head = self.bank.name(depth, narrow)
+            heads = (*(way.head for way in ways), head)
+            ways.append(Way(depth or self.top, head, self.bank.full_name(head, narrow), heads))
+        return Foreseen(layout, layout.slot, layout.chunk, tuple(ways))

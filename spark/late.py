@@ -26,13 +26,14 @@ def can_take_back(policy: Policy, trace: Trace) -> bool:
     """Whether a reply that is foreseen comes to the same after a step that was taken back.
 
     Rows that came along with it stay where they are: not where their number decides something, nor
-    where what they lack is never made good.
+    where what they lack is never made good. Nor where a token has to be seen to know its depth.
 
     Args:
         policy: how deep each token goes.
         trace: of the reply, with what it is made by.
     """
-    return trace.kv_policy == "deferred" and not (isinstance(policy, Spark) and policy.text)
+    counts = policy.measure is not None or (isinstance(policy, Spark) and policy.text)
+    return trace.kv_policy == "deferred" and not counts
 
 
 class LateDecoding(Decoding):

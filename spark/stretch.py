@@ -11,8 +11,9 @@ import time
 from typing import Any
 
 from spark.cache import Rows
+from spark.compiled.step import MOST_ROWS
 from spark.decoding import Decoding
-from spark.foresight import Course, Foresight
+from spark.foresight import Course, Foresight, asks
 from spark.modality import Modality
 from spark.trace import Step
 from spark.work import Said, Stretch, Task
@@ -31,38 +32,60 @@ class StretchDecoding(Decoding):
     def __init__(self, foresight: Foresight, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._foresight = foresight
+        self._most_pending = self._policy.max_pending if asks(self._policy) else 1 + MOST_ROWS
 
     def advance(self, most: int = 1) -> Task[None]:
         """Draw up to so many tokens: as many as the stretch has, and none after a surprise."""
-        start = time.perf_counter()
-        course = self._foresight.course(self._layout, self._pending.levels)
+        start, waited = time.perf_counter(), len(self._pending)
+        course = self._foresight.course(self._layout, waited)
         # Few at first, since somebody waits for the first sound.
         most = min(most, self._limit - self._count, len(course.steps), _FIRST + 2 * self._count)
-        if most < 2:
+        if most < 2 or waited >= course.rows:
             yield from super().advance()
             return
         position, waiting = len(self.ids) - 1, self._pending.all()
         own = Rows(self._lm.transformer.embed_one(self.ids[-1]), position)
-        rows = own if waiting is None else waiting.then(own)
-        slots, sampling = self._lm.vocabulary.slots, self.trace.sampling
-        said: Said = yield Stretch(rows, course, most, slots, self.cache, sampling)
-        self._wait(course, said, position)
+        said: Said = yield Stretch(
+            rows=own if waiting is None else waiting.then(own),
+            levels=self._pending.levels,
+            course=course,
+            most=most,
+            thresholds=self._thresholds(most),
+            most_pending=self._most_pending,
+            defers=self._foresight.defers,
+            slots=self._lm.vocabulary.slots,
+            cache=self.cache,
+            sampling=self.trace.sampling,
+        )
+        left, end = len(said.levels), position + len(said.tokens)
+        waiting_now = said.states[:, said.states.shape[1] - left :]
+        self._pending.hold(said.levels, Rows(waiting_now, end - left))
         around_ms = (self._spent(start) - sum(said.ms)) / len(said.tokens)
-        self._record(course, said, around_ms)
+        self._record(course, said, waited, around_ms)
 
-    def _wait(self, course: Course, said: Said, position: int) -> None:
-        """Leave waiting what waits after the last token; `position` is of the first one's row."""
-        done = len(said.tokens)
-        last, rows = course.steps[done - 1], said.states.shape[1]
-        after, left = last.after.fork(), last.pending
-        self._pending.hold(after, Rows(said.states[:, rows - left :], position + done - left))
+    def _thresholds(self, count: int) -> list[float]:
+        """How sure each of the next tokens must be to stop at an exit."""
+        if not asks(self._policy):
+            return []
+        begun = range(self._count, self._count + count)
+        return [self._policy.threshold_at(index / self._limit) for index in begun]
 
-    def _record(self, course: Course, said: Said, around_ms: float) -> None:
-        """Make what was drawn the reply's; `around_ms` is what each token took besides."""
+    def _record(self, course: Course, said: Said, waited: int, around_ms: float) -> None:
+        """Make what was drawn the reply's.
+
+        Args:
+            course: that was followed.
+            said: what came of it.
+            waited: rows, before the first token.
+            around_ms: what each token took besides.
+        """
         words, rate, chunk = self._lm.vocabulary, self.trace.frame_rate, self._layout.chunk
-        told = zip(course.steps, said.tokens, said.sureness, said.ms, strict=False)
-        for index, (step, token, sureness, ms) in enumerate(told, self._count):
-            modality = words.modality(token)
+        told = zip(
+            course.steps, said.tokens, said.sureness, said.ms, said.stops, said.pending,
+            strict=False,
+        )  # fmt: skip
+        for index, (step, token, sureness, ms, stop, pending) in enumerate(told, self._count):
+            modality, way = words.modality(token), step.ways[stop]
             self._drawn.append(
                 Step(
                     index=index,
@@ -72,16 +95,17 @@ class StretchDecoding(Decoding):
                     token_id=token,
                     text=self._lm.decode_text([token]) if modality is Modality.TEXT else "",
                     time_s=self._codes / rate if rate else math.nan,
-                    depth=step.depth,
-                    refresh=step.refresh,
-                    pending=step.pending,
-                    head=step.heads[0],
+                    depth=way.depth,
+                    refresh=waited > 0 and way.depth == self._top,
+                    pending=pending,
+                    head=way.head,
                     confidence=sureness,
                     elapsed_ms=ms + around_ms,
-                    heads=step.heads,
-                    full_head=step.full_head,
+                    heads=way.heads if waited < self._most_pending else (way.head,),
+                    full_head=way.full_head,
                 )
             )
+            waited = pending
             self._codes += modality is Modality.SPEECH
         self.ids += said.tokens
         last = course.steps[len(said.tokens) - 1].layout

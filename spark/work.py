@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from spark.cache import KVCache, Leg, Rows, at_leg
+from spark.cache import KVCache, Leg, Levels, Rows, at_leg
 from spark.foresight import Course
 from spark.sampling import SamplingSettings
 from spark.schedule import Measure
@@ -145,6 +145,9 @@ class Said:
         tokens: as far as each filled its slot, the first that did not included.
         sureness: the largest probability of each.
         ms: that each took.
+        stops: the way that each took, by its number.
+        pending: rows that waited after each.
+        levels: where they wait in the end.
         states: (1, T, D) of the rows given and of those drawn from after them, each where it
             stopped; not those that went to the top without being drawn from.
     """
@@ -152,6 +155,9 @@ class Said:
     tokens: Sequence[int]
     sureness: Sequence[float]
     ms: Sequence[float]
+    stops: Sequence[int]
+    pending: Sequence[int]
+    levels: Levels
     states: Tensor
 
 
@@ -160,17 +166,25 @@ class Stretch:
     """Tokens one after the other, each if the one before fills its slot -> `Said`.
 
     Attributes:
-        rows: of one sequence; the last is that of the first token.
+        rows: of one sequence: those that wait, oldest first, and that of the first token.
+        levels: where they wait; not so many that with one more they are more than the course has.
         course: what each takes.
         most: tokens, not more than the course has.
+        thresholds: how sure each must be to stop before the last of its ways.
+        most_pending: with so many waiting, it goes the last of its ways.
+        defers: whether rows that stop wait.
         slots: (V,) uint8, `Vocabulary.slots`.
         cache: that the rows join.
         sampling: how tokens are drawn, without a repetition penalty.
     """
 
     rows: Rows
+    levels: Levels
     course: Course
     most: int
+    thresholds: Sequence[float]
+    most_pending: int
+    defers: bool
     slots: Tensor
     cache: KVCache
     sampling: SamplingSettings

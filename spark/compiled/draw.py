@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spark.sampling import SamplingSettings, noise_key
 
-_BLOCK = 32  # `LOGITS` of step.h
+BLOCK = 32  # `LOGITS` of step.h
 _POINTER = ctypes.c_void_p
 
 
@@ -23,7 +23,7 @@ class DrawStruct(ctypes.Structure):
 
 def scratch_of(columns: int) -> int:
     """Floats that a draw takes: a pair a column, and what is found out about each block."""
-    return 2 * columns + 3 * -(-columns // _BLOCK)
+    return 2 * columns + 3 * -(-columns // BLOCK)
 
 
 def draw(

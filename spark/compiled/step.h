@@ -43,12 +43,6 @@ struct step {
     float *scratch;         /* `spark_scratch` floats */
 };
 
-/* A part of the way up: layers low..high-1, with the last `rows` rows, of which the first `lending`
- * lend keys and values to the last of them and go no further. */
-struct leg {
-    int low, high, rows, lending;
-};
-
 struct head {
     const void *lens, *logits; /* (width, width) or NULL; (outputs, width) */
     const float *lens_bias, *gain;

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spark.cache import KVCache, Leg, Rows
-from spark.compiled.draw import DrawStruct, described, scratch_of
+from spark.cache import KVCache, Leg, Levels, Rows
+from spark.compiled.draw import BLOCK, DrawStruct, described
 from spark.compiled.heads import CompiledHeads, HeadStruct
 from spark.compiled.step import Call, CompiledStep
 from spark.foresight import Course
@@ -23,24 +23,28 @@ from spark.sampling import SamplingSettings, noise_key, noise_keys
 from spark.work import Said, Stretch
 
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int
+_ROOM = 16  # as in stretch.c
 
 
-class _Leg(ctypes.Structure):
-    _fields_ = [(name, _INT) for name in ("low", "high", "rows", "lending")]
+class _Way(ctypes.Structure):
+    _fields_ = [("head", _POINTER), ("draw", _POINTER), ("layer", ctypes.c_int64)]
 
 
 class _Plan(ctypes.Structure):
-    _fields_ = [
-        *((name, _POINTER) for name in ("head", "draw", "legs")),
-        *((name, _INT) for name in ("legs_n", "slot")),
-    ]
+    _fields_ = [("ways", _POINTER), ("ways_n", _INT), ("slot", _INT)]
+
+
+class _Level(ctypes.Structure):
+    _fields_ = [("layer", _INT), ("rows", _INT)]
 
 
 class _Stretch(ctypes.Structure):
     _fields_ = [
-        *((name, _POINTER) for name in ("plans", "keys", "embedding", "slots", "lengths")),
-        *((name, _POINTER) for name in ("logits", "ids", "sureness", "ms")),
-        *((name, _INT) for name in ("most", "rows", "draws", "done")),
+        *((name, _POINTER) for name in ("plans", "keys", "thresholds", "embedding", "slots")),
+        *((name, _POINTER) for name in ("lengths", "logits", "waiting", "ids", "sureness", "ms")),
+        *((name, _POINTER) for name in ("stops", "pending")),
+        *((name, _INT) for name in ("most", "draws", "defers", "top", "most_pending", "low")),
+        *((name, _INT) for name in ("rows", "waiting_n", "done")),
     ]
 
 
@@ -53,6 +57,17 @@ class _Kind:
     held: Head
 
 
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What the library writes, of each token."""
+
+    ids: list[int]
+    sureness: list[float]
+    ms: list[float]
+    stops: list[int]
+    pending: list[int]
+    levels: Levels
+
 
 @dataclass(frozen=True, slots=True)
 class _Course:
@@ -60,13 +75,13 @@ class _Course:
 
     Attributes:
         plans: one a step.
-        rows: the most of any leg.
+        held: what they point to.
         columns: the most that are drawn from.
         outputs: the most of any head.
     """
 
     plans: ctypes.Array[_Plan]
-    rows: int
+    held: tuple[ctypes.Array[_Way], ...]
     columns: int
     outputs: int
 
@@ -87,7 +102,6 @@ class CompiledTokens:
         self._step, self._heads, self._bank = step, heads, bank
         self._embedding, self._top = embedding.contiguous(), len(step.layer_bytes)
         self._kinds: dict[tuple[str, float, float, int], _Kind] = {}
-        self._ways: dict[Sequence[Leg], ctypes.Array[_Leg]] = {}
         self._courses: dict[tuple[Course, float, float, int], _Course] = {}
 
     def draw(
@@ -144,15 +158,22 @@ class CompiledTokens:
         states[:, :given] = work.rows.states
         rows, lengths = Rows(states, work.rows.start), self._step.lengths(work.cache)
         buffer = work.cache.opened(rows.end)
-        made = self._step.told(rows, laid.rows, buffer, lengths, self._more(laid.columns))
+        more = self._more(laid.columns)
+        made = self._step.told(rows, work.course.rows, buffer, lengths, more)
         keys = noise_keys(work.sampling.seed, range(work.rows.end, work.rows.end + most))
         logits = torch.empty(laid.outputs, dtype=torch.float32)
-        ids, sureness, ms = self._told(
-            made, laid.plans, (ctypes.c_int64 * most)(*keys), most, lengths, logits, given - 1,
-            work.slots,
-        )  # fmt: skip
+        told = self._told(laid.plans, most, lengths, logits, given - 1)
+        keys_held = (ctypes.c_int64 * most)(*keys)
+        thresholds = (ctypes.c_double * most)(*work.thresholds)
+        told.keys, told.draws = ctypes.addressof(keys_held), 1
+        told.thresholds, told.slots = ctypes.addressof(thresholds), work.slots.data_ptr()
+        told.most_pending, told.defers = work.most_pending, work.defers
+        got = self._call(made, told, work.levels)
         work.cache.lengths = list(lengths)
-        return Said(ids, sureness, ms, states[:, : given + len(ids) - 1])
+        return Said(
+            got.ids, got.sureness, got.ms, got.stops, got.pending, got.levels,
+            states[:, : given + len(got.ids) - 1],
+        )  # fmt: skip
 
     def _one(
         self,
@@ -167,66 +188,79 @@ class CompiledTokens:
         kind = self._kind(name, sampling)
         made = self._step.call(legs, rows, cache, self._more(kind.draw.columns))
         logits = torch.empty(1, kind.head.outputs, dtype=torch.float32)
-        keys = None if key is None else (ctypes.c_int64 * 1)(key)
-        plans, lengths = (_Plan * 1)(self._plan(kind, legs, 0)), self._step.lengths(cache)
-        ids, sureness, _ = self._told(made, plans, keys, 1, lengths, logits, legs[-1].count - 1)
-        return made.states, logits[:, : kind.draw.columns], ids, sureness[0]
+        ways = (_Way * 1)(self._way(kind, legs[-1].high))
+        plans, lengths = (_Plan * 1)(_Plan(ctypes.addressof(ways), 1)), self._step.lengths(cache)
+        told = self._told(plans, 1, lengths, logits, legs[-1].count - 1)
+        told.low = legs[0].low
+        keys = ctypes.c_int64(key or 0)
+        told.keys, told.draws = ctypes.addressof(keys), key is not None
+        got = self._call(made, told, _joining(legs))
+        return made.states, logits[:, : kind.draw.columns], got.ids, got.sureness[0]
 
     def _told(
         self,
-        made: Call,
         plans: ctypes.Array[_Plan],
-        keys: ctypes.Array[ctypes.c_int64] | None,
         most: int,
         lengths: ctypes.Array[ctypes.c_int64],
         logits: Tensor,
         before: int,
-        slots: Tensor | None = None,
-    ) -> tuple[list[int], list[float], list[float]]:
-        """Call the library: ids, how sure the logits were, and milliseconds of each token.
+    ) -> _Stretch:
+        """What both ways of calling have in common.
 
         Args:
-            made: with all rows.
             plans: of the tokens.
-            keys: of their noise; None for a look.
             most: tokens.
             lengths: rows that the cache's layers hold; kept up.
             logits: room for one row.
             before: rows before the first token's own.
-            slots: `Vocabulary.slots`, where there is more than one token.
         """
-        at = ctypes.addressof
-        ids, ms = (ctypes.c_int64 * most)(), (ctypes.c_double * most)()
-        sureness = (ctypes.c_float * most)()
-        told = _Stretch(
-            at(plans), None if keys is None else at(keys), self._embedding.data_ptr(),
-            None if slots is None else slots.data_ptr(), at(lengths), logits.data_ptr(),
-            at(ids), at(sureness), at(ms), most, before, keys is not None, 0,
+        return _Stretch(
+            plans=ctypes.addressof(plans), embedding=self._embedding.data_ptr(),
+            lengths=ctypes.addressof(lengths), logits=logits.data_ptr(), most=most, top=self._top,
+            most_pending=_ROOM, rows=before,
         )  # fmt: skip
+
+    def _call(self, made: Call, told: _Stretch, levels: Levels) -> _Outcome:
+        """Call the library, with rows that wait there."""
+        ids, ms = (ctypes.c_int64 * told.most)(), (ctypes.c_double * told.most)()
+        sureness = (ctypes.c_float * told.most)()
+        stops, pending = (_INT * told.most)(), (_INT * told.most)()
+        told.ids, told.ms = ctypes.addressof(ids), ctypes.addressof(ms)
+        told.sureness = ctypes.addressof(sureness)
+        told.stops, told.pending = ctypes.addressof(stops), ctypes.addressof(pending)
+        waiting = (_Level * _ROOM)(*(_Level(*group) for group in levels.groups))
+        told.waiting, told.waiting_n = ctypes.addressof(waiting), len(levels.groups)
         self._step.library.spark_stretch(
             made.shape, self._step.layers, ctypes.byref(made.step), ctypes.byref(told)
         )
-        return ids[: told.done], sureness[: told.done], ms[: told.done]
+        done, left = told.done, waiting[: told.waiting_n]
+        return _Outcome(
+            ids[:done], sureness[:done], ms[:done], stops[:done], pending[:done],
+            Levels((level.layer, level.rows) for level in left),
+        )  # fmt: skip
 
     def _laid_out(self, course: Course, sampling: SamplingSettings) -> _Course:
         key = course, sampling.temperature, sampling.top_p, sampling.top_k
         if key not in self._courses:
-            kinds = [self._kind(step.heads[0], sampling) for step in course.steps]
+            names = {way.head for step in course.steps for way in step.ways}
+            kinds = {name: self._kind(name, sampling) for name in names}
+            laid = [[self._way(kinds[way.head], way.depth) for way in x.ways] for x in course.steps]
+            held = tuple((_Way * len(ways))(*ways) for ways in laid)
             plans = [
-                self._plan(kind, step.legs, step.slot.number)
-                for kind, step in zip(kinds, course.steps, strict=True)
+                _Plan(ctypes.addressof(ways), len(ways), step.slot.number)
+                for ways, step in zip(held, course.steps, strict=True)
             ]
             self._courses[key] = _Course(
                 (_Plan * len(plans))(*plans),
-                max(step.legs[-1].count for step in course.steps),
-                max(kind.draw.columns for kind in kinds),
-                max(kind.head.outputs for kind in kinds),
+                held,
+                max(kind.draw.columns for kind in kinds.values()),
+                max(kind.head.outputs for kind in kinds.values()),
             )
         return self._courses[key]
 
     def _more(self, columns: int) -> int:
-        """Floats of scratch that asking and drawing take."""
-        return (1 + torch.get_num_threads()) * self._embedding.shape[1] + scratch_of(columns)
+        """Floats of scratch that looking and drawing take."""
+        return (1 + torch.get_num_threads()) * self._embedding.shape[1] + 3 * columns + BLOCK
 
     def _kind(self, name: str, sampling: SamplingSettings) -> _Kind:
         key = name, sampling.temperature, sampling.top_p, sampling.top_k
@@ -238,12 +272,13 @@ class CompiledTokens:
             self._kinds.setdefault(key, _Kind(laid_out, how, head))
         return self._kinds[key]
 
-    def _plan(self, kind: _Kind, legs: Sequence[Leg], slot: int) -> _Plan:
-        if legs not in self._ways:
-            parts = [
-                _Leg(leg.low, leg.high, leg.count, leg.count - 1 if leg.high == self._top else 0)
-                for leg in legs
-            ]
-            self._ways.setdefault(legs, (_Leg * len(parts))(*parts))
-        at = ctypes.addressof
-        return _Plan(at(kind.head), at(kind.draw), at(self._ways[legs]), len(legs), slot)
+    @staticmethod
+    def _way(kind: _Kind, layer: int) -> _Way:
+        return _Way(ctypes.addressof(kind.head), ctypes.addressof(kind.draw), layer)
+
+
+def _joining(legs: Sequence[Leg]) -> Levels:
+    """Where the rows wait that join the last one on its way."""
+    before = (1, *(leg.count for leg in legs))
+    joins = [(leg.low, leg.count - fewer) for leg, fewer in zip(legs, before, strict=False)]
+    return Levels((layer, count) for layer, count in reversed(joins) if count)
