@@ -158,7 +158,9 @@ class Decoding:
                 choice = replace(choice, heads=(*asked, *choice.heads))
             rejected_ms = self._roll_back(choice.spot) if choice.spot.index < self._count else 0.0
             elapsed_ms = self._spent(start) + rejected_ms
-            outside = (yield from self._outside(choice)) if self._outside_mass else math.nan
+            outside = math.nan
+            if self._outside_mass and choice.states is not None:
+                (outside,) = yield from self._outside([choice.head], choice.states[0, -1:])
             refresh = waited and choice.depth == self._top
             step = self._recorded(choice, refresh, len(self._pending), elapsed_ms, outside)
             self._drawn.append(step)
@@ -422,14 +424,20 @@ class Decoding:
             k=self._watch.k,
         )
 
-    def _outside(self, choice: Choice) -> Task[float]:
-        """Probability that the deciding speech-row head left out, nan where not measured."""
-        sliced = choice.head in ("speech", "untrained-speech")
-        ids = self._bank.heads["speech"].row_ids
-        if not sliced or ids is None:
-            return math.nan
-        assert choice.states is not None
-        return float(mass_outside((yield Ask("full", choice.states[0, -1:])), ids))
+    def _outside(self, heads: Sequence[str], states: Tensor) -> Task[list[float]]:
+        """Probability that deciding speech-row heads left out, nan where not measured.
+
+        Args:
+            heads: that decided.
+            states: (n, D) that they saw.
+        """
+        found, ids = [math.nan] * len(heads), self._bank.heads["speech"].row_ids
+        sliced = [i for i, head in enumerate(heads) if head in ("speech", "untrained-speech")]
+        if sliced and ids is not None:
+            logits = yield Ask("full", states[sliced])
+            for i, mass in zip(sliced, mass_outside(logits, ids).tolist(), strict=True):
+                found[i] = mass
+        return found
 
     def _follow(self, token: int) -> None:
         """Make a token the next one to run."""

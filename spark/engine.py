@@ -178,10 +178,11 @@ class Engine:
         with self._worker.turn:
             cache = prefill.cache.fork(capacity)
         make: Callable[..., Decoding] = Decoding
-        if suits(policy, acceptance, trace, metered or self.outside_mass):
+        if suits(policy, acceptance, trace):
+            measured = metered or self.outside_mass
             if self._worker.has_stretches:
                 make = partial(StretchDecoding, self._foresight(policy, kept))
-            elif self._worker.graphs is not None and can_take_back(policy, trace):
+            elif self._worker.graphs and not measured and can_take_back(policy, trace):
                 make = LateDecoding
         decoding = make(
             lm, self.bank, prefill.ids, cache, policy, limit, acceptance, self.outside_mass,

@@ -47,7 +47,7 @@ def place_of(
     )
 
 
-def suits(policy: Policy, acceptance: Acceptance, trace: Trace, measured: bool) -> bool:
+def suits(policy: Policy, acceptance: Acceptance, trace: Trace) -> bool:
     """Whether the layout and the largest probability are all that decides a reply's steps.
 
     Not where another measure, drift or an acceptance do, nor where words said before are looked at.
@@ -56,7 +56,6 @@ def suits(policy: Policy, acceptance: Acceptance, trace: Trace, measured: bool) 
         policy: how deep each token goes.
         acceptance: which tokens drawn at exits stand.
         trace: of the reply, with what it is made by.
-        measured: whether more is measured at each step than it takes.
     """
     by_layout = policy.measure is None and not isinstance(policy, DriftSpark)
     return (
@@ -64,7 +63,6 @@ def suits(policy: Policy, acceptance: Acceptance, trace: Trace, measured: bool) 
         and not acceptance.verifies
         and trace.kv_policy != "propagate"
         and trace.sampling.repetition_penalty == 1
-        and not measured
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from spark.cache import Rows
@@ -16,6 +17,8 @@ from spark.decoding import Decoding
 from spark.foresight import Course, Foresight, asks
 from spark.modality import Modality
 from spark.trace import Step
+from spark.verification import Draft, Spot
+from spark.watch import CaughtUp
 from spark.work import Said, Stretch, Task
 
 _FIRST = 16  # tokens
@@ -53,6 +56,7 @@ class StretchDecoding(Decoding):
             thresholds=self._thresholds(most),
             most_pending=self._most_pending,
             defers=self._foresight.defers,
+            watched=self._outside_mass or self._watch.wants,
             slots=self._lm.vocabulary.slots,
             cache=self.cache,
             sampling=self.trace.sampling,
@@ -62,6 +66,36 @@ class StretchDecoding(Decoding):
         self._pending.hold(said.levels, Rows(waiting_now, end - left))
         around_ms = (self._spent(start) - sum(said.ms)) / len(said.tokens)
         self._record(course, said, waited, around_ms)
+        steps = self._drawn[-len(said.tokens) :]
+        if self._outside_mass:
+            yield from self._weigh_outside(steps, said)
+        if self._watch.wants:
+            yield from self._meter(course, steps, said)
+
+    def _weigh_outside(self, steps: Sequence[Step], said: Said) -> Task[None]:
+        """Log what speech-row heads left out, some rows at a time."""
+        for first in range(0, len(steps), MOST_ROWS):
+            some = steps[first : first + MOST_ROWS]
+            states = said.last[first : first + len(some)]
+            masses = yield from self._outside([step.head for step in some], states)
+            for step, mass in zip(some, masses, strict=True):
+                step.outside_mass = mass
+
+    def _meter(self, course: Course, steps: Sequence[Step], said: Said) -> Task[None]:
+        """Read the drift of what has caught up, and keep what has not."""
+        position = len(self.ids) - 1 - len(steps)  # of the row that the first was drawn from
+        first = len(self.ids) - 1 - said.states.shape[1]  # of all rows
+        for number, (step, foreseen) in enumerate(zip(steps, course.steps, strict=False)):
+            if step.depth < self._top:
+                spot = Spot(step.index, position + number, foreseen.layout, codes=0)
+                columns = len(self._bank.heads[step.head].rows)
+                logits = said.logits[number : number + 1, :columns]
+                self._drafts.append(Draft(spot, step.token_id, step.head, logits))
+            elif self._drafts:
+                drafts, self._drafts = self._drafts, []
+                rows = [draft.spot.position - first for draft in drafts]
+                yield from self._watch.read(CaughtUp(drafts, said.states[0, rows], ()))
+                self._watch.note(self.trace.steps, self._drawn)
 
     def _thresholds(self, count: int) -> list[float]:
         """How sure each of the next tokens must be to stop at an exit."""

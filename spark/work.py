@@ -149,7 +149,9 @@ class Said:
         pending: rows that waited after each.
         levels: where they wait in the end.
         states: (1, T, D) of the rows given and of those drawn from after them, each where it
-            stopped; not those that went to the top without being drawn from.
+            stopped; those that went to the top without being drawn from only if watched.
+        last: (n, D) from which each was drawn, at least as many as tokens, if watched.
+        logits: (n, R) from which each was drawn, with more columns than some had, if watched.
     """
 
     tokens: Sequence[int]
@@ -159,6 +161,8 @@ class Said:
     pending: Sequence[int]
     levels: Levels
     states: Tensor
+    last: Tensor
+    logits: Tensor
 
 
 @dataclass(frozen=True)
@@ -173,6 +177,7 @@ class Stretch:
         thresholds: how sure each must be to stop before the last of its ways.
         most_pending: with so many waiting, it goes the last of its ways.
         defers: whether rows that stop wait.
+        watched: whether more is to be looked at than the tokens.
         slots: (V,) uint8, `Vocabulary.slots`.
         cache: that the rows join.
         sampling: how tokens are drawn, without a repetition penalty.
@@ -185,6 +190,7 @@ class Stretch:
     thresholds: Sequence[float]
     most_pending: int
     defers: bool
+    watched: bool
     slots: Tensor
     cache: KVCache
     sampling: SamplingSettings

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import fields
 from functools import cache
 from typing import Any
 from unittest.mock import patch
@@ -22,7 +23,7 @@ from spark.positions import PositionSchedule
 from spark.sampling import SamplingSettings
 from spark.schedule import ConfidenceExit, FixedExit, FullDepth, KVPolicy, Policy, Spark
 from spark.stretch import StretchDecoding
-from spark.trace import CONTRACT_COLUMNS, Step
+from spark.trace import Step
 from tests.test_compiled import needs_compiler
 from tests.tiny import tiny_lm, tiny_prompt
 
@@ -72,9 +73,10 @@ def begun(
     at_once: bool,
     limit: int = 60,
     kept: KVPolicy | None = None,
+    watched: bool = False,
 ) -> Generation:
     """A reply that is drawn in stretches, or step by step."""
-    engine = Engine(lm, outside_mass=False)
+    engine = Engine(lm, outside_mass=watched, drift_meter=watched)
     start = engine.prefill(tiny_prompt("hello"))
     suits = engine_module.suits if at_once else lambda *_: False
     with patch.object(engine_module, "suits", suits):
@@ -83,16 +85,20 @@ def begun(
     return made
 
 
-def told(step: Step) -> list[object]:
-    """All but the time; nan as a word, which is equal to itself."""
-    names = {*CONTRACT_COLUMNS, "heads", "full_head", "k"} - {"elapsed_ms"}
-    values = [getattr(step, name) for name in sorted(names)]
-    return ["nan" if isinstance(v, float) and math.isnan(v) else v for v in values]
+def assert_told_alike(ours: Generation, theirs: Generation) -> None:
+    """The same steps but for their time, and the rounding of what is measured another way."""
+    measured = ("confidence", "drift", "kl", "outside_mass")
+    same = {field.name for field in fields(Step)} - {"elapsed_ms", *measured}
+    for mine, other in zip(ours.trace.steps, theirs.trace.steps, strict=True):
+        assert [getattr(mine, name) for name in same] == [getattr(other, name) for name in same]
+        for name in measured:
+            expected = pytest.approx(getattr(other, name), rel=1e-4, abs=1e-6, nan_ok=True)
+            assert getattr(mine, name) == expected
 
 
 def assert_same(ours: Generation, theirs: Generation) -> None:
     """The same steps, keys, values and waiting rows."""
-    assert [told(step) for step in ours.trace.steps] == [told(step) for step in theirs.trace.steps]
+    assert_told_alike(ours, theirs)
     assert ours.trace.finish == theirs.trace.finish
     mine, other = ours._decoding, theirs._decoding
     assert mine.ids == other.ids
@@ -121,19 +127,22 @@ def test_a_stretch_is_its_steps(data: Any) -> None:
     )
     limit, kept = draw(st.integers(1, 110)), draw(st.sampled_from([None, "skip", "deferred"]))
     torch.set_num_threads(draw(st.integers(1, 3)))
-    ours, theirs = (begun(lm, policy, sampling, way, limit, kept) for way in (True, False))
-    assert list(ours) == ours.trace.steps
-    list(theirs)
+    watched = draw(st.booleans())
+    ours, theirs = (
+        begun(lm, policy, sampling, way, limit, kept, watched) for way in (True, False)
+    )
+    for made in (ours, theirs):
+        list(made)
     assert_same(ours, theirs)
     assert all(step.elapsed_ms > 0 for step in ours.trace.steps)
 
 
 def test_surprises_and_ends_occur_and_most_tokens_are_drawn_at_once() -> None:
     """What the test above would be worth nothing without."""
-    seen = {"surprised": 0, "stop": 0, "steps": 0, "calls": 0}
+    seen = {"surprised": 0, "stop": 0, "steps": 0, "calls": 0, "drift": 0, "outside": 0}
     for seed in range(12):
         lm = model(SEEDS[seed % 4], LAYOUTS[0], 32)
-        made = begun(lm, Spark(3), SamplingSettings(seed=seed), True)
+        made = begun(lm, Spark(3), SamplingSettings(seed=seed), True, watched=True)
         library = made._worker.step.library  # type: ignore[union-attr]
         with patch.object(library, "spark_stretch", wraps=library.spark_stretch) as calls:
             steps = list(made)
@@ -141,7 +150,10 @@ def test_surprises_and_ends_occur_and_most_tokens_are_drawn_at_once() -> None:
         seen["stop"] += made.trace.finish == "stop"
         seen["steps"] += len(steps)
         seen["calls"] += calls.call_count
+        seen["drift"] += len(made.trace.drifted())
+        seen["outside"] += sum(not math.isnan(step.outside_mass) for step in steps)
     assert min(seen["surprised"], seen["stop"]) > 2
+    assert min(seen["drift"], seen["outside"]) > 50
     assert seen["calls"] < seen["steps"] / 2
 
 
@@ -156,7 +168,7 @@ def test_what_was_drawn_ahead_of_a_stop_leaves_nothing(policy: Policy, stop_afte
             if next(made, None) is None:
                 break
     histories = [made.history() for made in (ours, theirs)]
-    assert [told(step) for step in ours.trace.steps] == [told(step) for step in theirs.trace.steps]
+    assert_told_alike(ours, theirs)
     assert histories[0].ids == histories[1].ids
     assert histories[0].cache.lengths == histories[1].cache.lengths
     for layer in range(lm.transformer.num_layers):

@@ -36,13 +36,16 @@ struct stretch {
     const float *embedding;     /* (ids, width) */
     const uint8_t *slots;       /* of ids */
     int64_t *lengths;           /* rows that each layer's cache holds, kept up */
-    float *logits;              /* of the last one: at least as many as any head has outputs */
+    float *logits;              /* `far` from one token's to the next one's: as many as any head has
+                                 * outputs, or 0 */
+    float *last;                /* (most, width) states that each was drawn from, or NULL */
     struct level *waiting;      /* ROOM, oldest first, kept up */
     int64_t *ids;               /* `most`, as the next four */
     float *sureness;
     double *ms;
     int *stops, *pending;       /* the way that each took, the rows that waited then */
-    int most, draws, defers;    /* whether what stops waits */
+    int most, far, draws;
+    int defers, lends;          /* whether what stops waits, and what comes along to the top ends there */
     int top, most_pending;      /* layers of the model; with so many waiting it goes there */
     int low, rows, waiting_n;   /* of the first: layers it has run, rows before its own */
     int done;
@@ -76,7 +79,7 @@ static int rise(const struct shape *s, const struct layer *layers, const struct 
         const int next = w->n ? w->at[w->n - 1].layer : high, before = row + 1 - count;
         struct step own = *c;
         own.low = low, own.high = next < high ? next : high, own.rows = count;
-        own.lending = own.high == t->top ? count - 1 : 0;
+        own.lending = t->lends && own.high == t->top ? count - 1 : 0;
         own.states += before * s->width, own.rotary += before * s->head_dim;
         spark_climb(s, layers, &own, p);
         for (int l = low; p->me == 0 && l < own.high; l++) t->lengths[l] += count;
@@ -86,26 +89,26 @@ static int rise(const struct shape *s, const struct layer *layers, const struct 
 }
 
 /* A thread's part of a head's logits about a row; gives how sure they are. */
-static float look(const struct shape *s, const struct step *c, const struct stretch *t,
-                  const struct way *way, int row, const struct part *p, float *scratch) {
+static float look(const struct shape *s, const struct step *c, const struct way *way, int row,
+                  const struct part *p, float *scratch, float *logits) {
     const int outputs = way->head->outputs, columns = way->draw->columns;
     const int from = spark_share(outputs, p->me, p->of), to = spark_share(outputs, p->me + 1, p->of);
     float *asked = scratch + 3 * columns + LOGITS;
     struct survey *found = (struct survey *)(scratch + 2 * columns);
-    spark_ask(way->head, 1, c->states + row * s->width, p, asked, t->logits);
-    spark_survey(t->logits, columns, from, to, found);
+    spark_ask(way->head, 1, c->states + row * s->width, p, asked, logits);
+    spark_survey(logits, columns, from, to, found);
     meet(p);
-    spark_weigh(t->logits, columns, from, to, way->draw->temperature, found);
+    spark_weigh(logits, columns, from, to, way->draw->temperature, found);
     meet(p);
     return spark_sureness(found, columns);
 }
 
 /* What one thread does once logits were looked at: draws a token, and makes it the next row. */
 static void conclude(const struct shape *s, const struct step *c, struct stretch *t, int row,
-                     const struct way *way, float *scratch) {
+                     const struct way *way, const float *logits, float *scratch) {
     const int i = t->done, columns = way->draw->columns;
     const struct survey *found = (struct survey *)(scratch + 2 * columns);
-    t->ids[i] = spark_choice(way->draw, t->logits, found, t->keys[i], scratch);
+    t->ids[i] = spark_choice(way->draw, logits, found, t->keys[i], scratch);
     if (i + 1 < t->most && t->slots[t->ids[i]] == t->plans[i].slot)
         memcpy(c->states + (row + 1) * s->width, t->embedding + t->ids[i] * s->width,
                s->width * sizeof *c->states);
@@ -118,11 +121,12 @@ static void say(const struct shape *s, const struct layer *layers, const struct 
     const int i = t->done, row = t->rows + i;
     const struct plan *plan = t->plans + i;
     float *scratch = c->scratch + spark_scratch(s, c->rows, c->capacity), sure;
+    float *logits = t->logits + (int64_t)i * t->far;
     int k = rows_of(w) < t->most_pending ? 0 : plan->ways_n - 1, count = 1, low = i ? 0 : t->low;
     for (;; k++) {
         const int layer = (int)plan->ways[k].layer;
         count = rise(s, layers, c, t, w, row, count, low, layer, p);
-        sure = look(s, c, t, plan->ways + k, row, p, scratch);
+        sure = look(s, c, plan->ways + k, row, p, scratch, logits);
         low = layer;
         if (k + 1 == plan->ways_n || sure >= t->thresholds[i]) break;
     }
@@ -131,7 +135,9 @@ static void say(const struct shape *s, const struct layer *layers, const struct 
         w->at[w->n - 1].rows += count;
     }
     if (p->me == 0) {
-        if (t->draws) conclude(s, c, t, row, plan->ways + k, scratch);
+        if (t->last)
+            memcpy(t->last + i * s->width, c->states + row * s->width, s->width * sizeof *t->last);
+        if (t->draws) conclude(s, c, t, row, plan->ways + k, logits, scratch);
         const double now = now_ms();
         t->sureness[i] = sure, t->stops[i] = k, t->pending[i] = rows_of(w);
         t->ms[i] = now - *since;

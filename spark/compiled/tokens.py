@@ -41,10 +41,10 @@ class _Level(ctypes.Structure):
 class _Stretch(ctypes.Structure):
     _fields_ = [
         *((name, _POINTER) for name in ("plans", "keys", "thresholds", "embedding", "slots")),
-        *((name, _POINTER) for name in ("lengths", "logits", "waiting", "ids", "sureness", "ms")),
-        *((name, _POINTER) for name in ("stops", "pending")),
-        *((name, _INT) for name in ("most", "draws", "defers", "top", "most_pending", "low")),
-        *((name, _INT) for name in ("rows", "waiting_n", "done")),
+        *((name, _POINTER) for name in ("lengths", "logits", "last", "waiting", "ids", "sureness")),
+        *((name, _POINTER) for name in ("ms", "stops", "pending")),
+        *((name, _INT) for name in ("most", "far", "draws", "defers", "lends", "top")),
+        *((name, _INT) for name in ("most_pending", "low", "rows", "waiting_n", "done")),
     ]
 
 
@@ -161,18 +161,22 @@ class CompiledTokens:
         more = self._more(laid.columns)
         made = self._step.told(rows, work.course.rows, buffer, lengths, more)
         keys = noise_keys(work.sampling.seed, range(work.rows.end, work.rows.end + most))
-        logits = torch.empty(laid.outputs, dtype=torch.float32)
+        kept = most if work.watched else 0
+        logits = torch.empty(max(kept, 1), laid.outputs, dtype=torch.float32)
+        last = torch.empty(kept, states.shape[2], dtype=torch.float32)
         told = self._told(laid.plans, most, lengths, logits, given - 1)
         keys_held = (ctypes.c_int64 * most)(*keys)
         thresholds = (ctypes.c_double * most)(*work.thresholds)
         told.keys, told.draws = ctypes.addressof(keys_held), 1
         told.thresholds, told.slots = ctypes.addressof(thresholds), work.slots.data_ptr()
         told.most_pending, told.defers = work.most_pending, work.defers
+        if work.watched:
+            told.far, told.lends, told.last = laid.outputs, 0, last.data_ptr()
         got = self._call(made, told, work.levels)
         work.cache.lengths = list(lengths)
         return Said(
             got.ids, got.sureness, got.ms, got.stops, got.pending, got.levels,
-            states[:, : given + len(got.ids) - 1],
+            states[:, : given + len(got.ids) - 1], last, logits,
         )  # fmt: skip
 
     def _one(
@@ -217,7 +221,7 @@ class CompiledTokens:
         return _Stretch(
             plans=ctypes.addressof(plans), embedding=self._embedding.data_ptr(),
             lengths=ctypes.addressof(lengths), logits=logits.data_ptr(), most=most, top=self._top,
-            most_pending=_ROOM, rows=before,
+            most_pending=_ROOM, lends=1, rows=before,
         )  # fmt: skip
 
     def _call(self, made: Call, told: _Stretch, levels: Levels) -> _Outcome:
