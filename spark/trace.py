@@ -177,6 +177,17 @@ class Trace:
             }
         )
 
+    def taken_back(self) -> list[Step]:
+        """The rejected steps but for those that an interrupt left unheard."""
+        return [step for step in self.rejected if not self._is_ahead(step)]
+
+    def ahead(self) -> list[Step]:
+        """The rejected steps that were drawn ahead of an interrupt."""
+        return [step for step in self.rejected if self._is_ahead(step)]
+
+    def _is_ahead(self, step: Step) -> bool:
+        return self.finish == "interrupted" and step.index >= len(self.steps)
+
     def ids(self) -> list[int]:
         """Every emitted id."""
         return [step.token_id for step in self.steps]

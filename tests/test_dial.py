@@ -6,6 +6,7 @@ import io
 import json
 import math
 import zipfile
+from dataclasses import replace
 from types import SimpleNamespace
 
 import gradio as gr
@@ -212,6 +213,19 @@ def test_cards_and_tables_say_what_was_taken_back(lossless: Comparison) -> None:
         assert listed.count(" %</td>") == len(trace.drifted())
     always = compare.compare(tiny_lm(), "hello", listen=False).replies[1]
     assert "taken back" not in cards.figures(always, True) + cards.token_tables([always])
+
+
+def test_what_a_stop_leaves_unheard_is_no_draft_taken_back(lossless: Comparison) -> None:
+    reply = lossless.replies[1]
+    first = min(step.index for step in reply.trace.rejected)
+    cut = replace(reply.trace, steps=reply.trace.steps[:first], finish="interrupted")
+    stopped = replace(reply, trace=cut)
+    told = cards.figures(stopped, True) + cards.token_tables([stopped])
+    unheard = f"Drawn ahead of the stop and not heard: {len(cut.rejected)} tokens."
+    assert unheard in told
+    assert "Drafts taken back" not in told
+    assert "0 steps taken back" in told
+    assert not [t for t in plots.depth_figure([stopped]).data if t.name == "taken back"]
 
 
 def test_the_plot_marks_every_rejected_step_and_draws_the_drift(lossless: Comparison) -> None:
