@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from spark.cache import KVCache, Leg, Rows
+from spark.compiled.draw import BLOCK
 from spark.compiled.library import kept, library
 from spark.transformer import Transformer
 from spark.weights import Layer, TransformerConfig
@@ -191,14 +192,16 @@ class CompiledStep:
         self.library.spark_step(made.shape, self.layers, ctypes.byref(made.step))
         return made.states
 
-    def call(self, legs: Sequence[Leg], rows: Rows, cache: KVCache, more: int = 0) -> Call:
+    def call(
+        self, legs: Sequence[Leg], rows: Rows, cache: KVCache, columns: int | None = None
+    ) -> Call:
         """What the library is to be given for a climb, whose rows the cache counts from now on.
 
         Args:
             legs: the way up; `Call.step` has the layers of the first.
             rows: at most `MOST_ROWS`, copied.
             cache: of batch size 1.
-            more: floats of scratch beyond those of the step, after them.
+            columns: of logits that are drawn from then, None where none are.
 
         Raises:
             ValueError: the cache is full.
@@ -207,7 +210,7 @@ class CompiledStep:
         lengths = self.lengths(cache)
         for leg in legs:
             buffer = cache.reserve(leg.low, leg.high, leg.count)
-        made = self.told(Rows(states, rows.start), legs[-1].count, buffer, lengths, more)
+        made = self.told(Rows(states, rows.start), legs[-1].count, buffer, lengths, columns)
         made.step.low, made.step.high = legs[0].low, legs[0].high
         return made
 
@@ -221,7 +224,7 @@ class CompiledStep:
         most: int,
         buffer: Tensor,
         lengths: ctypes.Array[ctypes.c_int64],
-        more: int,
+        columns: int | None,
     ) -> Call:
         """What the library is to be given for rows that it updates.
 
@@ -230,11 +233,13 @@ class CompiledStep:
             most: of them that any layer is run over at once.
             buffer: of the cache.
             lengths: rows that its layers hold.
-            more: floats of scratch beyond those of the step, after them.
+            columns: of logits that are drawn from then, None where none are.
         """
         capacity = buffer.shape[-2]
         shape, size = self._for(torch.get_num_threads(), most, capacity)
-        scratch = torch.empty(size + more, dtype=torch.float32)  # whatever the process's default
+        if columns is not None:  # states for all threads and for each, and what stretch.c says
+            size += (1 + shape.threads) * shape.width + 3 * columns + BLOCK
+        scratch = torch.empty(size, dtype=torch.float32)  # whatever the process's default
         step = StepStruct(
             0, 0, most, capacity, 0, ctypes.addressof(lengths), rows.states.data_ptr(),
             self._rotary_data + rows.start * self._turn_bytes, buffer.data_ptr(),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from spark.cache import KVCache, Leg, Levels, Rows
-from spark.compiled.draw import BLOCK, DrawStruct, described
+from spark.compiled.draw import DrawStruct, described
 from spark.compiled.heads import CompiledHeads, HeadStruct
 from spark.compiled.step import Call, CompiledStep
 from spark.foresight import Course
@@ -158,8 +158,7 @@ class CompiledTokens:
         states[:, :given] = work.rows.states
         rows, lengths = Rows(states, work.rows.start), self._step.lengths(work.cache)
         buffer = work.cache.opened(rows.end)
-        more = self._more(laid.columns)
-        made = self._step.told(rows, work.course.rows, buffer, lengths, more)
+        made = self._step.told(rows, work.course.rows, buffer, lengths, laid.columns)
         keys = noise_keys(work.sampling.seed, range(work.rows.end, work.rows.end + most))
         kept = most if work.watched else 0
         logits = torch.empty(max(kept, 1), laid.outputs, dtype=torch.float32)
@@ -190,7 +189,7 @@ class CompiledTokens:
     ) -> tuple[Tensor, Tensor, list[int], float]:
         """One token, or a look where there is no key: states, logits, its id, how sure they are."""
         kind = self._kind(name, sampling)
-        made = self._step.call(legs, rows, cache, self._more(kind.draw.columns))
+        made = self._step.call(legs, rows, cache, kind.draw.columns)
         logits = torch.empty(1, kind.head.outputs, dtype=torch.float32)
         ways = (_Way * 1)(self._way(kind, legs[-1].high))
         plans, lengths = (_Plan * 1)(_Plan(ctypes.addressof(ways), 1)), self._step.lengths(cache)
@@ -261,10 +260,6 @@ class CompiledTokens:
                 max(kind.head.outputs for kind in kinds.values()),
             )
         return self._courses[key]
-
-    def _more(self, columns: int) -> int:
-        """Floats of scratch that looking and drawing take."""
-        return (1 + torch.get_num_threads()) * self._embedding.shape[1] + 3 * columns + BLOCK
 
     def _kind(self, name: str, sampling: SamplingSettings) -> _Kind:
         key = name, sampling.temperature, sampling.top_p, sampling.top_k
