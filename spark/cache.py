@@ -91,12 +91,14 @@ class KVCache:
         """The whole buffer, for a caller that fills rows and then sets `lengths` itself.
 
         Args:
-            longest: the most rows that a layer will hold.
+            longest: the most rows that a layer will hold, more than any holds now.
 
         Raises:
-            ValueError: there is no room for so many.
+            ValueError: there is no room for so many, or a layer holds as many already.
         """
         self._check_fits(longest)
+        if max(self.lengths) >= longest:
+            raise ValueError(f"a layer holds {max(self.lengths)} rows of {longest} already")
         return self._buffer
 
     def live_in(self, buffer: Tensor) -> None:

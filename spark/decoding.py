@@ -175,14 +175,13 @@ class Decoding:
         if self.trace.finish != "running":
             return
         self.trace.finish = "interrupted"
-        if self._drawn:  # ahead of what was handed out
-            self.trace.ahead_ms = sum(step.elapsed_ms for step in self._drawn)
-            self.trace.rejected += self._drawn
-            self._drawn.clear()
-            del self.ids[self._prompt + len(self.trace.steps) :]
-            self.cache.truncate(len(self.ids) - 1)
-            self._pending.truncate(len(self.ids) - 1)
-            self._drafts = [d for d in self._drafts if d.spot.position < len(self.ids) - 1]
+        self.trace.ahead_ms = sum(step.elapsed_ms for step in self._drawn)
+        self.trace.rejected += self._drawn
+        self._drawn.clear()
+        del self.ids[self._prompt + len(self.trace.steps) :]
+        self.cache.truncate(len(self.ids) - 1)
+        self._pending.truncate(len(self.ids) - 1)
+        self._drafts = [d for d in self._drafts if d.spot.position < len(self.ids) - 1]
 
     def catch_up(self) -> Task[None]:
         """Run the upper layers of what is pending, so that another turn can follow."""

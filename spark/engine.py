@@ -209,7 +209,7 @@ class Generation(Iterator[Step]):
 
     def __init__(self, decoding: Decoding, worker: Worker) -> None:
         self._decoding, self._worker = decoding, worker
-        self._interrupted = False
+        self._interrupted = self._broken = False
 
     @property
     def trace(self) -> Trace:
@@ -231,7 +231,12 @@ class Generation(Iterator[Step]):
         while (step := self._decoding.take()) is None:
             if self.trace.finish != "running":
                 raise StopIteration
-            self._worker.alone(self._decoding.advance(LONGEST))
+            try:
+                self._worker.alone(self._decoding.advance(LONGEST))
+            except BaseException:  # a step that was left half done, by Ctrl-C too
+                self._broken = True
+                self._decoding.interrupt()
+                raise
         return step
 
     @property
@@ -252,7 +257,12 @@ class Generation(Iterator[Step]):
 
         Under `deferred` this is where a catch-up runs on its own; its time and its weights are
         added to the trace. A reply that is not over counts as interrupted.
+
+        Raises:
+            ValueError: a step of the reply failed, and left it half done.
         """
+        if self._broken:
+            raise ValueError("a step of this reply failed: nothing can follow it, ask again")
         self._decoding.interrupt()
         self._worker.alone(self._decoding.catch_up())
         return Prefill(tuple(self._decoding.ids), self._decoding.cache, self.trace.flush_ms)
@@ -290,7 +300,8 @@ def decode_batch(replies: Iterable[Generation], size: int) -> Iterator[Generatio
         for reply in live:
             reply.trace.batch = max(reply.trace.batch, len(live))
         if live:
-            live[0]._worker.together([reply._decoding.advance() for reply in live])
+            most = LONGEST if size == 1 else 1
+            live[0]._worker.together([reply._decoding.advance(most) for reply in live])
 
 
 def _overlaid(states: Tensor, features: Sequence[tuple[int, Tensor]], offset: int) -> Tensor:

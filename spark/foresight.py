@@ -68,7 +68,7 @@ def suits(policy: Policy, acceptance: Acceptance, trace: Trace) -> bool:
 
 def asks(policy: Policy) -> TypeGuard[ConfidenceExit]:
     """Whether the largest probability decides at a policy's exits."""
-    few = isinstance(policy, ConfidenceExit) and policy.max_pending <= MOST_ROWS
+    few = isinstance(policy, ConfidenceExit) and policy.max_pending < MOST_ROWS
     return few and policy.measure == "max_prob"
 
 

@@ -16,6 +16,7 @@ from dataclasses import replace
 from spark.cache import Rows
 from spark.decoding import Begun, Decoding
 from spark.modality import Slot
+from spark.positions import PositionSchedule
 from spark.schedule import Policy, Spark
 from spark.trace import Trace
 from spark.verification import Spot
@@ -32,7 +33,8 @@ def can_take_back(policy: Policy, trace: Trace) -> bool:
         policy: how deep each token goes.
         trace: of the reply, with what it is made by.
     """
-    counts = policy.measure is not None or (isinstance(policy, Spark) and policy.text)
+    counts = isinstance(policy, PositionSchedule) or (isinstance(policy, Spark) and policy.text)
+    counts = counts or policy.measure is not None
     return trace.kv_policy == "deferred" and not counts
 
 

@@ -57,6 +57,7 @@ class StretchDecoding(Decoding):
             most_pending=self._most_pending,
             defers=self._foresight.defers,
             watched=self._outside_mass or self._watch.wants,
+            lends=not self._watch.wants,
             slots=self._lm.vocabulary.slots,
             cache=self.cache,
             sampling=self.trace.sampling,

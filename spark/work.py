@@ -149,7 +149,7 @@ class Said:
         pending: rows that waited after each.
         levels: where they wait in the end.
         states: (1, T, D) of the rows given and of those drawn from after them, each where it
-            stopped; those that went to the top without being drawn from only if watched.
+            stopped; those that lent their keys and values before that.
         last: (n, D) from which each was drawn, at least as many as tokens, if watched.
         logits: (n, R) from which each was drawn, with more columns than some had, if watched.
     """
@@ -178,6 +178,8 @@ class Stretch:
         most_pending: with so many waiting, it goes the last of its ways.
         defers: whether rows that stop wait.
         watched: whether more is to be looked at than the tokens.
+        lends: whether rows that come along to the top lend its last layer their keys and values and
+            go no further.
         slots: (V,) uint8, `Vocabulary.slots`.
         cache: that the rows join.
         sampling: how tokens are drawn, without a repetition penalty.
@@ -191,6 +193,7 @@ class Stretch:
     most_pending: int
     defers: bool
     watched: bool
+    lends: bool
     slots: Tensor
     cache: KVCache
     sampling: SamplingSettings

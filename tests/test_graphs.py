@@ -28,6 +28,7 @@ from spark.late import LateDecoding
 from spark.metrics.cost import traffic_ratio
 from spark.modality import Modality
 from spark.models.base import SpokenLM
+from spark.positions import PositionSchedule
 from spark.sampling import SamplingSettings, draw, draw_at_once, noise_key
 from spark.schedule import ConfidenceExit, FixedExit, FullDepth, KVPolicy, Policy, Spark
 from spark.transformer import Transformer
@@ -143,6 +144,23 @@ def test_ids_are_read_one_step_late(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(reply._decoding, LateDecoding)
     assert told[:5] == ["begun 0", "begun 1", "read 0", "begun 2", "read 1"]
     assert len(told) == 2 * (steps + len(reply.trace.rejected))
+
+
+@pytest.mark.parametrize(
+    ("policy", "late_too"),
+    [
+        (FullDepth(), True),
+        (Spark(2), True),
+        (Spark(2, text=True), False),
+        (PositionSchedule((None, 2, 1)), False),
+        (ConfidenceExit("max_prob", 0.3, (1, 2, 3)), False),
+        (FixedExit(3), False),
+    ],
+)
+def test_ids_are_read_late_where_no_count_of_rows_decides(policy: Policy, late_too: bool) -> None:
+    """Rows that a step took along before it was taken back are not counted any more."""
+    _, fast, _ = recording()
+    assert isinstance(begun(fast, policy, 0)._decoding, LateDecoding) == late_too
 
 
 @pytest.mark.parametrize("look", [None, 2])

@@ -210,6 +210,35 @@ def test_a_batch_of_such_replies_is_each_alone() -> None:
     assert max(made.trace.batch for made in replies) == 2
 
 
+def test_one_by_one_in_a_batch_of_one_they_are_drawn_at_once() -> None:
+    lm = model(9, LAYOUTS[0], 32)
+    engine = Engine(lm)
+    replies = [
+        engine.generate(engine.prefill(tiny_prompt(word)), Spark(3), SamplingSettings(), 60)
+        for word in ("hello", "so")
+    ]
+    library = replies[0]._worker.step.library  # type: ignore[union-attr]
+    with patch.object(library, "spark_stretch", wraps=library.spark_stretch) as calls:
+        steps = [len(made.trace.steps) for made in decode_batch(replies, 1)]
+    assert calls.call_count < sum(steps) / 2
+
+
+@pytest.mark.parametrize("failing", ["_record", "_meter"])
+def test_a_step_that_failed_ends_the_reply_and_nothing_follows_it(failing: str) -> None:
+    made = begun(model(9, LAYOUTS[0], 32), Spark(2), SamplingSettings(), True, watched=True)
+    steps = [next(made) for _ in range(4)]
+    made._decoding._drawn.clear()  # so that more are drawn at once
+    with (
+        patch.object(StretchDecoding, failing, side_effect=KeyboardInterrupt),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        next(made)
+    assert (list(made), made.trace.steps, made.trace.finish) == ([], steps, "interrupted")
+    assert max(made._decoding.cache.lengths) < len(made._decoding.ids)
+    with pytest.raises(ValueError, match="ask again"):
+        made.history()
+
+
 def test_a_full_cache_is_refused_before_anything_is_written() -> None:
     made = begun(model(0, LAYOUTS[0], 32), FullDepth(), SamplingSettings(), True)
     cache = made._decoding.cache

@@ -20,7 +20,7 @@ from spark.compiled.library import kept, library
 from spark.transformer import Transformer
 from spark.weights import Layer, TransformerConfig
 
-MOST_ROWS = 8  # of one call; with more, torch's products gain on it
+MOST_ROWS = 9  # of one call: with most that wait, and one more; beyond, torch's products gain on it
 TILE, _LANES = 32, 16  # as in step.c, and the most in step.h
 _MOST_BYTES = 1 << 28  # of weights that are copied; larger models wait for memory, not for calls
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int

@@ -168,9 +168,9 @@ class CompiledTokens:
         thresholds = (ctypes.c_double * most)(*work.thresholds)
         told.keys, told.draws = ctypes.addressof(keys_held), 1
         told.thresholds, told.slots = ctypes.addressof(thresholds), work.slots.data_ptr()
-        told.most_pending, told.defers = work.most_pending, work.defers
+        told.most_pending, told.defers, told.lends = work.most_pending, work.defers, work.lends
         if work.watched:
-            told.far, told.lends, told.last = laid.outputs, 0, last.data_ptr()
+            told.far, told.last = laid.outputs, last.data_ptr()
         got = self._call(made, told, work.levels)
         work.cache.lengths = list(lengths)
         return Said(
