@@ -163,7 +163,7 @@ def _exits_kept(reply: Reply) -> str:
     if not trace.verified:
         return ""
     kept = trace.verified - trace.corrected
-    return f"{kept} of {trace.verified} <small>{len(trace.taken_back())} steps taken back</small>"
+    return f"{kept} of {trace.verified} <small>{len(trace.rejected)} steps taken back</small>"
 
 
 def _drift(reply: Reply) -> str:
@@ -271,7 +271,7 @@ def _tokens(reply: Reply) -> str:
 
 def _taken_back(reply: Reply) -> str:
     """The drafts that do not stand, in words: the plot shows them as marks."""
-    taken, ahead, told = reply.trace.taken_back(), len(reply.trace.ahead()), ""
+    taken, ahead, told = reply.trace.rejected, len(reply.trace.ahead), ""
     if taken:
         drafts = ", ".join(f"{step.index} (depth {step.depth})" for step in taken)
         told = f"<p class='sk-note'>Drafts taken back, by token: {drafts}.</p>"

@@ -112,6 +112,7 @@ class Decoding:
         self._verifies, self._outside_mass, self.trace = acceptance.verifies, outside_mass, trace
         self._top = lm.transformer.num_layers
         self._prompt, self.ids, self.cache = len(ids), list(ids), cache
+        self._held_before = list(cache.lengths)
         self._layout = lm.layout.start(lm.vocabulary, ids[-1])
         self._codes = 0
         self._pending = Pending()
@@ -175,13 +176,21 @@ class Decoding:
         if self.trace.finish != "running":
             return
         self.trace.finish = "interrupted"
-        self.trace.ahead_ms = sum(step.elapsed_ms for step in self._drawn)
-        self.trace.rejected += self._drawn
+        self.trace.ahead += self._drawn
         self._drawn.clear()
         del self.ids[self._prompt + len(self.trace.steps) :]
-        self.cache.truncate(len(self.ids) - 1)
+        self._forget(len(self.ids) - 1)
         self._pending.truncate(len(self.ids) - 1)
         self._drafts = [d for d in self._drafts if d.spot.position < len(self.ids) - 1]
+
+    def _forget(self, length: int) -> None:
+        """Keep the keys and values of the first rows, of all tokens so far but the last."""
+        self.cache.truncate(length)
+        if self.trace.kv_policy == "skip":  # upper layers hold those alone that came so far
+            depths = [step.depth for step in self.trace.steps]
+            for layer, before in enumerate(self._held_before):
+                came = before + sum(depth > layer for depth in depths)
+                self.cache.lengths[layer] = min(self.cache.lengths[layer], came)
 
     def catch_up(self) -> Task[None]:
         """Run the upper layers of what is pending, so that another turn can follow."""

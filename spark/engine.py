@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -29,6 +30,8 @@ from spark.stretch import StretchDecoding
 from spark.trace import Step, Trace, WeightBytes
 from spark.work import Run
 from spark.worker import Worker
+
+_MOST_KNOWN = 16  # policies whose steps an engine keeps in mind
 
 
 @dataclass(frozen=True)
@@ -193,9 +196,13 @@ class Engine:
     def _foresight(self, policy: Policy, kv_policy: KVPolicy) -> Foresight:
         """Of all replies of a policy."""
         key, top = (policy, kv_policy), self.lm.transformer.num_layers
-        if key not in self._foresights:
-            self._foresights[key] = Foresight(self.bank, policy, kv_policy == "deferred", top)
-        return self._foresights[key]
+        known = self._foresights.get(key)
+        if known is None:
+            known = Foresight(self.bank, policy, kv_policy == "deferred", top)
+            if len(self._foresights) >= _MOST_KNOWN:
+                self._foresights.clear()
+            self._foresights[key] = known
+        return known
 
 
 class Generation(Iterator[Step]):
@@ -231,12 +238,8 @@ class Generation(Iterator[Step]):
         while (step := self._decoding.take()) is None:
             if self.trace.finish != "running":
                 raise StopIteration
-            try:
+            with _done_or_broken([self]):
                 self._worker.alone(self._decoding.advance(LONGEST))
-            except BaseException:  # a step that was left half done, by Ctrl-C too
-                self._broken = True
-                self._decoding.interrupt()
-                raise
         return step
 
     @property
@@ -264,8 +267,22 @@ class Generation(Iterator[Step]):
         if self._broken:
             raise ValueError("a step of this reply failed: nothing can follow it, ask again")
         self._decoding.interrupt()
-        self._worker.alone(self._decoding.catch_up())
+        with _done_or_broken([self]):
+            self._worker.alone(self._decoding.catch_up())
         return Prefill(tuple(self._decoding.ids), self._decoding.cache, self.trace.flush_ms)
+
+
+@contextmanager
+def _done_or_broken(replies: Sequence[Generation]) -> Iterator[None]:
+    """Work on replies; where it fails, by Ctrl-C too, it is left half done and they are over."""
+    try:
+        yield
+    except BaseException:
+        for reply in replies:
+            reply._broken = True
+            with suppress(Exception):  # what there is to tell is why it failed
+                reply._decoding.interrupt()
+        raise
 
 
 def decode_batch(replies: Iterable[Generation], size: int) -> Iterator[Generation]:
@@ -301,7 +318,8 @@ def decode_batch(replies: Iterable[Generation], size: int) -> Iterator[Generatio
             reply.trace.batch = max(reply.trace.batch, len(live))
         if live:
             most = LONGEST if size == 1 else 1
-            live[0]._worker.together([reply._decoding.advance(most) for reply in live])
+            with _done_or_broken(live):
+                live[0]._worker.together([reply._decoding.advance(most) for reply in live])
 
 
 def _overlaid(states: Tensor, features: Sequence[tuple[int, Tensor]], offset: int) -> Tensor:

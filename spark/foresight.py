@@ -13,10 +13,12 @@ from spark.acceptance import Acceptance
 from spark.compiled.step import MOST_ROWS
 from spark.heads import HeadBank
 from spark.modality import LayoutState, Slot
-from spark.schedule import ConfidenceExit, DriftSpark, FixedExit, Place, Policy
+from spark.positions import PositionSchedule
+from spark.schedule import ConfidenceExit, FixedExit, FullDepth, Place, Policy, Spark
 from spark.trace import Trace
 
-LONGEST = 64  # tokens, some ten milliseconds of the models for which it counts
+LONGEST = 64  # tokens
+_MOST_KNOWN = 64  # courses that are kept
 
 
 def surprised(policy: Policy, layout: LayoutState) -> bool:
@@ -48,16 +50,17 @@ def place_of(
 
 
 def suits(policy: Policy, acceptance: Acceptance, trace: Trace) -> bool:
-    """Whether the layout and the largest probability are all that decides a reply's steps.
+    """Whether the layout, rows that wait and the largest probability decide what steps are.
 
-    Not where another measure, drift or an acceptance do, nor where words said before are looked at.
+    Not where another measure, drift or an acceptance do, nor where words said before are looked at;
+    nor where a policy is not one of those known here, which may look at anything.
 
     Args:
         policy: how deep each token goes.
         acceptance: which tokens drawn at exits stand.
         trace: of the reply, with what it is made by.
     """
-    by_layout = policy.measure is None and not isinstance(policy, DriftSpark)
+    by_layout = type(policy) in (FullDepth, Spark, PositionSchedule, FixedExit)
     return (
         (by_layout or asks(policy))
         and not acceptance.verifies
@@ -68,8 +71,9 @@ def suits(policy: Policy, acceptance: Acceptance, trace: Trace) -> bool:
 
 def asks(policy: Policy) -> TypeGuard[ConfidenceExit]:
     """Whether the largest probability decides at a policy's exits."""
-    few = isinstance(policy, ConfidenceExit) and policy.max_pending < MOST_ROWS
-    return few and policy.measure == "max_prob"
+    if type(policy) is not ConfidenceExit:
+        return False
+    return policy.measure == "max_prob" and policy.max_pending < MOST_ROWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +146,13 @@ class Foresight:
         """The steps from a place in the layout on, with so many rows waiting."""
         # Where confidence decides, how many will wait is not known.
         key = layout.place, None if asks(self.policy) else pending
-        if key not in self._known:
-            self._known[key] = self._made(layout.in_chunk(0), pending)
-        return self._known[key]
+        known = self._known.get(key)
+        if known is None:
+            known = self._made(layout.in_chunk(0), pending)
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[key] = known
+        return known
 
     def _made(self, layout: LayoutState, pending: int) -> Course:
         if asks(self.policy):

@@ -18,7 +18,7 @@ from spark.decoding import Begun, Decoding
 from spark.modality import Slot
 from spark.positions import PositionSchedule
 from spark.schedule import Policy, Spark
-from spark.trace import Trace
+from spark.trace import Step, Trace
 from spark.verification import Spot
 from spark.work import Task
 
@@ -66,14 +66,14 @@ class LateDecoding(Decoding):
         if ahead is None or (same and self._is_at(then, token)):
             self._ahead = ahead
         else:
-            self._take_back(ahead)
+            self.trace.rejected.append(self._taken_back(ahead))
         self._drawn.append(replace(step, elapsed_ms=self._spent(start)))
 
     def interrupt(self) -> None:
         """End the reply with the last step handed out."""
         if self._ahead is not None:
             ahead, self._ahead = self._ahead, None
-            self._take_back(ahead)
+            self.trace.ahead.append(self._taken_back(ahead))
         super().interrupt()
 
     @staticmethod
@@ -87,17 +87,15 @@ class LateDecoding(Decoding):
         stops = token in self._lm.vocabulary.stop_ids
         return not stops and self._codes == spot.codes and self._layout.stands_at(spot.layout)
 
-    def _take_back(self, ahead: Begun) -> None:
+    def _taken_back(self, ahead: Begun) -> Step:
         """Undo a step that was begun on a guess; rows that came along with it stay where they are.
 
-        Its weights were read, so it counts among the rejected, with a token that nobody will hear;
-        its time is part of the step's that it followed.
+        Its weights were read, so it is told of, with a token that nobody will hear; its time is
+        part of the step's that it followed.
         """
         token, sureness, _ = ahead.made.read()
         choice = self._chosen(ahead, token, sureness)
-        self.trace.rejected.append(
-            self._recorded(choice, ahead.refresh, ahead.pending, 0.0, math.nan)
-        )
         self._repaired = ahead.refresh
         self._pending.truncate(ahead.spot.position)
         self.cache.truncate(ahead.spot.position)
+        return self._recorded(choice, ahead.refresh, ahead.pending, 0.0, math.nan)

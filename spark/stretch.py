@@ -22,6 +22,7 @@ from spark.watch import CaughtUp
 from spark.work import Said, Stretch, Task
 
 _FIRST = 16  # tokens
+_UNNOTICED_MS = 50.0
 
 
 class StretchDecoding(Decoding):
@@ -41,8 +42,7 @@ class StretchDecoding(Decoding):
         """Draw up to so many tokens: as many as the stretch has, and none after a surprise."""
         start, waited = time.perf_counter(), len(self._pending)
         course = self._foresight.course(self._layout, waited)
-        # Few at first, since somebody waits for the first sound.
-        most = min(most, self._limit - self._count, len(course.steps), _FIRST + 2 * self._count)
+        most = min(most, self._limit - self._count, len(course.steps), self._patience)
         if most < 2 or waited >= course.rows:
             yield from super().advance()
             return
@@ -72,6 +72,13 @@ class StretchDecoding(Decoding):
             yield from self._weigh_outside(steps, said)
         if self._watch.wants:
             yield from self._meter(course, steps, said)
+
+    @property
+    def _patience(self) -> int:
+        """Tokens at once: few while somebody waits for the first sound, and as nobody notices."""
+        if not self._count:
+            return _FIRST
+        return min(2 * self._count + _FIRST, 2 + int(_UNNOTICED_MS * self._count / self.spent_ms))
 
     def _weigh_outside(self, steps: Sequence[Step], said: Said) -> Task[None]:
         """Log what speech-row heads left out, some rows at a time."""

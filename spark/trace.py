@@ -37,8 +37,9 @@ class Step:
         pending: rows that wait after the step.
         head: name of the head that decided.
         confidence: that head's measure (the policy's, or else its largest probability).
-        elapsed_ms: wall-clock of the step, catch-up included, until the token was known; with that
-            of the tokens that were rejected for it.
+        elapsed_ms: wall-clock of the step, catch-up included, until the token was drawn; with that
+            of the tokens that were rejected for it. Of tokens that were drawn in one call, with an
+            equal share of what the call took besides.
         drift: distance between the exit's and full depth's distributions at the token's place,
             total variation, 0 to 1; nan where no exit was drawn there or nobody measured. Known at
             the refresh: a step handed out before it has none, the trace's copy has.
@@ -119,10 +120,10 @@ class Trace:
         verified: tokens it was asked about.
         corrected: those of them that it replaced.
         rejected: steps whose tokens are no part of the reply: replaced, drawn after one that was,
-            begun on a guess that did not hold, or ahead of where the reply was interrupted.
+            or begun on a guess that did not hold.
+        ahead: steps drawn ahead of where the reply was interrupted, which nobody will hear.
         flushes: catch-ups of their own: after the last step, or before an end could be believed.
         flush_ms: wall-clock of those after the last step.
-        ahead_ms: wall-clock of steps drawn ahead of an interrupt.
         batch: the most replies that were decoded together, this one included. Above 1 the times
             are wall-clock that all of them shared.
         compiled: whether steps were run by the model's compiled step, or in the fixed shapes of its
@@ -146,7 +147,7 @@ class Trace:
     rejected: list[Step] = field(default_factory=list)
     flushes: list[Flush] = field(default_factory=list)
     flush_ms: float = 0.0
-    ahead_ms: float = 0.0
+    ahead: list[Step] = field(default_factory=list)
     batch: int = 1
     compiled: bool = False
 
@@ -177,16 +178,10 @@ class Trace:
             }
         )
 
-    def taken_back(self) -> list[Step]:
-        """The rejected steps but for those that an interrupt left unheard."""
-        return [step for step in self.rejected if not self._is_ahead(step)]
-
-    def ahead(self) -> list[Step]:
-        """The rejected steps that were drawn ahead of an interrupt."""
-        return [step for step in self.rejected if self._is_ahead(step)]
-
-    def _is_ahead(self, step: Step) -> bool:
-        return self.finish == "interrupted" and step.index >= len(self.steps)
+    @property
+    def ahead_ms(self) -> float:
+        """Wall-clock of steps drawn ahead of an interrupt."""
+        return sum(step.elapsed_ms for step in self.ahead)
 
     def ids(self) -> list[int]:
         """Every emitted id."""
@@ -215,12 +210,14 @@ class Trace:
     def summary(self) -> dict[str, Any]:
         """The reply's figures under the contract's names; None where there is no figure.
 
-        `ms_per_token` is the mean over all tokens, prefill apart; `max_outside_mass`, and the means
-        `drift` and `kl`, are over the steps where they were measured.
+        `ms_per_token` is the mean over all tokens drawn for the reply, those ahead of a stop
+        included, prefill apart; `decode_ms` is the time of all of them. `max_outside_mass`, and the
+        means `drift` and `kl`, are over the steps where they were measured.
         """
         outside = [s.outside_mass for s in self.steps if not math.isnan(s.outside_mass)]
         drifted = self.drifted()
         elapsed = sum(step.elapsed_ms for step in self.steps) + self.ahead_ms
+        made = len(self.steps) + len(self.ahead)
         return {
             "name": self.policy,
             "kv_policy": self.kv_policy,
@@ -232,7 +229,7 @@ class Trace:
             "mean_depth_speech": self.mean_depth(Modality.SPEECH),
             "layers": len(self.weights.layers),
             "traffic_ratio": traffic_ratio(self) if self.steps else None,
-            "ms_per_token": elapsed / len(self.steps) if self.steps else None,
+            "ms_per_token": elapsed / made if made else None,
             "decode_ms": elapsed,
             "prefill_ms": self.prefill_ms,
             "prompt_tokens": self.prompt_tokens,

@@ -244,7 +244,7 @@ def test_what_was_drawn_ahead_of_an_interrupt_is_charged() -> None:
             reply.interrupt()
     assert reply.trace.finish == "interrupted"
     assert [step.depth for step in reply.trace.steps][-1] == 2
-    assert reply.trace.rejected, "the steps that followed it stood, and nobody will hear them"
+    assert reply.trace.ahead, "the steps that followed it stood, and nobody will hear them"
     assert reply.trace.summary()["decode_ms"] == pytest.approx(reply.spent_ms)
     reply.history()
     assert reply.trace.flushes == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any
 from unittest.mock import patch
@@ -21,7 +21,15 @@ from spark.modality import Interleave
 from spark.models.base import SpokenLM
 from spark.positions import PositionSchedule
 from spark.sampling import SamplingSettings
-from spark.schedule import ConfidenceExit, FixedExit, FullDepth, KVPolicy, Policy, Spark
+from spark.schedule import (
+    ConfidenceExit,
+    FixedExit,
+    FullDepth,
+    KVPolicy,
+    Place,
+    Policy,
+    Spark,
+)
 from spark.stretch import StretchDecoding
 from spark.trace import Step
 from tests.test_compiled import needs_compiler
@@ -158,11 +166,14 @@ def test_surprises_and_ends_occur_and_most_tokens_are_drawn_at_once() -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
-@pytest.mark.parametrize("stop_after", [1, 4, 17, 30])
-def test_what_was_drawn_ahead_of_a_stop_leaves_nothing(policy: Policy, stop_after: int) -> None:
+@pytest.mark.parametrize("stop_after", [1, 4, 9, 17, 30])
+@pytest.mark.parametrize("kept", [None, "skip"])
+def test_what_was_drawn_ahead_of_a_stop_leaves_nothing(
+    policy: Policy, stop_after: int, kept: KVPolicy | None
+) -> None:
     """And what a next turn builds on is what step by step leaves, but for rows made good since."""
     lm, sampling = model(22, LAYOUTS[0], 32), SamplingSettings(seed=3)
-    ours, theirs = (begun(lm, policy, sampling, way) for way in (True, False))
+    ours, theirs = (begun(lm, policy, sampling, way, kept=kept) for way in (True, False))
     for made in (ours, theirs):
         for _ in range(stop_after):
             if next(made, None) is None:
@@ -175,8 +186,8 @@ def test_what_was_drawn_ahead_of_a_stop_leaves_nothing(policy: Policy, stop_afte
         rows = [history.cache.rows(layer) for history in histories]
         torch.testing.assert_close(*rows, rtol=1e-5, atol=1e-5)
     if ours.trace.finish == "interrupted":
-        assert ours.trace.ahead() == ours.trace.rejected
-        assert (ours.trace.ahead_ms > 0) == bool(ours.trace.rejected)
+        assert ours.trace.rejected == []
+        assert (ours.trace.ahead_ms > 0) == bool(ours.trace.ahead)
         kept_ms = sum(step.elapsed_ms for step in ours.trace.steps)
         assert ours.spent_ms == pytest.approx(kept_ms + ours.trace.ahead_ms + ours.trace.flush_ms)
 
@@ -221,6 +232,38 @@ def test_one_by_one_in_a_batch_of_one_they_are_drawn_at_once() -> None:
     with patch.object(library, "spark_stretch", wraps=library.spark_stretch) as calls:
         steps = [len(made.trace.steps) for made in decode_batch(replies, 1)]
     assert calls.call_count < sum(steps) / 2
+
+
+@dataclass(frozen=True)
+class Later(FullDepth):
+    """A policy of somebody's own, which looks at what no stretch tells it."""
+
+    def exits(self, place: Place) -> tuple[int, ...]:
+        return (2,) if place.progress > 0.2 else ()
+
+    def exit_layers(self) -> tuple[int, ...]:
+        return (2,)
+
+
+def test_a_policy_of_ones_own_is_asked_at_every_step() -> None:
+    lm = model(9, LAYOUTS[0], 32)
+    engine = Engine(lm, outside_mass=False)
+    made = engine.generate(engine.prefill(tiny_prompt("hello")), Later(), SamplingSettings(), 40)
+    depths = {step.index > 8: step.depth for step in made if not step.refresh}
+    assert depths[True] == 2
+
+
+def test_what_is_kept_in_mind_has_its_bounds() -> None:
+    lm, sampling = model(9, LAYOUTS[2], 32), SamplingSettings()
+    engine = Engine(lm, outside_mass=False)
+    start = engine.prefill(tiny_prompt("hello"))
+    for number in range(90):
+        policy = ConfidenceExit("max_prob", number / 100, (1, 2))
+        list(engine.generate(start, policy, replace(sampling, seed=number), 20))
+    tokens = engine._worker._compiled_tokens
+    assert tokens is not None
+    assert 10 < len(tokens._courses) <= 64
+    assert len(engine._foresights) <= 16
 
 
 @pytest.mark.parametrize("failing", ["_record", "_meter"])

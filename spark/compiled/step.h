@@ -91,7 +91,7 @@ struct part {
     struct seat *seats; /* one a thread, 0 at first; of all threads: then one more each */
 };
 
-/* Until all threads are here. OpenMP's barrier takes four times as long, five times a layer. */
+/* Until all threads are here. OpenMP's barrier takes four times as long, twice a layer and more. */
 INLINE void meet(const struct part *p) {
     const int met = p->seats[p->me].met + 1;
     __atomic_store_n(&p->seats[p->me].met, met, __ATOMIC_RELEASE);

@@ -24,6 +24,7 @@ from spark.work import Said, Stretch
 
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int
 _ROOM = 16  # as in stretch.c
+_MOST_KNOWN = 64  # courses that are kept
 
 
 class _Way(ctypes.Structure):
@@ -244,7 +245,8 @@ class CompiledTokens:
 
     def _laid_out(self, course: Course, sampling: SamplingSettings) -> _Course:
         key = course, sampling.temperature, sampling.top_p, sampling.top_k
-        if key not in self._courses:
+        known = self._courses.get(key)
+        if known is None:
             names = {way.head for step in course.steps for way in step.ways}
             kinds = {name: self._kind(name, sampling) for name in names}
             laid = [[self._way(kinds[way.head], way.depth) for way in x.ways] for x in course.steps]
@@ -253,13 +255,16 @@ class CompiledTokens:
                 _Plan(ctypes.addressof(ways), len(ways), step.slot.number)
                 for ways, step in zip(held, course.steps, strict=True)
             ]
-            self._courses[key] = _Course(
+            known = _Course(
                 (_Plan * len(plans))(*plans),
                 held,
                 max(kind.draw.columns for kind in kinds.values()),
                 max(kind.head.outputs for kind in kinds.values()),
             )
-        return self._courses[key]
+            if len(self._courses) >= _MOST_KNOWN:
+                self._courses.clear()
+            self._courses[key] = known
+        return known
 
     def _kind(self, name: str, sampling: SamplingSettings) -> _Kind:
         key = name, sampling.temperature, sampling.top_p, sampling.top_k

@@ -39,10 +39,11 @@ def full_depth_bytes(step: Step, weights: WeightBytes) -> int:
 def traffic_bytes(trace: Trace) -> int:
     """Bytes of weights read for the whole reply: body, every head evaluated, flushes.
 
-    Steps whose tokens were rejected have read their weights too.
+    Steps whose tokens were rejected, or drawn ahead of a stop, have read their weights too.
     """
     propagated, weights = trace.kv_policy == "propagate", trace.weights
-    steps = (step_bytes(step, weights, propagated) for step in (*trace.steps, *trace.rejected))
+    every = (*trace.steps, *trace.ahead, *trace.rejected)
+    steps = (step_bytes(step, weights, propagated) for step in every)
     flushed = (
         sum(weights.layers[flush.low : flush.high]) + sum(weights.heads[h] for h in flush.heads)
         for flush in trace.flushes
@@ -53,12 +54,14 @@ def traffic_bytes(trace: Trace) -> int:
 def traffic_ratio(trace: Trace) -> float:
     """Weight bytes read over full depth's for the same tokens; less than 1 is less.
 
+    Those that were drawn ahead of a stop are among them: full depth would have drawn them too.
+
     Raises:
         ValueError: the trace has no steps.
     """
     if not trace.steps:
         raise ValueError("a reply without tokens has no traffic ratio")
-    full = sum(full_depth_bytes(step, trace.weights) for step in trace.steps)
+    full = sum(full_depth_bytes(step, trace.weights) for step in (*trace.steps, *trace.ahead))
     return traffic_bytes(trace) / full
 
 

@@ -65,8 +65,8 @@ def depth_figure(replies: Sequence[Reply], axis: Axis = "tokens", drift: bool = 
                 figure.add_trace(_marks(steps, reply, modality, axis, row == 1), row, 1)
         if refreshed := [step for step in reply.trace.steps if step.refresh]:
             figure.add_trace(_refreshes(refreshed, axis, reply.policy == "spark"), row, 1)
-        if taken := reply.trace.taken_back():
-            figure.add_trace(_taken_back(taken, axis, reply.policy), row, 1)
+        if reply.trace.rejected:
+            figure.add_trace(_taken_back(reply.trace.rejected, axis, reply.policy), row, 1)
         layers = len(reply.trace.weights.layers)
         figure.update_yaxes(range=[0, layers * 1.16], tickvals=_ticks(reply), row=row, col=1)
     for reply in drifted:
