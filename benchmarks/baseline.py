@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from transformers.generation import BaseStreamer, CompileConfig
 from spark import hardware
 from spark.models.base import SpokenLM
 from spark.sampling import SamplingSettings
+
+Way = Literal["dynamic", "static", "compiled"]
 
 
 def reference_model(lm: SpokenLM) -> Any:
@@ -81,10 +83,15 @@ def compiling() -> CompileConfig:
     return config
 
 
-def generate_ms(model: Any, ids: list[int], tokens: int, compiled: bool = False) -> float:
+def generate_ms(model: Any, ids: list[int], tokens: int, way: Way = "dynamic") -> float:
     """Milliseconds a token of transformers' `generate` with the same sampling, prefill apart.
 
-    Compiled, it needs transformers' static cache; the first call with a length compiles.
+    Args:
+        model: from `reference_model`.
+        ids: the prompt.
+        tokens: to be made.
+        way: with a cache that grows, with one of the final size, or compiled with that; then the
+            first call with a length compiles.
     """
     prompt, clock, plain = torch.tensor([ids], device=model.device), Clock(), SamplingSettings()
     model.generate(
@@ -96,8 +103,9 @@ def generate_ms(model: Any, ids: list[int], tokens: int, compiled: bool = False)
         top_p=plain.top_p,
         top_k=plain.top_k,
         streamer=clock,
-        cache_implementation="static" if compiled else None,
-        compile_config=compiling() if compiled else None,
+        cache_implementation=None if way == "dynamic" else "static",
+        compile_config=compiling() if way == "compiled" else None,
+        disable_compile=way != "compiled",
     )
     return clock.ms_per_token()
 

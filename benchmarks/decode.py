@@ -32,7 +32,7 @@ from benchmarks.baseline import (
     reading_ms,
     reference_model,
 )
-from benchmarks.rows import Measured, Run, ratio, realised, rows
+from benchmarks.rows import Measured, Run, ratio, rows
 from spark import schedule_file
 from spark.comparison import CompareSettings
 from spark.engine import Engine
@@ -44,7 +44,7 @@ Engines = tuple[Engine, Engine, Engine]
 Timer = Callable[[list[int]], float]  # of a prompt: milliseconds
 READING, COPYING, FLOOR = "reading weights", "copying weights", "floor"
 PROMPTS = ("What is nineteen minus eight?", "Hello, who are you?", "Say: the tide turns at noon.")
-COMPILED = "generate, compiled"
+STATIC, COMPILED = "generate, static cache", "generate, compiled"
 WHOLE_HEAD = "full, whole head"  # what `generate` computes: every row at every step
 PLAIN = "full, plain step"  # the speech-row head, without the compiled step or graphs
 
@@ -171,11 +171,12 @@ def beside(lm: SpokenLM, read: int, tokens: int, compile_too: bool) -> dict[str,
         return found
     model, weights = reference_model(lm), matrices(lm)
     found["generate"] = lambda ids: generate_ms(model, ids, tokens)
+    found[STATIC] = lambda ids: generate_ms(model, ids, tokens, "static")
     found[FLOOR] = lambda ids: floor_ms(weights)
     if compile_too and shutil.which("c++"):
         compiled, prompt = reference_model(lm), lm.encode_prompt(PROMPTS[0])
         # Always the same prompt: another length would be compiled anew.
-        found[COMPILED] = lambda ids: generate_ms(compiled, prompt, tokens, compiled=True)
+        found[COMPILED] = lambda ids: generate_ms(compiled, prompt, tokens, "compiled")
     return found
 
 
@@ -195,8 +196,10 @@ def report(lm: SpokenLM, got: Measured, read: int) -> dict[str, Any]:
         "repeats": len(got.ms["full"]),
         "rows": table,
         "generate_ms_per_token": got.middle("generate"),
+        "generate_static_ms_per_token": got.middle(STATIC),
         "generate_compiled_ms_per_token": got.middle(COMPILED),
         "speedup_over_generate": ratio(got, "generate", WHOLE_HEAD),
+        "speedup_over_static_generate": ratio(got, STATIC, WHOLE_HEAD),
         "speedup_over_compiled_generate": ratio(got, COMPILED, WHOLE_HEAD),
         "floor_ms_per_token": got.middle(FLOOR),
         "floor_gb_per_s": got.speed(FLOOR, multiplied),
@@ -205,7 +208,7 @@ def report(lm: SpokenLM, got: Measured, read: int) -> dict[str, Any]:
         "reading_gb_per_s": got.speed(READING, read),
         "copy_gb_per_s": got.speed(COPYING, read),
         "reading_ratio": ratio(got, READING, WHOLE_HEAD),
-        "depth_cut_realised": realised(spark),
+        "depth_cut_realised": spark["cut_realised"],
     }
 
 
@@ -219,7 +222,7 @@ def _arguments() -> argparse.ArgumentParser:
         help="SPAR-K's, by name, by position, or a file that spark.calibrate wrote",
     )
     parser.add_argument("--tokens", type=int, default=120, help="of every reply")
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=31)
     parser.add_argument("--threads", type=int, help="torch's own choice where not given")
     parser.add_argument(
         "--no-compile", action="store_true", help="leave out the compiled generate (minutes)"

@@ -9,6 +9,7 @@ from spark.evaluation.speed import number
 
 _BESIDE = (
     ("generate", "generate_ms_per_token"),
+    ("generate, static", "generate_static_ms_per_token"),
     ("generate, compiled", "generate_compiled_ms_per_token"),
     ("matrix-vector", "floor_ms_per_token"),
     ("reading weights", "reading_ms_per_token"),
@@ -46,8 +47,8 @@ def show(result: dict[str, Any]) -> None:
 
 def _policies(result: dict[str, Any]) -> None:
     heads = ("policy", "ms/token", "lowest", "highest", "tokens/s", "RTF", "GB/s", "depth",
-             "traffic", "time")  # fmt: skip
-    print("{:<18}{:>9}{:>8}{:>8}{:>9}{:>7}{:>7}{:>7}{:>8}{:>7}".format(*heads))
+             "traffic", "time", "saved")  # fmt: skip
+    print("{:<18}{:>9}{:>8}{:>8}{:>9}{:>7}{:>7}{:>7}{:>8}{:>7}{:>6}".format(*heads))
     for row in result["rows"]:
         depth = number(row["mean_depth_speech"], ".2f")
         print(
@@ -55,6 +56,7 @@ def _policies(result: dict[str, Any]) -> None:
             f"{row['highest']:>8.2f}{row['tokens_per_s']:>9.1f}"
             f"{number(row['real_time_factor'], '.3f'):>7}{row['gb_per_s']:>7.2f}"
             f"{depth:>7}{row['traffic_ratio']:>8.3f}{row['time_ratio']:>7.3f}"
+            f"{number(row['cut_realised'], '.2f'):>6}"
         )
     for row in result["rows"]:
         told = ", ".join(

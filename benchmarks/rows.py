@@ -68,6 +68,8 @@ def rows(got: Measured, layers: int) -> list[dict[str, Any]]:
         read = [traffic_bytes(run.trace) for run in runs]
         depths = [run.trace.mean_depth(Modality.SPEECH) for run in runs]
         ms = median(got.ms[name])
+        traffic = median(a / b for a, b in zip(read, base, strict=True))
+        time = ratio(got, name, "full")
         table.append(
             {
                 "policy": name,
@@ -78,8 +80,9 @@ def rows(got: Measured, layers: int) -> list[dict[str, Any]]:
                 "real_time_factor": _middle(map(real_time_factor, runs)),
                 "gb_per_s": sum(read) / sum(run.ms for run in runs) / 1e6,
                 "mean_depth_speech": _mean(depths),
-                "traffic_ratio": median(a / b for a, b in zip(read, base, strict=True)),
-                "time_ratio": ratio(got, name, "full"),
+                "traffic_ratio": traffic,
+                "time_ratio": time,
+                "cut_realised": realised(traffic, time),
                 "kinds": kinds((step for run in runs for step in run.trace.steps), layers),
             }
         )
@@ -109,10 +112,15 @@ def kinds(steps: Iterable[Step], layers: int) -> dict[str, dict[str, float]]:
     }
 
 
-def realised(row: dict[str, Any]) -> float | None:
-    """The share of a cut in traffic that became time, None where there was hardly a cut."""
-    cut = 1 - row["traffic_ratio"]
-    return (1 - row["time_ratio"]) / cut if cut > 0.005 else None
+def realised(traffic: float, time: float | None) -> float | None:
+    """The share of a cut in traffic that became time, None where there was hardly a cut.
+
+    Args:
+        traffic: over full depth's.
+        time: over full depth's.
+    """
+    cut = 1 - traffic
+    return (1 - time) / cut if time is not None and cut > 0.005 else None
 
 
 def _middle(values: Iterable[float | None]) -> float | None:

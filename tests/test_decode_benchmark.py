@@ -53,7 +53,10 @@ def test_the_last_line_is_the_contracts_json(
     assert by_name["fixed"]["kinds"].keys() >= {"speech, exit"}
     assert "speech, refresh" not in by_name["fixed"]["kinds"]
     cut = (1 - spark["time_ratio"]) / (1 - spark["traffic_ratio"])
-    assert result["depth_cut_realised"] == pytest.approx(cut)
+    assert result["depth_cut_realised"] == spark["cut_realised"] == pytest.approx(cut)
+    assert full["cut_realised"] is None
+    assert result["generate_static_ms_per_token"] > 0
+    assert result["speedup_over_static_generate"] > 0
     assert result["floor_ratio"] > 0
     assert result["reading_ratio"] > 0
     old = [{k: v for k, v in row.items() if k != "kinds"} for row in result["rows"]]

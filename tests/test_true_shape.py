@@ -70,6 +70,7 @@ def test_all_policies_are_timed_over_the_scripted_layout(
         "prefill_ms",
         "peak_gb",
         "generate_ms_per_token",
+        "generate_static_ms_per_token",
     ):
         assert result[key] > 0
     assert result["prompt_tokens"] == (65 if name.startswith("step") else 64)

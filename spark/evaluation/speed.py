@@ -57,18 +57,20 @@ def _decode(found: Result) -> str:
             number(row["real_time_factor"], ".3f"), f"{row['gb_per_s']:.1f}",
             number(row["mean_depth_speech"], ".2f"),
             f"{100 * row['traffic_ratio']:.1f} %", f"{100 * row['time_ratio']:.1f} %",
+            number(row["cut_realised"], ".2f"),
         ]
         for row in found["rows"]
     ]  # fmt: skip
     beside = (
         ("transformers' generate", "generate_ms_per_token"),
+        ("transformers' generate, static cache", "generate_static_ms_per_token"),
         ("transformers' generate, compiled", "generate_compiled_ms_per_token"),
         ("matrix-vector products of all weights", "floor_ms_per_token"),
         ("reading as many bytes", "reading_ms_per_token"),
     )
-    rows += [[name, number(found[key], ".2f"), *["-"] * 6] for name, key in beside]
+    rows += [[name, number(found[key], ".2f"), *["-"] * 7] for name, key in beside]
     heads = ("policy", "ms a token", "tokens/s", "real-time factor", "GB/s", "speech depth",
-             "weights read", "time")  # fmt: skip
+             "weights read", "time", "time saved / weights saved")  # fmt: skip
     return f"{table(rows, heads)}\n\n{_kinds(found)}\n\n{_beside(found)}"
 
 
