@@ -286,6 +286,12 @@ def test_the_page_works_on_a_phone(browser, address):
         page.mouse.wheel(0, 1200)
         button = page.get_by_role("button", name="Generate all three")
         expect(button).to_be_in_viewport()
-        page.evaluate("window.scrollTo(0, document.documentElement.scrollHeight)")
-        last, bar = page.locator("#copy-link").bounding_box(), button.bounding_box()
-        assert last["y"] + last["height"] < bar["y"]  # else nobody could press it
+        # At the end, which moves as plots come, nothing lies under the bar: nobody could press it.
+        page.wait_for_function(
+            """button => {
+                window.scrollTo(0, document.documentElement.scrollHeight);
+                const last = document.querySelector("#copy-link").getBoundingClientRect();
+                return last.height > 0 && last.bottom < button.getBoundingClientRect().top;
+            }""",
+            arg=button.element_handle(),
+        )
