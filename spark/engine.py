@@ -24,6 +24,7 @@ from spark.foresight import LONGEST, Foresight, suits
 from spark.heads import HeadBank, HeadKind
 from spark.late import LateDecoding, can_take_back
 from spark.models.base import SpokenLM
+from spark.remembered import Remembered
 from spark.sampling import SamplingSettings
 from spark.schedule import KV_POLICIES, DriftSpark, KVPolicy, Policy
 from spark.stretch import StretchDecoding
@@ -79,7 +80,7 @@ class Engine:
         self.outside_mass = outside_mass and speech_row_head
         self.drift_meter = drift_meter
         self._worker = Worker(lm.transformer, self.bank, compiled)
-        self._foresights: dict[tuple[Policy, KVPolicy], Foresight] = {}
+        self._foresights = Remembered[tuple[Policy, KVPolicy], Foresight](_MOST_KNOWN)
 
     def weight_bytes(self) -> WeightBytes:
         """Bytes that one evaluation of each part reads."""
@@ -180,29 +181,37 @@ class Engine:
         metered = self.drift_meter and kept == "deferred"  # else nothing is ever caught up
         with self._worker.turn:
             cache = prefill.cache.fork(capacity)
-        make: Callable[..., Decoding] = Decoding
-        if suits(policy, acceptance, trace):
-            measured = metered or self.outside_mass
-            if self._worker.has_stretches:
-                make = partial(StretchDecoding, self._foresight(policy, kept))
-            elif self._worker.graphs and not measured and can_take_back(policy, trace):
-                make = LateDecoding
+        make = self._way(policy, acceptance, trace, metered or self.outside_mass)
         decoding = make(
             lm, self.bank, prefill.ids, cache, policy, limit, acceptance, self.outside_mass,
             metered, trace,
         )  # fmt: skip
         return Generation(decoding, self._worker)
 
+    def _way(
+        self, policy: Policy, acceptance: Acceptance, trace: Trace, measured: bool
+    ) -> Callable[..., Decoding]:
+        """How a reply is decoded, given what `Decoding` is given.
+
+        Args:
+            policy: how deep each token goes.
+            acceptance: which tokens drawn at exits stand.
+            trace: of the reply, with what it is made by.
+            measured: whether more is measured at each step than it takes.
+        """
+        if suits(policy, acceptance, trace):
+            if self._worker.has_stretches:
+                return partial(StretchDecoding, self._foresight(policy, trace.kv_policy))
+            if self._worker.graphs and not measured and can_take_back(policy, trace):
+                return LateDecoding
+        return Decoding
+
     def _foresight(self, policy: Policy, kv_policy: KVPolicy) -> Foresight:
         """Of all replies of a policy."""
-        key, top = (policy, kv_policy), self.lm.transformer.num_layers
-        known = self._foresights.get(key)
-        if known is None:
-            known = Foresight(self.bank, policy, kv_policy == "deferred", top)
-            if len(self._foresights) >= _MOST_KNOWN:
-                self._foresights.clear()
-            self._foresights[key] = known
-        return known
+        defers, top = kv_policy == "deferred", self.lm.transformer.num_layers
+        return self._foresights.of(
+            (policy, kv_policy), lambda: Foresight(self.bank, policy, defers, top)
+        )
 
 
 class Generation(Iterator[Step]):

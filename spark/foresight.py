@@ -14,6 +14,7 @@ from spark.compiled.step import MOST_ROWS
 from spark.heads import HeadBank
 from spark.modality import LayoutState, Slot
 from spark.positions import PositionSchedule
+from spark.remembered import Remembered
 from spark.schedule import ConfidenceExit, FixedExit, FullDepth, Place, Policy, Spark
 from spark.trace import Trace
 
@@ -140,19 +141,15 @@ class Foresight:
     policy: Policy
     defers: bool
     top: int
-    _known: dict[object, Course] = field(default_factory=dict, repr=False, compare=False)
+    _known: Remembered[object, Course] = field(
+        default_factory=lambda: Remembered(_MOST_KNOWN), repr=False, compare=False
+    )
 
     def course(self, layout: LayoutState, pending: int) -> Course:
         """The steps from a place in the layout on, with so many rows waiting."""
         # Where confidence decides, how many will wait is not known.
         key = layout.place, None if asks(self.policy) else pending
-        known = self._known.get(key)
-        if known is None:
-            known = self._made(layout.in_chunk(0), pending)
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
-            self._known[key] = known
-        return known
+        return self._known.of(key, lambda: self._made(layout.in_chunk(0), pending))
 
     def _made(self, layout: LayoutState, pending: int) -> Course:
         if asks(self.policy):

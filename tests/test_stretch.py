@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 from unittest.mock import patch
 
@@ -20,6 +20,7 @@ from spark.engine import Engine, Generation, decode_batch
 from spark.modality import Interleave
 from spark.models.base import SpokenLM
 from spark.positions import PositionSchedule
+from spark.remembered import Remembered
 from spark.sampling import SamplingSettings
 from spark.schedule import (
     ConfidenceExit,
@@ -264,6 +265,20 @@ def test_what_is_kept_in_mind_has_its_bounds() -> None:
     assert tokens is not None
     assert 10 < len(tokens._courses) <= 64
     assert len(engine._foresights) <= 16
+
+
+def test_what_is_remembered_is_made_once_while_there_is_room() -> None:
+    made: list[int] = []
+    memory = Remembered[int, int](most=3)
+
+    def tenfold(key: int) -> int:
+        made.append(key)
+        return 10 * key
+
+    for key in (1, 2, 1, 3, 2, 4, 1):
+        assert memory.of(key, partial(tenfold, key)) == 10 * key
+    assert made == [1, 2, 3, 4, 1]
+    assert len(memory) == 2
 
 
 @pytest.mark.parametrize("failing", ["_record", "_meter"])

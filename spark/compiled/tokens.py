@@ -19,6 +19,7 @@ from spark.compiled.heads import CompiledHeads, HeadStruct
 from spark.compiled.step import Call, CompiledStep
 from spark.foresight import Course
 from spark.heads import Head
+from spark.remembered import Remembered
 from spark.sampling import SamplingSettings, noise_key, noise_keys
 from spark.work import Said, Stretch
 
@@ -103,7 +104,7 @@ class CompiledTokens:
         self._step, self._heads, self._bank = step, heads, bank
         self._embedding, self._top = embedding.contiguous(), len(step.layer_bytes)
         self._kinds: dict[tuple[str, float, float, int], _Kind] = {}
-        self._courses: dict[tuple[Course, float, float, int], _Course] = {}
+        self._courses = Remembered[tuple[Course, float, float, int], _Course](_MOST_KNOWN)
 
     def draw(
         self,
@@ -245,26 +246,23 @@ class CompiledTokens:
 
     def _laid_out(self, course: Course, sampling: SamplingSettings) -> _Course:
         key = course, sampling.temperature, sampling.top_p, sampling.top_k
-        known = self._courses.get(key)
-        if known is None:
-            names = {way.head for step in course.steps for way in step.ways}
-            kinds = {name: self._kind(name, sampling) for name in names}
-            laid = [[self._way(kinds[way.head], way.depth) for way in x.ways] for x in course.steps]
-            held = tuple((_Way * len(ways))(*ways) for ways in laid)
-            plans = [
-                _Plan(ctypes.addressof(ways), len(ways), step.slot.number)
-                for ways, step in zip(held, course.steps, strict=True)
-            ]
-            known = _Course(
-                (_Plan * len(plans))(*plans),
-                held,
-                max(kind.draw.columns for kind in kinds.values()),
-                max(kind.head.outputs for kind in kinds.values()),
-            )
-            if len(self._courses) >= _MOST_KNOWN:
-                self._courses.clear()
-            self._courses[key] = known
-        return known
+        return self._courses.of(key, lambda: self._lay_out(course, sampling))
+
+    def _lay_out(self, course: Course, sampling: SamplingSettings) -> _Course:
+        names = {way.head for step in course.steps for way in step.ways}
+        kinds = {name: self._kind(name, sampling) for name in names}
+        laid = [[self._way(kinds[way.head], way.depth) for way in x.ways] for x in course.steps]
+        held = tuple((_Way * len(ways))(*ways) for ways in laid)
+        plans = [
+            _Plan(ctypes.addressof(ways), len(ways), step.slot.number)
+            for ways, step in zip(held, course.steps, strict=True)
+        ]
+        return _Course(
+            (_Plan * len(plans))(*plans),
+            held,
+            max(kind.draw.columns for kind in kinds.values()),
+            max(kind.head.outputs for kind in kinds.values()),
+        )
 
     def _kind(self, name: str, sampling: SamplingSettings) -> _Kind:
         key = name, sampling.temperature, sampling.top_p, sampling.top_k

@@ -27,9 +27,9 @@ _PIECES, _PIECE = 64, 1 << 20  # of a file's hash
 _DECIDING = (
     "acceptance.py", "cache.py", "comparison.py", "confidence.py", "decoding.py", "drift.py",
     "engine.py", "foresight.py", "graphs.py", "hardware.py", "heads.py", "late.py", "modality.py",
-    "named.py", "norm.py", "policies.py", "positions.py", "quantised.py", "sampling.py",
-    "schedule.py", "schedule_file.py", "stretch.py", "text.py", "trace.py", "transformer.py",
-    "verification.py", "watch.py", "weights.py", "work.py", "worker.py",
+    "named.py", "norm.py", "policies.py", "positions.py", "quantised.py", "remembered.py",
+    "sampling.py", "schedule.py", "schedule_file.py", "stretch.py", "text.py", "trace.py",
+    "transformer.py", "verification.py", "watch.py", "weights.py", "work.py", "worker.py",
     "compiled/*.[ch]", "compiled/*.py", "metrics/*.py", "models/*.py", "speech/*.py",
     "evaluation/alias.py", "evaluation/answering.py", "evaluation/scoring.py",
     "training/pitch.py", "training/teacher.py",
